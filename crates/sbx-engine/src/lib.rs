@@ -1,0 +1,1 @@
+//! Plans, starts, supervises and stops sandboxes.

@@ -1,0 +1,3 @@
+//! PID 1 of a microVM: mounts, sessions, reaping, shutdown.
+
+fn main() {}

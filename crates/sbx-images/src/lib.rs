@@ -1,0 +1,1 @@
+//! Guest kernel, templates and agent programs: how they are made, verified and cached.

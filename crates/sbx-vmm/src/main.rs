@@ -1,0 +1,3 @@
+//! Jails itself and becomes the virtual machine monitor.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The sbx command line.
+
+fn main() {}
