@@ -1,1 +1,3 @@
 //! Plans, starts, supervises and stops sandboxes.
+
+pub mod command;

@@ -7,11 +7,15 @@
 
 mod name;
 mod path;
+mod request;
 mod size;
 mod spec;
 
 pub use name::{KitName, NameError, SandboxName};
 pub use path::{GuestPath, GuestPathError};
+pub use request::{
+    HostKind, HostPath, MountRequest, SandboxRequest, WorkspacePath, WorkspaceRequest,
+};
 pub use size::{ByteSize, ByteSizeError, Cpus, CpusError};
 pub use spec::{
     Accel, Access, Driver, EnvVar, Isolation, Limits, Network, NetworkPreset, SandboxSpec, Share,
