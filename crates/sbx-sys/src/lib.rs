@@ -1,1 +1,20 @@
 //! Safe wrappers over the Linux interfaces sbx needs; the home of unsafe code.
+//!
+//! Owns: descriptors, processes, jails, namespaces, control groups and the
+//! probe for virtualisation. Never: policy, defaults that grant, output, the
+//! environment. Trusts its caller for the arguments and nobody for what is
+//! read back. Everything here is a thin layer over one kernel interface;
+//! what a sandbox is made of is decided elsewhere.
+
+#![expect(unsafe_code, reason = "this crate is where unsafe code lives")]
+
+mod error;
+
+pub mod file;
+pub mod lock;
+pub mod memfd;
+pub mod process;
+pub mod spawn;
+pub mod unix;
+
+pub use error::{Error, Result};

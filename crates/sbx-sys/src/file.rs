@@ -1,0 +1,203 @@
+//! Small files, whole: read with a bound, replaced in one step.
+//!
+//! Everything that keeps state is relative to a directory descriptor, so that
+//! a directory that is renamed or replaced meanwhile changes nothing.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rustix::fs::{AtFlags, Mode, OFlags};
+
+use crate::error::{Attempt, Error, Result};
+
+static SERIAL: AtomicU32 = AtomicU32::new(0);
+
+/// Opens a directory as a handle for the `*_at` functions: no reading, only
+/// a place. Follows links in `path`.
+///
+/// # Errors
+/// When there is none or it may not be entered.
+pub fn open_dir(path: impl AsRef<Path>) -> Result<OwnedFd> {
+    let path = path.as_ref();
+    rustix::fs::open(
+        path,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .attempt_with(|| format!("open the directory `{}`", path.display()))
+}
+
+/// Writes `bytes` as the file `name` in `dir`, mode 0600, so that a reader
+/// (and the next boot) sees either the old file or the whole new one.
+///
+/// # Errors
+/// When any step is refused; the old file is then untouched.
+pub fn replace_at(dir: impl AsFd, name: &str, bytes: &[u8]) -> Result<()> {
+    plain(name)?;
+    let dir = dir.as_fd();
+    // O_PATH descriptors cannot be synced.
+    let real = rustix::fs::openat(
+        dir,
+        ".",
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .attempt_with(|| format!("open the directory of `{name}`"))?;
+    let temporary = format!(
+        ".{name}.{}.{}",
+        std::process::id(),
+        SERIAL.fetch_add(1, Ordering::Relaxed)
+    );
+    let _ = rustix::fs::unlinkat(dir, &temporary, AtFlags::empty());
+    let fd = rustix::fs::openat(
+        dir,
+        &temporary,
+        OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::RUSR | Mode::WUSR,
+    )
+    .attempt_with(|| format!("create `{temporary}`"))?;
+    let mut file = File::from(fd);
+    let written = file
+        .write_all(bytes)
+        .and_then(|()| file.sync_all())
+        .attempt_with(|| format!("write `{temporary}`"))
+        .and_then(|()| {
+            rustix::fs::renameat(dir, &temporary, dir, name)
+                .attempt_with(|| format!("replace `{name}`"))
+        });
+    if written.is_err() {
+        let _ = rustix::fs::unlinkat(dir, &temporary, AtFlags::empty());
+        return written;
+    }
+    rustix::fs::fsync(&real).attempt_with(|| format!("sync the directory of `{name}`"))
+}
+
+/// The bytes of the regular file `name` in `dir`; links are not followed.
+///
+/// # Errors
+/// When it is missing, not a regular file, or longer than `max` bytes.
+pub fn read_at(dir: impl AsFd, name: &str, max: usize) -> Result<Vec<u8>> {
+    plain(name)?;
+    let fd = rustix::fs::openat(
+        dir,
+        name,
+        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .attempt_with(|| format!("open `{name}`"))?;
+    let file = File::from(fd);
+    let kind = file
+        .metadata()
+        .attempt_with(|| format!("look at `{name}`"))?;
+    if !kind.is_file() {
+        return Err(Error::refused(format!(
+            "read `{name}`, which is not a regular file"
+        )));
+    }
+    read_up_to(file, name, max)
+}
+
+/// The bytes of the file at `path`, of any kind; for `/proc`, `/sys` and
+/// files that the user named.
+///
+/// # Errors
+/// When it cannot be read or is longer than `max` bytes.
+pub fn read_bounded(path: impl AsRef<Path>, max: usize) -> Result<Vec<u8>> {
+    let path = path.as_ref();
+    let name = path.display().to_string();
+    let file = File::open(path).attempt_with(|| format!("open `{name}`"))?;
+    read_up_to(file, &name, max)
+}
+
+fn read_up_to(file: File, name: &str, max: usize) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.take((max as u64).saturating_add(1))
+        .read_to_end(&mut bytes)
+        .attempt_with(|| format!("read `{name}`"))?;
+    if bytes.len() > max {
+        return Err(Error::refused(format!(
+            "read `{name}`, which is longer than {max} bytes"
+        )));
+    }
+    Ok(bytes)
+}
+
+/// Accepts a name that stays in its directory.
+pub(crate) fn plain(name: &str) -> Result<()> {
+    if name.is_empty() || name == "." || name == ".." || name.contains(['/', '\0']) {
+        return Err(Error::refused(format!(
+            "use `{}` as a file name",
+            name.escape_default()
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_replaced_file_is_whole_private_and_alone() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = open_dir(home.path()).unwrap();
+        replace_at(&dir, "state.json", b"one").unwrap();
+        replace_at(&dir, "state.json", b"two").unwrap();
+        assert_eq!(read_at(&dir, "state.json", 16).unwrap(), b"two");
+        let mode = std::fs::metadata(home.path().join("state.json"))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_failed_replacement_leaves_nothing_behind() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = open_dir(home.path()).unwrap();
+        std::fs::create_dir(home.path().join("taken")).unwrap();
+        assert!(replace_at(&dir, "taken", b"x").is_err());
+        assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_over_the_bound_is_refused() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = open_dir(home.path()).unwrap();
+        replace_at(&dir, "f", b"12345").unwrap();
+        assert!(read_at(&dir, "f", 4).is_err());
+        assert_eq!(read_at(&dir, "f", 5).unwrap(), b"12345");
+    }
+
+    #[test]
+    fn links_and_pipes_are_not_read() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = open_dir(home.path()).unwrap();
+        std::os::unix::fs::symlink("/etc/hostname", home.path().join("link")).unwrap();
+        rustix::fs::mknodat(
+            &dir,
+            "pipe",
+            rustix::fs::FileType::Fifo,
+            Mode::RUSR | Mode::WUSR,
+            0,
+        )
+        .unwrap();
+        assert!(read_at(&dir, "link", 4096).is_err());
+        assert!(read_at(&dir, "pipe", 4096).is_err());
+    }
+
+    #[test]
+    fn names_that_leave_the_directory_are_refused() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = open_dir(home.path()).unwrap();
+        for name in ["", ".", "..", "a/b", "/etc/hostname", "a\0b"] {
+            assert!(read_at(&dir, name, 10).is_err(), "{name:?}");
+            assert!(replace_at(&dir, name, b"").is_err(), "{name:?}");
+        }
+    }
+}
