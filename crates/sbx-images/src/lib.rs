@@ -1,1 +1,23 @@
-//! Guest kernel, templates and agent programs: how they are made, verified and cached.
+//! Guest kernel, templates and agent programs: how they are made, verified
+//! and cached.
+//!
+//! Owns: the cache directory and everything in it; the only programs of the
+//! host that sbx runs to make something. Never: prints, reads the
+//! environment, runs as part of a sandbox. Trusts: the host's own package
+//! archive (its signatures), a kit's program by the digest written in this
+//! repository, and nothing else that comes over a network.
+
+mod cache;
+mod command;
+mod error;
+mod host;
+mod initramfs;
+mod progress;
+mod scratch;
+
+pub use cache::{Artifact, Cache, CacheItem, CacheUse, FileIdent, ItemState, Key};
+pub use error::{Error, MissingPackage};
+pub use host::Host;
+pub use initramfs::initramfs;
+pub use progress::{Progress, Silent};
+pub use scratch::scratch;

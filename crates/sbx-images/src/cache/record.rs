@@ -1,0 +1,137 @@
+//! What the files of an entry were when they were verified.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::{hex, sync_directory};
+use crate::error::Error;
+
+const FILE_NAME: &str = "record.json";
+/// A record names a handful of files; anything larger is not ours.
+const MAX_RECORD: u64 = 64 << 10;
+
+/// What a file system says about a file. Contents cannot change without a
+/// change here unless the clock is set back by someone who may also write
+/// the file, which is the user.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FileIdent {
+    /// Device number.
+    pub dev: u64,
+    /// Inode number.
+    pub ino: u64,
+    /// Size in bytes.
+    pub size: u64,
+    /// Last modification: nanoseconds since 1970.
+    pub mtime_ns: i64,
+    /// Last change of the inode: nanoseconds since 1970.
+    pub ctime_ns: i64,
+}
+
+impl FileIdent {
+    /// The identity of the regular file at `path`; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`Error::File`] if the file system does not say.
+    pub fn of(path: &Path) -> Result<Option<Self>, Error> {
+        let meta = match fs::symlink_metadata(path) {
+            Ok(meta) => meta,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::file("look at", path)(error)),
+        };
+        let ns = |s: i64, ns: i64| s.saturating_mul(1_000_000_000).saturating_add(ns);
+        Ok(meta.is_file().then(|| Self {
+            dev: meta.dev(),
+            ino: meta.ino(),
+            size: meta.size(),
+            mtime_ns: ns(meta.mtime(), meta.mtime_nsec()),
+            ctime_ns: ns(meta.ctime(), meta.ctime_nsec()),
+        }))
+    }
+}
+
+/// A file of an entry.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct RecordedFile {
+    pub(crate) sha256: String,
+    pub(crate) ident: FileIdent,
+}
+
+/// The files of an entry.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Record {
+    version: u32,
+    pub(crate) files: BTreeMap<String, RecordedFile>,
+}
+
+impl Record {
+    /// The record in `directory`; `None` if there is none or it is not one
+    /// of ours, so that the entry is made again.
+    pub(crate) fn load(directory: &Path) -> Result<Option<Self>, Error> {
+        let path = directory.join(FILE_NAME);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return Ok(None);
+            }
+            Err(error) => return Err(Error::file("open", &path)(error)),
+        };
+        let mut text = Vec::new();
+        file.take(MAX_RECORD).read_to_end(&mut text).map_err(Error::file("read", &path))?;
+        Ok(serde_json::from_slice(&text).ok().filter(|record: &Self| record.version == 1))
+    }
+
+    /// Hashes every file of `directory`, makes it read-only, flushes it, and
+    /// writes the record.
+    pub(crate) fn write(directory: &Path) -> Result<(), Error> {
+        let mut files = BTreeMap::new();
+        for item in fs::read_dir(directory).map_err(Error::file("list", directory))? {
+            let item = item.map_err(Error::file("list", directory))?;
+            let path = item.path();
+            let Some(name) = item.file_name().to_str().map(str::to_owned) else { continue };
+            if name.starts_with(FILE_NAME) || !path.symlink_metadata().is_ok_and(|m| m.is_file()) {
+                continue;
+            }
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o400))
+                .map_err(Error::file("protect", &path))?;
+            File::open(&path).and_then(|f| f.sync_all()).map_err(Error::file("flush", &path))?;
+            let sha256 = hash_file(&path)?;
+            if let Some(ident) = FileIdent::of(&path)? {
+                files.insert(name, RecordedFile { sha256, ident });
+            }
+        }
+        let text = serde_json::to_vec_pretty(&Self { version: 1, files })
+            .map_err(|error| Error::form("a cache record", error))?;
+        write_atomically(&directory.join(FILE_NAME), &text)
+    }
+}
+
+/// Replaces the file at `path` by `bytes`, flushed, never half.
+pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let mut temp = path.as_os_str().to_owned();
+    temp.push(".new");
+    let temp = Path::new(&temp);
+    File::create(temp)
+        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+        .map_err(Error::file("write", temp))?;
+    fs::rename(temp, path).map_err(Error::file("write", path))?;
+    path.parent().map_or(Ok(()), sync_directory)
+}
+
+/// SHA-256 of a file's contents: 64 hexadecimal digits.
+pub(crate) fn hash_file(path: &Path) -> Result<String, Error> {
+    let mut file = File::open(path).map_err(Error::file("open", path))?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        let n = file.read(&mut buffer).map_err(Error::file("read", path))?;
+        let Some(chunk) = buffer.get(..n).filter(|chunk| !chunk.is_empty()) else { break };
+        hash.update(chunk);
+    }
+    Ok(hex(&hash.finalize()))
+}
