@@ -77,8 +77,14 @@ mod tests {
 
     #[test]
     fn tells_a_later_word_from_an_unknown_one() {
-        assert_eq!("docker".parse::<Isolation>(), Err(ChoiceError::Later("docker".into())));
-        assert_eq!("vm".parse::<Isolation>(), Err(ChoiceError::Unknown(&["microvm"])));
+        assert_eq!(
+            "docker".parse::<Isolation>(),
+            Err(ChoiceError::Later("docker".into()))
+        );
+        assert_eq!(
+            "vm".parse::<Isolation>(),
+            Err(ChoiceError::Unknown(&["microvm"]))
+        );
         assert_eq!(
             "balanced".parse::<NetworkPreset>().unwrap_err().to_string(),
             "`balanced` is not in this version"

@@ -45,17 +45,41 @@ pub struct Config {
 /// Every key of the file, with an example and one line of help: the source
 /// of `docs/cli.md`.
 pub const KEYS: &[(&str, &str, &str)] = &[
-    ("agent", "\"claude\"", "what `sbx run` runs where no agent is named"),
+    (
+        "agent",
+        "\"claude\"",
+        "what `sbx run` runs where no agent is named",
+    ),
     ("isolation", "\"microvm\"", "the boundary of new sandboxes"),
-    ("driver", "\"auto\"", "what runs a microVM: `auto` or `qemu`"),
-    ("accel", "\"auto\"", "what executes it: `auto`, `kvm` or `tcg`"),
+    (
+        "driver",
+        "\"auto\"",
+        "what runs a microVM: `auto` or `qemu`",
+    ),
+    (
+        "accel",
+        "\"auto\"",
+        "what executes it: `auto`, `kvm` or `tcg`",
+    ),
     ("cpus", "2", "processors of new sandboxes, fractions too"),
     ("memory", "\"4g\"", "memory of new sandboxes"),
     ("disk", "\"20g\"", "upper bound of a sandbox's own disk"),
     ("pids-limit", "4096", "processes and threads inside"),
-    ("network", "\"open\"", "what may be reached: `open` or `none`"),
-    ("workspace-mode", "\"direct\"", "whether workspaces are writable: `direct` or `ro`"),
-    ("stop-grace", "\"30s\"", "how long a sandbox stays up after its last session"),
+    (
+        "network",
+        "\"open\"",
+        "what may be reached: `open` or `none`",
+    ),
+    (
+        "workspace-mode",
+        "\"direct\"",
+        "whether workspaces are writable: `direct` or `ro`",
+    ),
+    (
+        "stop-grace",
+        "\"30s\"",
+        "how long a sandbox stays up after its last session",
+    ),
 ];
 
 /// Why a text is no configuration.
@@ -135,7 +159,9 @@ impl Config {
             pids: file.pids_limit.map(toml::Spanned::into_inner),
             network: at.read("network", file.network)?,
             workspace_access: at.read("workspace-mode", file.workspace_mode)?,
-            stop_grace_s: at.read::<_, Seconds>("stop-grace", file.stop_grace)?.map(|s| s.0),
+            stop_grace_s: at
+                .read::<_, Seconds>("stop-grace", file.stop_grace)?
+                .map(|s| s.0),
         })
     }
 
@@ -151,7 +177,11 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn read<S, T>(&self, key: &str, value: Option<toml::Spanned<S>>) -> Result<Option<T>, ConfigError>
+    fn read<S, T>(
+        &self,
+        key: &str,
+        value: Option<toml::Spanned<S>>,
+    ) -> Result<Option<T>, ConfigError>
     where
         S: fmt::Display,
         T: FromStr,
@@ -162,15 +192,20 @@ impl Reader<'_> {
         let written = value.into_inner().to_string();
         match written.parse() {
             Ok(value) => Ok(Some(value)),
-            Err(error) => {
-                Err(ConfigError { line: Some(line), message: format!("{key} = {written}: {error}") })
-            }
+            Err(error) => Err(ConfigError {
+                line: Some(line),
+                message: format!("{key} = {written}: {error}"),
+            }),
         }
     }
 }
 
 fn line_of(text: &str, offset: usize) -> usize {
-    text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1
+    text.bytes()
+        .take(offset)
+        .filter(|byte| *byte == b'\n')
+        .count()
+        + 1
 }
 
 /// A span of time: a number of seconds, or a number with `s`, `m` or `h`.
@@ -181,7 +216,9 @@ impl FromStr for Seconds {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         const FORM: &str = "a time is a number of seconds, or a number with s, m or h";
-        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let digits = text
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(text.len());
         let (number, unit) = text.split_at(digits);
         let scale = match unit {
             "" | "s" => 1,
@@ -191,7 +228,11 @@ impl FromStr for Seconds {
         };
         let number: u32 = number.parse().map_err(|_| FORM)?;
         let seconds = number.checked_mul(scale).ok_or(FORM)?;
-        if seconds > 7 * 24 * 3600 { Err("at most a week") } else { Ok(Self(seconds)) }
+        if seconds > 7 * 24 * 3600 {
+            Err("at most a week")
+        } else {
+            Ok(Self(seconds))
+        }
     }
 }
 
@@ -207,8 +248,10 @@ mod tests {
 
     #[test]
     fn every_documented_key_is_read() {
-        let text: String =
-            KEYS.iter().map(|(key, example, _)| format!("{key} = {example}\n")).collect();
+        let text: String = KEYS
+            .iter()
+            .map(|(key, example, _)| format!("{key} = {example}\n"))
+            .collect();
         let config = Config::parse(&text).unwrap();
         assert_eq!(config.agent.unwrap().as_str(), "claude");
         assert_eq!(config.cpus, Some(Cpus::whole(2)));
@@ -221,7 +264,10 @@ mod tests {
 
     #[test]
     fn processors_may_be_written_as_a_number_with_a_fraction() {
-        assert_eq!(Config::parse("cpus = 1.5").unwrap().cpus.unwrap().milli(), 1500);
+        assert_eq!(
+            Config::parse("cpus = 1.5").unwrap().cpus.unwrap().milli(),
+            1500
+        );
     }
 
     #[test]
@@ -239,15 +285,34 @@ mod tests {
             "line 3: memory = lots: a size is a number and a unit: 512m, 1.5g, 20g"
         );
         let error = Config::parse("network = \"balanced\"").unwrap_err();
-        assert_eq!(error.to_string(), "line 1: network = balanced: `balanced` is not in this version");
+        assert_eq!(
+            error.to_string(),
+            "line 1: network = balanced: `balanced` is not in this version"
+        );
     }
 
     #[test]
     fn times_have_units_and_a_bound() {
-        assert_eq!(Config::parse("stop-grace = 5").unwrap().stop_grace_s, Some(5));
-        assert_eq!(Config::parse("stop-grace = \"2m\"").unwrap().stop_grace_s, Some(120));
-        for text in ["\"\"", "\"s\"", "\"5d\"", "-1", "\"9999h\"", "\"4294967295h\""] {
-            assert!(Config::parse(&format!("stop-grace = {text}")).is_err(), "{text}");
+        assert_eq!(
+            Config::parse("stop-grace = 5").unwrap().stop_grace_s,
+            Some(5)
+        );
+        assert_eq!(
+            Config::parse("stop-grace = \"2m\"").unwrap().stop_grace_s,
+            Some(120)
+        );
+        for text in [
+            "\"\"",
+            "\"s\"",
+            "\"5d\"",
+            "-1",
+            "\"9999h\"",
+            "\"4294967295h\"",
+        ] {
+            assert!(
+                Config::parse(&format!("stop-grace = {text}")).is_err(),
+                "{text}"
+            );
         }
     }
 }

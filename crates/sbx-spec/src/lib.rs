@@ -5,23 +5,44 @@
 //! becomes a value of one of these types once, at the door; past it nothing
 //! is parsed again.
 
+mod choice;
+mod config;
+mod difference;
 mod host;
+mod mount;
 mod name;
+mod naming;
 mod path;
 mod policy;
 mod request;
+mod resolve;
+mod sensitive;
 mod size;
 mod spec;
+mod variables;
 
+pub use choice::ChoiceError;
+pub use config::{Config, ConfigError, KEYS as CONFIG_KEYS, STOP_GRACE_S};
+pub use difference::{Difference, differences};
 pub use host::{Denial, DnsName, Host, HostError, HostPort};
+pub use mount::{MountError, MountText};
 pub use name::{KitName, NameError, SandboxName};
+pub use naming::{
+    DefaultName, NoDefaultName, Owner, Subject, UnknownAgent, default_name, nearest, subject,
+};
 pub use path::{GuestPath, GuestPathError};
+pub use policy::{Answer, Destination, Flow, Policy, Protocol, Verdict, decide};
 pub use request::{
     HostKind, HostPath, MountRequest, SandboxRequest, WorkspacePath, WorkspaceRequest,
 };
-pub use policy::{Answer, Destination, Flow, Policy, Protocol, Verdict, decide};
+pub use resolve::{
+    DEFAULT_DISK, DEFAULT_PIDS, HostLimits, Layers, MAX_MOUNTS, MIN_DISK, MIN_MEMORY, PIDS, Refusal,
+    ResolveError, Resolved, resolve,
+};
+pub use sensitive::{Sensitive, SensitivePlaces, Why};
 pub use size::{ByteSize, ByteSizeError, Cpus, CpusError};
 pub use spec::{
     Accel, Access, Driver, EnvVar, Isolation, Limits, Network, NetworkPreset, SandboxSpec, Share,
     ShareRole, TmpfsMount, VolumeMount,
 };
+pub use variables::{SessionVariables, is_credential, is_variable_name};

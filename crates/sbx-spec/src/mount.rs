@@ -63,16 +63,29 @@ impl MountText {
         for field in csv_fields(text)? {
             seen.take(&field)?;
         }
-        let Some(target) = seen.target else { return wrong("it has no target=PATH") };
+        let Some(target) = seen.target else {
+            return wrong("it has no target=PATH");
+        };
         let guest = guest_path(&target)?;
-        let access = if seen.read_only { Access::ReadOnly } else { Access::ReadWrite };
+        let access = if seen.read_only {
+            Access::ReadOnly
+        } else {
+            Access::ReadWrite
+        };
         if seen.size.is_some() && seen.kind.as_deref() != Some("tmpfs") {
             return wrong("tmpfs-size belongs to type=tmpfs");
         }
         match (seen.kind.as_deref().unwrap_or("volume"), seen.source) {
-            ("bind", Some(source)) => Ok(Self::Bind { source: source.into(), guest, access }),
+            ("bind", Some(source)) => Ok(Self::Bind {
+                source: source.into(),
+                guest,
+                access,
+            }),
             ("bind", None) => wrong("type=bind needs source=PATH"),
-            ("tmpfs", None) if !seen.read_only => Ok(Self::Tmpfs { guest, size: seen.size }),
+            ("tmpfs", None) if !seen.read_only => Ok(Self::Tmpfs {
+                guest,
+                size: seen.size,
+            }),
             ("tmpfs", None) => wrong("a tmpfs that cannot be written to has no use"),
             ("tmpfs", Some(_)) => wrong("type=tmpfs has no source"),
             ("volume", _) if seen.read_only => {
@@ -110,9 +123,11 @@ impl MountText {
         let guest = guest_path(target)?;
         match source {
             Some("") => wrong("its source is empty"),
-            Some(path) if path.contains('/') || path == "." || path == ".." => {
-                Ok(Self::Bind { source: path.into(), guest, access })
-            }
+            Some(path) if path.contains('/') || path == "." || path == ".." => Ok(Self::Bind {
+                source: path.into(),
+                guest,
+                access,
+            }),
             _ if access == Access::ReadOnly => {
                 wrong("a volume belongs to one sandbox and is always writable")
             }
@@ -158,8 +173,10 @@ impl Fields {
             }
             "tmpfs-size" => {
                 let size = value.unwrap_or_default();
-                self.size =
-                    Some(size.parse().map_err(|error| MountError(format!("{key}: {error}")))?);
+                self.size = Some(
+                    size.parse()
+                        .map_err(|error| MountError(format!("{key}: {error}")))?,
+                );
                 Ok(())
             }
             "consistency" => Ok(()),
@@ -175,7 +192,10 @@ fn guest_path(text: &str) -> Result<GuestPath, MountError> {
 fn volume(name: Option<&str>, guest: GuestPath) -> Result<MountText, MountError> {
     let name = match name {
         Some(name) => name.to_owned(),
-        None => format!("unnamed-{:08x}", crate::naming::hash(guest.as_bytes()) >> 32),
+        None => format!(
+            "unnamed-{:08x}",
+            crate::naming::hash(guest.as_bytes()) >> 32
+        ),
     };
     let inside = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
     if name.len() > 64
@@ -214,7 +234,11 @@ fn csv_fields(text: &str) -> Result<Vec<String>, MountError> {
             c => push(&mut fields, c),
         }
     }
-    if quoted { wrong("a quote is not closed") } else { Ok(fields) }
+    if quoted {
+        wrong("a quote is not closed")
+    } else {
+        Ok(fields)
+    }
 }
 
 fn push(fields: &mut [String], c: char) {
@@ -228,7 +252,11 @@ mod tests {
     use super::*;
 
     fn bind(source: &str, guest: &str, access: Access) -> MountText {
-        MountText::Bind { source: source.into(), guest: GuestPath::new(guest).unwrap(), access }
+        MountText::Bind {
+            source: source.into(),
+            guest: GuestPath::new(guest).unwrap(),
+            access,
+        }
     }
 
     #[test]
@@ -238,7 +266,11 @@ mod tests {
             "type=bind,src=/a,dst=/b,ro",
             "destination=/b,readonly=true,src=/a,type=bind,consistency=cached",
         ] {
-            assert_eq!(MountText::parse_mount(text), Ok(bind("/a", "/b", Access::ReadOnly)), "{text}");
+            assert_eq!(
+                MountText::parse_mount(text),
+                Ok(bind("/a", "/b", Access::ReadOnly)),
+                "{text}"
+            );
         }
         assert_eq!(
             MountText::parse_mount("type=bind,\"source=/a,b\",target=/b"),
@@ -247,11 +279,17 @@ mod tests {
         let guest = GuestPath::new("/t").unwrap();
         assert_eq!(
             MountText::parse_mount("type=tmpfs,dst=/t,tmpfs-size=64m"),
-            Ok(MountText::Tmpfs { guest: guest.clone(), size: Some(ByteSize::mib(64)) })
+            Ok(MountText::Tmpfs {
+                guest: guest.clone(),
+                size: Some(ByteSize::mib(64))
+            })
         );
         assert_eq!(
             MountText::parse_mount("src=data,dst=/t"),
-            Ok(MountText::Volume { name: "data".into(), guest })
+            Ok(MountText::Volume {
+                name: "data".into(),
+                guest
+            })
         );
     }
 
@@ -262,7 +300,10 @@ mod tests {
             ("type=bind,src=/a", "no target"),
             ("type=bind,src=/a,dst=b", "starts with /"),
             ("type=bind,src=/a,dst=/b,dst=/c", "given twice"),
-            ("type=bind,src=/a,dst=/b,bind-propagation=shared", "not known"),
+            (
+                "type=bind,src=/a,dst=/b,bind-propagation=shared",
+                "not known",
+            ),
             ("type=npipe,src=/a,dst=/b", "npipe"),
             ("type=tmpfs,src=/a,dst=/b", "no source"),
             ("type=bind,src=/a,dst=/b,tmpfs-size=1m", "tmpfs-size"),
@@ -278,13 +319,25 @@ mod tests {
 
     #[test]
     fn reads_the_short_form() {
-        assert_eq!(MountText::parse_volume("/a:/b"), Ok(bind("/a", "/b", Access::ReadWrite)));
-        assert_eq!(MountText::parse_volume("./a:/b:ro,z"), Ok(bind("./a", "/b", Access::ReadOnly)));
-        assert_eq!(MountText::parse_volume(".:/b"), Ok(bind(".", "/b", Access::ReadWrite)));
+        assert_eq!(
+            MountText::parse_volume("/a:/b"),
+            Ok(bind("/a", "/b", Access::ReadWrite))
+        );
+        assert_eq!(
+            MountText::parse_volume("./a:/b:ro,z"),
+            Ok(bind("./a", "/b", Access::ReadOnly))
+        );
+        assert_eq!(
+            MountText::parse_volume(".:/b"),
+            Ok(bind(".", "/b", Access::ReadWrite))
+        );
         let guest = GuestPath::new("/b").unwrap();
         assert_eq!(
             MountText::parse_volume("cache:/b"),
-            Ok(MountText::Volume { name: "cache".into(), guest })
+            Ok(MountText::Volume {
+                name: "cache".into(),
+                guest
+            })
         );
         let Ok(MountText::Volume { name, .. }) = MountText::parse_volume("/b") else {
             panic!("a target alone is a volume");
@@ -294,7 +347,16 @@ mod tests {
 
     #[test]
     fn refuses_what_the_short_form_does_not_mean() {
-        for text in ["", ":/b", "/a:", "/a:b", "/a:/b:rx", "/a:/b:ro:x", "da ta:/b", "cache:/b:ro"] {
+        for text in [
+            "",
+            ":/b",
+            "/a:",
+            "/a:b",
+            "/a:/b:rx",
+            "/a:/b:ro:x",
+            "da ta:/b",
+            "cache:/b:ro",
+        ] {
             assert!(MountText::parse_volume(text).is_err(), "{text}");
         }
     }

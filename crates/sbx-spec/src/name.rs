@@ -69,8 +69,9 @@ impl FromStr for SandboxName {
         if text.len() < 2 || text.len() > Self::MAX {
             return Err(NameError::Length(2, Self::MAX));
         }
-        if let Some(c) =
-            text.chars().find(|c| !(c.is_ascii_alphanumeric() || *c == '-' || *c == '.'))
+        if let Some(c) = text
+            .chars()
+            .find(|c| !(c.is_ascii_alphanumeric() || *c == '-' || *c == '.'))
         {
             return Err(NameError::Character(c));
         }
@@ -92,8 +93,9 @@ impl FromStr for KitName {
         if text.is_empty() || text.len() > 32 {
             return Err(NameError::Length(1, 32));
         }
-        if let Some(c) =
-            text.chars().find(|c| !(c.is_ascii_lowercase() || c.is_ascii_digit() || *c == '-'))
+        if let Some(c) = text
+            .chars()
+            .find(|c| !(c.is_ascii_lowercase() || c.is_ascii_digit() || *c == '-'))
         {
             return Err(NameError::Character(c));
         }
@@ -140,7 +142,20 @@ mod tests {
 
     #[test]
     fn refuses_what_could_leave_a_directory_or_a_label() {
-        for text in ["", "a", "..", "a/b", "-ab", "ab-", ".ab", "a..b", "a b", "a\n", "é1", &"x".repeat(64)] {
+        for text in [
+            "",
+            "a",
+            "..",
+            "a/b",
+            "-ab",
+            "ab-",
+            ".ab",
+            "a..b",
+            "a b",
+            "a\n",
+            "é1",
+            &"x".repeat(64),
+        ] {
             assert!(text.parse::<SandboxName>().is_err(), "{text:?}");
         }
     }

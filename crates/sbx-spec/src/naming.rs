@@ -1,9 +1,9 @@
 //! Which sandbox and which agent a command means where it does not say.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use crate::{KitName, SandboxName};
+use crate::{KitName, NameError, SandboxName};
 
 /// The sandbox that stands under a name already.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -11,7 +11,7 @@ pub struct Owner {
     /// Its agent.
     pub kit: KitName,
     /// Its first workspace on the host.
-    pub workspace: Option<std::path::PathBuf>,
+    pub workspace: Option<PathBuf>,
 }
 
 /// What a default name stands for.
@@ -33,17 +33,36 @@ impl DefaultName {
     }
 }
 
-/// Both names that could be given by default belong to other workspaces.
+/// Why there is no default name.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct NamesTaken(pub SandboxName, pub SandboxName);
+pub enum NoDefaultName {
+    /// Both names that could be given belong to other workspaces.
+    Taken(SandboxName, SandboxName),
+    /// The directory's name leaves nothing a name could be made of.
+    Name(NameError),
+}
 
-impl fmt::Display for NamesTaken {
+impl fmt::Display for NoDefaultName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`{}` and `{}` are sandboxes of other workspaces", self.0, self.1)
+        match self {
+            Self::Taken(short, long) => {
+                write!(
+                    f,
+                    "`{short}` and `{long}` are sandboxes of other workspaces"
+                )
+            }
+            Self::Name(error) => write!(f, "no name can be made of the directory's: {error}"),
+        }
     }
 }
 
-impl std::error::Error for NamesTaken {}
+impl std::error::Error for NoDefaultName {}
+
+impl From<NameError> for NoDefaultName {
+    fn from(error: NameError) -> Self {
+        Self::Name(error)
+    }
+}
 
 /// The name of the sandbox for `kit` on `workspace`: `<kit>-<basename>`, and
 /// with 4 hex digits of the path behind it where another workspace has that
@@ -51,13 +70,13 @@ impl std::error::Error for NamesTaken {}
 /// became of the other one. `owner` tells who has a name.
 ///
 /// # Errors
-/// [`NamesTaken`] if both are another's.
+/// [`NoDefaultName`] if both are another's.
 pub fn default_name(
     kit: &KitName,
     workspace: Option<&Path>,
     owner: impl Fn(&SandboxName) -> Option<Owner>,
-) -> Result<DefaultName, NamesTaken> {
-    let (short, long) = candidates(kit, workspace);
+) -> Result<DefaultName, NoDefaultName> {
+    let (short, long) = candidates(kit, workspace)?;
     let mut free = None;
     for name in [&short, &long] {
         match owner(name) {
@@ -68,13 +87,20 @@ pub fn default_name(
             None => free = free.or_else(|| Some(name.clone())),
         }
     }
-    free.map(DefaultName::Free).ok_or(NamesTaken(short, long))
+    free.map(DefaultName::Free)
+        .ok_or(NoDefaultName::Taken(short, long))
 }
 
-fn candidates(kit: &KitName, workspace: Option<&Path>) -> (SandboxName, SandboxName) {
+fn candidates(
+    kit: &KitName,
+    workspace: Option<&Path>,
+) -> Result<(SandboxName, SandboxName), NameError> {
     let (base, path) = match workspace {
         Some(path) => {
-            let base = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+            let base = path
+                .file_name()
+                .map(|name| name.to_string_lossy())
+                .unwrap_or_default();
             (clean(&base), path.as_os_str().as_encoded_bytes())
         }
         None => ("scratch".to_owned(), &[][..]),
@@ -83,13 +109,10 @@ fn candidates(kit: &KitName, workspace: Option<&Path>) -> (SandboxName, SandboxN
     let mut stem = format!("{kit}-{base}");
     stem.truncate(SandboxName::MAX - 5);
     let stem = stem.trim_end_matches(['-', '.']);
-    let long = format!("{stem}-{digits}");
-    // Every character was checked above, so only a kit name of one letter
-    // without a base could fail, and `long` cannot.
-    let name = |text: &str| text.parse::<SandboxName>().ok();
-    let fallback = || name("sandbox").unwrap_or_else(|| unreachable!("a literal name"));
-    let long = name(&long).unwrap_or_else(fallback);
-    (name(stem).unwrap_or_else(|| long.clone()), long)
+    let long: SandboxName = format!("{stem}-{digits}").parse()?;
+    // A kit's name of one letter and nothing to add to it is too short.
+    let short = stem.parse().unwrap_or_else(|_| long.clone());
+    Ok((short, long))
 }
 
 /// What of a directory's name can stand in a sandbox's.
@@ -147,7 +170,10 @@ impl UnknownAgent {
     #[must_use]
     pub fn new(word: &str, kits: &[KitName]) -> Self {
         let nearest = nearest(word, kits.iter().map(KitName::as_str)).map(str::to_owned);
-        Self { word: word.to_owned(), nearest }
+        Self {
+            word: word.to_owned(),
+            nearest,
+        }
     }
 }
 
@@ -162,7 +188,9 @@ pub fn subject(
     default: &KitName,
     kits: &[KitName],
 ) -> Result<Subject, UnknownAgent> {
-    let Some(word) = word else { return Ok(Subject::Agent(default.clone())) };
+    let Some(word) = word else {
+        return Ok(Subject::Agent(default.clone()));
+    };
     if let Some(kit) = kits.iter().find(|kit| kit.as_str() == word) {
         return Ok(Subject::Agent(kit.clone()));
     }
@@ -174,10 +202,7 @@ pub fn subject(
 
 /// The candidate that is spelled most like `word`, if any is near enough to
 /// be a slip.
-pub fn nearest<'a>(
-    word: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
+pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     candidates
         .into_iter()
         .map(|candidate| (strsim::jaro_winkler(word, candidate), candidate))
@@ -198,13 +223,18 @@ mod tests {
         names
             .iter()
             .find(|(taken, _)| *taken == name.as_str())
-            .map(|(_, path)| Owner { kit: kit("claude"), workspace: Some(path.into()) })
+            .map(|(_, path)| Owner {
+                kit: kit("claude"),
+                workspace: Some(path.into()),
+            })
     }
 
     fn named(workspace: &str, taken: &[(&str, &str)]) -> String {
-        default_name(&kit("claude"), Some(Path::new(workspace)), |name| owned_by(taken, name))
-            .map(|found| found.name().to_string())
-            .unwrap_or_else(|error| error.to_string())
+        default_name(&kit("claude"), Some(Path::new(workspace)), |name| {
+            owned_by(taken, name)
+        })
+        .map(|found| found.name().to_string())
+        .unwrap_or_else(|error| error.to_string())
     }
 
     #[test]
@@ -214,13 +244,22 @@ mod tests {
         assert_eq!(named("/home/u/..a..b--", &[]), "claude-a.b");
         assert_eq!(named(&format!("/{}", "x".repeat(200)), &[]).len(), 47);
         assert_eq!(named("/home/u/日本", &[]), "claude");
-        assert_eq!(default_name(&kit("shell"), None, |_| None).unwrap().name().as_str(), "shell-scratch");
+        assert_eq!(
+            default_name(&kit("shell"), None, |_| None)
+                .unwrap()
+                .name()
+                .as_str(),
+            "shell-scratch"
+        );
     }
 
     #[test]
     fn gets_digits_of_the_path_when_another_workspace_has_the_name() {
         let name = named("/y/app", &[("claude-app", "/x/app")]);
-        assert!(name.starts_with("claude-app-") && name.len() == "claude-app-".len() + 4, "{name}");
+        assert!(
+            name.starts_with("claude-app-") && name.len() == "claude-app-".len() + 4,
+            "{name}"
+        );
     }
 
     #[test]
@@ -233,12 +272,20 @@ mod tests {
     #[test]
     fn both_names_taken_is_an_error() {
         let long = named("/y/app", &[("claude-app", "/x/app")]);
-        assert!(named("/y/app", &[("claude-app", "/x/app"), (&long, "/z")]).contains("other workspaces"));
+        assert!(
+            named("/y/app", &[("claude-app", "/x/app"), (&long, "/z")])
+                .contains("other workspaces")
+        );
     }
 
     #[test]
     fn the_sandbox_of_another_agent_is_another_one() {
-        let other = |_: &SandboxName| Some(Owner { kit: kit("shell"), workspace: Some("/x/app".into()) });
+        let other = |_: &SandboxName| {
+            Some(Owner {
+                kit: kit("shell"),
+                workspace: Some("/x/app".into()),
+            })
+        };
         assert!(default_name(&kit("claude"), Some(Path::new("/x/app")), other).is_err());
     }
 
@@ -248,9 +295,15 @@ mod tests {
         let means = |word, alone| subject(word, alone, &kits[0], &kits);
         assert_eq!(means(None, true), Ok(Subject::Agent(kit("claude"))));
         assert_eq!(means(Some("shell"), true), Ok(Subject::Agent(kit("shell"))));
-        assert_eq!(means(Some("my-box"), true), Ok(Subject::Sandbox("my-box".parse().unwrap())));
+        assert_eq!(
+            means(Some("my-box"), true),
+            Ok(Subject::Sandbox("my-box".parse().unwrap()))
+        );
         assert_eq!(means(Some("my-box"), false).unwrap_err().nearest, None);
-        assert_eq!(means(Some("cluade"), false).unwrap_err().nearest.as_deref(), Some("claude"));
+        assert_eq!(
+            means(Some("cluade"), false).unwrap_err().nearest.as_deref(),
+            Some("claude")
+        );
         assert!(means(Some("a b"), true).is_err());
     }
 }

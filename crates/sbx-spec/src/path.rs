@@ -98,7 +98,10 @@ mod tests {
 
     #[test]
     fn normalises_what_is_only_written_oddly() {
-        assert_eq!(GuestPath::new("/a//b/./c/").unwrap().as_path(), Path::new("/a/b/c"));
+        assert_eq!(
+            GuestPath::new("/a//b/./c/").unwrap().as_path(),
+            Path::new("/a/b/c")
+        );
         assert_eq!(GuestPath::new("/").unwrap().as_path(), Path::new("/"));
     }
 
@@ -107,6 +110,9 @@ mod tests {
         assert_eq!(GuestPath::new("a"), Err(GuestPathError::Relative));
         assert_eq!(GuestPath::new("/a/../b"), Err(GuestPathError::Parent));
         assert_eq!(GuestPath::new("/a\0b"), Err(GuestPathError::Nul));
-        assert_eq!(GuestPath::new(format!("/{}", "x".repeat(4095))), Err(GuestPathError::Long));
+        assert_eq!(
+            GuestPath::new(format!("/{}", "x".repeat(4095))),
+            Err(GuestPathError::Long)
+        );
     }
 }

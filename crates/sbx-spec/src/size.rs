@@ -68,7 +68,9 @@ impl FromStr for ByteSize {
     type Err = ByteSizeError;
 
     fn from_str(text: &str) -> Result<Self, ByteSizeError> {
-        let digits = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
+        let digits = text
+            .find(|c: char| !(c.is_ascii_digit() || c == '.'))
+            .unwrap_or(text.len());
         let (number, unit) = text.split_at(digits);
         let shift = match unit.to_ascii_lowercase().as_str() {
             "" | "b" => 0,
@@ -89,7 +91,8 @@ impl FromStr for ByteSize {
         let mut bytes = whole.checked_mul(1 << shift).ok_or(ByteSizeError::Large)?;
         if !fraction.is_empty() {
             let part: u64 = fraction.parse().map_err(|_| ByteSizeError::Form)?;
-            let scale = 10_u128.pow(u32::try_from(fraction.len()).map_err(|_| ByteSizeError::Form)?);
+            let scale =
+                10_u128.pow(u32::try_from(fraction.len()).map_err(|_| ByteSizeError::Form)?);
             let extra = (u128::from(part) << shift) / scale;
             bytes = u64::try_from(extra)
                 .ok()
@@ -209,13 +212,29 @@ mod tests {
             ("10T", 10 << 40),
             ("7MiB", 7 << 20),
         ] {
-            assert_eq!(text.parse::<ByteSize>(), Ok(ByteSize::bytes(bytes)), "{text}");
+            assert_eq!(
+                text.parse::<ByteSize>(),
+                Ok(ByteSize::bytes(bytes)),
+                "{text}"
+            );
         }
     }
 
     #[test]
     fn sizes_that_are_none_are_refused() {
-        for text in ["", "g", "-1g", "1x", "1.g", "1..2g", "1.5", ".5g", "1 g", "99999999999999999999", "20000000t"] {
+        for text in [
+            "",
+            "g",
+            "-1g",
+            "1x",
+            "1.g",
+            "1..2g",
+            "1.5",
+            ".5g",
+            "1 g",
+            "99999999999999999999",
+            "20000000t",
+        ] {
             assert!(text.parse::<ByteSize>().is_err(), "{text}");
         }
     }
