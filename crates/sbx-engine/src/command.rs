@@ -15,7 +15,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use sbx_spec::{EnvVar, GuestPath, SandboxName, SandboxRequest};
+use sbx_spec::{EnvVar, GuestPath, SandboxName, SandboxRequest, SensitivePlaces};
 
 pub use error::{Code, Error};
 pub use reply::{
@@ -259,6 +259,9 @@ pub struct Caller {
     pub timezone: Option<String>,
     /// Name and address that git records, from the user's own configuration.
     pub git: Option<GitIdentity>,
+    /// What of this host no sandbox sees, links followed, our own
+    /// directories included: for [`sbx_spec::resolve`].
+    pub sensitive: SensitivePlaces,
 }
 
 /// Name and address that git records.
@@ -268,4 +271,58 @@ pub struct GitIdentity {
     pub name: Option<String>,
     /// `user.email`: one line.
     pub email: Option<String>,
+}
+
+impl GitIdentity {
+    /// The `~/.gitconfig` that says so and nothing else, `None` if there is
+    /// nothing to say. Values are quoted as git-config(1) reads them;
+    /// control characters are left out.
+    #[must_use]
+    pub fn to_config(&self) -> Option<String> {
+        let quote = |value: &str| {
+            let mut quoted = String::from("\"");
+            for c in value.chars().filter(|c| !c.is_control()) {
+                if matches!(c, '"' | '\\') {
+                    quoted.push('\\');
+                }
+                quoted.push(c);
+            }
+            quoted + "\""
+        };
+        let line = |key: &str, value: &Option<String>| {
+            value
+                .as_deref()
+                .map(|value| format!("\t{key} = {}\n", quote(value)))
+        };
+        let lines: String = [line("name", &self.name), line("email", &self.email)]
+            .into_iter()
+            .flatten()
+            .collect();
+        (!lines.is_empty()).then(|| format!("[user]\n{lines}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_git_identity_cannot_leave_its_two_values() {
+        let identity = GitIdentity {
+            name: Some("A \"B\" \\ C\n[core]\nhooksPath = /x".into()),
+            email: Some("a@b.example".into()),
+        };
+        assert_eq!(
+            identity.to_config().unwrap(),
+            "[user]\n\tname = \"A \\\"B\\\" \\\\ C[core]hooksPath = /x\"\n\temail = \"a@b.example\"\n"
+        );
+        assert_eq!(
+            GitIdentity {
+                name: None,
+                email: None
+            }
+            .to_config(),
+            None
+        );
+    }
 }
