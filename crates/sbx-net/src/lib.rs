@@ -1,1 +1,34 @@
 //! The user-space network endpoint of a sandbox.
+//!
+//! Owns: the Ethernet link to the virtual machine, the name server, the TCP
+//! connections of the guest and the one place where they are judged. Never:
+//! files, programs, terminals. Trusts: nobody on the link; the VMM that holds
+//! its other end is as hostile as the guest.
+//!
+//! The way of a packet: [`device`] makes it a value, [`entry`] an intent,
+//! [`gate`] judges it, [`relay`] dials what passed. No step can be left out:
+//! a dialer takes only the proof that the gate makes.
+
+#![cfg_attr(not(test), warn(clippy::indexing_slicing))]
+
+mod buffers;
+pub mod config;
+mod control;
+mod device;
+mod engine;
+mod entry;
+pub mod error;
+mod flow;
+mod gate;
+mod jail;
+pub mod layout;
+pub mod limits;
+mod names;
+pub mod process;
+mod relay;
+mod resolve;
+mod stack;
+mod table;
+
+pub use config::NetConfig;
+pub use error::{Attempt, Error};

@@ -1,0 +1,15 @@
+//! One endpoint without a sandbox: the link is descriptor 0, the control link
+//! descriptor 1, the configuration the first argument. For tests and benches.
+
+use std::io;
+use std::os::fd::AsFd;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let config = std::env::args()
+        .nth(1)
+        .ok_or("usage: endpoint CONFIG-AS-JSON")?;
+    let link = io::stdin().as_fd().try_clone_to_owned()?;
+    let control = io::stdout().as_fd().try_clone_to_owned()?;
+    sbx_net::process::run(serde_json::from_str(&config)?, link, control)?;
+    Ok(())
+}

@@ -1,0 +1,249 @@
+//! The line to the supervisor: records out, and its end is ours.
+//!
+//! A supervisor that does not read costs records, never a connection: what
+//! does not fit is counted and reported in one line later.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use serde::Serialize;
+
+use crate::limits;
+
+/// One line to the supervisor.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Line<'a> {
+    /// The endpoint works; which walls are in force.
+    Ready(&'a Ready),
+    /// A flow was judged.
+    Flow(&'a FlowRecord<'a>),
+    /// An allowed flow is over.
+    End(&'a EndRecord),
+    /// Records that were not written since the last such line.
+    Flood(&'a Flood),
+}
+
+/// The walls around the process and the shape of its network.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct Ready {
+    /// Walls in force, by name.
+    pub(crate) walls: Vec<String>,
+}
+
+/// The verdict on one flow.
+#[derive(Debug, Serialize)]
+pub(crate) struct FlowRecord<'a> {
+    pub(crate) id: u64,
+    pub(crate) verdict: &'static str,
+    pub(crate) rule: &'static str,
+    pub(crate) proto: &'static str,
+    pub(crate) host: Option<&'a str>,
+    pub(crate) addr: Option<IpAddr>,
+    pub(crate) port: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) failed: Option<&'a str>,
+}
+
+/// How much an allowed flow carried.
+#[derive(Debug, Serialize)]
+pub(crate) struct EndRecord {
+    pub(crate) id: u64,
+    /// Bytes from the guest.
+    pub(crate) sent: u64,
+    /// Bytes to the guest.
+    pub(crate) received: u64,
+    pub(crate) how: &'static str,
+}
+
+/// Records that were only counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Flood {
+    pub(crate) allowed: u64,
+    pub(crate) denied: u64,
+    pub(crate) ended: u64,
+}
+
+/// So many a second, and as many at once.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rate {
+    tokens: u32,
+    most: u32,
+    at: Instant,
+}
+
+impl Rate {
+    pub(crate) fn new(most: u32, now: Instant) -> Self {
+        Self {
+            tokens: most,
+            most,
+            at: now,
+        }
+    }
+
+    /// Takes one, if there is one.
+    pub(crate) fn take(&mut self, now: Instant) -> bool {
+        let passed = now.saturating_duration_since(self.at);
+        let earned = passed.as_micros().saturating_mul(self.most.into()) / 1_000_000;
+        if earned > 0 {
+            let earned = u32::try_from(earned).unwrap_or(self.most);
+            self.tokens = self.tokens.saturating_add(earned).min(self.most);
+            self.at = now;
+        }
+        if self.tokens == 0 {
+            return false;
+        }
+        self.tokens -= 1;
+        true
+    }
+}
+
+/// The control link.
+#[derive(Debug)]
+pub(crate) struct Control {
+    fd: OwnedFd,
+    output: Vec<u8>,
+    line: usize,
+    rate: Rate,
+    flood: Flood,
+    flood_due: Option<Instant>,
+    pub(crate) readable: bool,
+    pub(crate) writable: bool,
+}
+
+/// The supervisor is gone, or speaks another language.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Closed;
+
+impl Control {
+    pub(crate) fn new(fd: OwnedFd, now: Instant) -> Self {
+        Self {
+            fd,
+            output: Vec::new(),
+            line: 0,
+            rate: Rate::new(limits::RECORD_RATE, now),
+            flood: Flood::default(),
+            flood_due: None,
+            readable: true,
+            writable: true,
+        }
+    }
+
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// Announces that the endpoint works.
+    pub(crate) fn ready(&mut self, ready: &Ready) {
+        let _written = self.push(&Line::Ready(ready));
+    }
+
+    /// Records a verdict.
+    pub(crate) fn flow(&mut self, record: &FlowRecord<'_>, now: Instant) {
+        if !(self.rate.take(now) && self.push(&Line::Flow(record))) {
+            if record.verdict == "allow" {
+                self.flood.allowed += 1;
+            } else {
+                self.flood.denied += 1;
+            }
+            self.flood_due.get_or_insert(now + Duration::from_secs(1));
+        }
+    }
+
+    /// Records the end of a flow.
+    pub(crate) fn end(&mut self, record: &EndRecord, now: Instant) {
+        if !(self.rate.take(now) && self.push(&Line::End(record))) {
+            self.flood.ended += 1;
+            self.flood_due.get_or_insert(now + Duration::from_secs(1));
+        }
+    }
+
+    /// When [`Self::sum_up`] has something to say.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.flood_due
+    }
+
+    /// Reports what was only counted, once a second.
+    pub(crate) fn sum_up(&mut self, now: Instant) {
+        if self.flood_due.is_none_or(|due| now < due) {
+            return;
+        }
+        let flood = self.flood;
+        if self.push(&Line::Flood(&flood)) {
+            self.flood = Flood::default();
+            self.flood_due = None;
+        } else {
+            self.flood_due = Some(now + Duration::from_secs(1));
+        }
+    }
+
+    fn push(&mut self, line: &Line<'_>) -> bool {
+        if self.output.len() >= limits::CONTROL_OUTPUT {
+            return false;
+        }
+        let before = self.output.len();
+        if serde_json::to_writer(&mut self.output, line).is_err() {
+            self.output.truncate(before);
+            return false;
+        }
+        self.output.push(b'\n');
+        true
+    }
+
+    /// Writes what waits, as far as the kernel takes it.
+    pub(crate) fn send(&mut self) -> io::Result<Result<(), Closed>> {
+        while self.writable && !self.output.is_empty() {
+            match rustix::net::send(&self.fd, &self.output, rustix::net::SendFlags::NOSIGNAL) {
+                Ok(count) => drop(self.output.drain(..count)),
+                Err(Errno::AGAIN) => self.writable = false,
+                Err(Errno::INTR) => {}
+                Err(Errno::PIPE | Errno::CONNRESET) => return Ok(Err(Closed)),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    /// Reads lines. None has a meaning yet; they are skipped, so that a newer
+    /// supervisor is no error.
+    pub(crate) fn receive(&mut self) -> io::Result<Result<(), Closed>> {
+        let mut room = [0; 4096];
+        while self.readable {
+            match rustix::io::read(&self.fd, &mut room) {
+                Ok(0) => return Ok(Err(Closed)),
+                Ok(count) => {
+                    let read = room.get(..count).unwrap_or_default();
+                    self.line = match read.iter().rposition(|byte| *byte == b'\n') {
+                        Some(last) => read.len() - last - 1,
+                        None => self.line + read.len(),
+                    };
+                    if self.line > limits::CONTROL_LINE {
+                        return Ok(Err(Closed));
+                    }
+                }
+                Err(Errno::AGAIN) => self.readable = false,
+                Err(Errno::INTR) => {}
+                Err(Errno::CONNRESET) => return Ok(Err(Closed)),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_allows_its_burst_and_then_its_pace() {
+        let start = Instant::now();
+        let mut rate = Rate::new(10, start);
+        assert_eq!((0..100).filter(|_| rate.take(start)).count(), 10);
+        let later = start + Duration::from_millis(500);
+        assert_eq!((0..100).filter(|_| rate.take(later)).count(), 5);
+    }
+}

@@ -1,0 +1,485 @@
+//! Connections that have something to do.
+
+use std::io;
+use std::net::IpAddr;
+
+use sbx_spec::{Destination, Protocol};
+use smoltcp::socket::tcp::State as Tcp;
+
+use super::Engine;
+use crate::control::{EndRecord, FlowRecord};
+use crate::device::packet::Outlet;
+use crate::entry::{dns, tcp};
+use crate::flow::{DnsStream, Flow, Relay, Served, State};
+use crate::gate::Intent;
+use crate::limits;
+use crate::relay::raw::{self, Upstream};
+use crate::table::Key;
+
+/// What came of the addresses on trial.
+enum Dialled {
+    /// This one stands.
+    Stands(Upstream),
+    /// None yet.
+    Waiting,
+    /// None is left.
+    Failed,
+}
+
+impl Engine {
+    pub(super) fn smoltcp_now(&self) -> smoltcp::time::Instant {
+        let passed = self.now.saturating_duration_since(self.start).as_micros();
+        smoltcp::time::Instant::from_micros(i64::try_from(passed).unwrap_or(i64::MAX))
+    }
+
+    /// Serves every connection on the list once, or until the link is full.
+    pub(super) fn serve_queued(&mut self) {
+        for _ in 0..self.table.queued() {
+            if !self.output.has_room() {
+                return;
+            }
+            let Some(key) = self.table.next_queued() else {
+                return;
+            };
+            self.serve(key);
+        }
+    }
+
+    fn serve(&mut self, key: Key) {
+        let now = self.now;
+        let Some(flow) = self.table.get_mut(key) else {
+            return;
+        };
+        if flow.deadline.is_some_and(|deadline| now >= deadline) {
+            return self.expired(key);
+        }
+        match &mut flow.state {
+            State::Resolving => {}
+            State::Dialling(_) => self.serve_dial(key),
+            State::Relaying(_) => self.serve_relay(key),
+            State::Dns(_) => self.serve_dns(key),
+        }
+        let Some(flow) = self.table.get_mut(key) else {
+            return;
+        };
+        if let Some(deadline) = flow.deadline {
+            self.table.set_timer(key, deadline);
+        }
+    }
+
+    fn expired(&mut self, key: Key) {
+        let Some(flow) = self.table.get_mut(key) else {
+            return;
+        };
+        match &flow.state {
+            State::Resolving => self.deny(key, "limit:resolve-time"),
+            State::Dialling(_) => self.dial_failed(key, "timed out"),
+            State::Relaying(_) | State::Dns(_) => self.abort(key, "handshake timed out"),
+        }
+    }
+
+    fn serve_dial(&mut self, key: Key) {
+        match self.try_addresses(key) {
+            Dialled::Stands(upstream) => self.accept(key, upstream),
+            Dialled::Failed => {
+                let failed = self.table.get_mut(key).and_then(|flow| match &flow.state {
+                    State::Dialling(dialling) => dialling.failed,
+                    _ => None,
+                });
+                self.dial_failed(key, failed.map_or("unreachable", |(_, why)| why));
+            }
+            Dialled::Waiting => {}
+        }
+    }
+
+    fn try_addresses(&mut self, key: Key) -> Dialled {
+        let now = self.now;
+        loop {
+            let Some(flow) = self.table.get_mut(key) else {
+                return Dialled::Failed;
+            };
+            let State::Dialling(dialling) = &mut flow.state else {
+                return Dialled::Failed;
+            };
+            let mut place = 0;
+            while let Some((_, upstream)) = dialling.trying.get_mut(place) {
+                let arrived = if upstream.writable {
+                    upstream.established()
+                } else {
+                    Ok(false)
+                };
+                match arrived {
+                    Ok(true) => return Dialled::Stands(dialling.trying.swap_remove(place).1),
+                    Ok(false) => {
+                        upstream.writable = false;
+                        place += 1;
+                    }
+                    Err(error) => {
+                        dialling.failed = Some((upstream.pass().address().ip(), why(&error)));
+                        dialling.trying.swap_remove(place);
+                        dialling.next = now;
+                    }
+                }
+            }
+            if dialling.left.is_empty() {
+                return if dialling.trying.is_empty() {
+                    Dialled::Failed
+                } else {
+                    Dialled::Waiting
+                };
+            }
+            if now < dialling.next {
+                let next = dialling.next;
+                self.table.set_timer(key, next);
+                return Dialled::Waiting;
+            }
+            let Some(pass) = dialling.left.pop() else {
+                return Dialled::Waiting;
+            };
+            let attempt = dialling.attempt;
+            dialling.attempt = dialling.attempt.wrapping_add(1);
+            let dialled = raw::dial(pass).and_then(|upstream| {
+                self.watch(upstream.as_fd(), key.token(attempt))
+                    .map(|()| upstream)
+            });
+            let Some(flow) = self.table.get_mut(key) else {
+                return Dialled::Failed;
+            };
+            let State::Dialling(dialling) = &mut flow.state else {
+                return Dialled::Failed;
+            };
+            match dialled {
+                Ok(upstream) => {
+                    dialling.trying.push((attempt, upstream));
+                    dialling.next = now + limits::DIAL_STAGGER;
+                }
+                Err(error) => dialling.failed = Some((pass.address().ip(), why(&error))),
+            }
+        }
+    }
+
+    /// The outside has answered: now the guest's SYN is, too.
+    fn accept(&mut self, key: Key, mut upstream: Upstream) {
+        let now = self.smoltcp_now();
+        let deadline = self.now + limits::HANDSHAKE_TIME;
+        let Some((claim, size)) = self.buffers.claim() else {
+            return self.dial_failed(key, "no memory");
+        };
+        let seed = self.next_seed();
+        let Some(flow) = self.table.get_mut(key) else {
+            return self.buffers.give_back(claim);
+        };
+        let stack = crate::stack::Stack::listen(flow.ends.server, size, seed, now);
+        let (Some(mut stack), Some(syn)) = (stack, flow.syn.take()) else {
+            self.buffers.give_back(claim);
+            return self.close(key, "reset");
+        };
+        stack.receive(&syn.packet, &mut self.output, self.guest, now);
+        upstream.readable = true;
+        upstream.writable = true;
+        let pass = upstream.pass();
+        flow.state = State::Relaying(Box::new(Relay {
+            stack,
+            upstream,
+            claim,
+            established: false,
+            broken: false,
+            guest_ended: false,
+            leftover: Vec::new(),
+            sent: 0,
+            received: 0,
+        }));
+        flow.deadline = Some(deadline);
+        self.dialling -= 1;
+        self.half_open += 1;
+        let (id, intent) = (flow.id, flow.intent.clone());
+        self.record(
+            id,
+            &intent,
+            ("allow", pass.rule()),
+            Some(pass.address().ip()),
+            None,
+        );
+        self.table.queue(key);
+    }
+
+    fn serve_relay(&mut self, key: Key) {
+        let now = self.smoltcp_now();
+        let Some(flow) = self.table.get_mut(key) else {
+            return;
+        };
+        let State::Relaying(relay) = &mut flow.state else {
+            return;
+        };
+        let was_established = relay.established;
+        let served = relay.serve(&mut self.output, self.guest, now);
+        if relay.established && !was_established {
+            self.half_open -= 1;
+            flow.deadline = None;
+        }
+        match served {
+            Served::Idle => {
+                if let Some(due) = relay.stack.due(now) {
+                    self.wake_at(key, due);
+                }
+            }
+            Served::LinkFull => self.table.queue(key),
+            Served::Over(how) => self.close(key, how),
+        }
+    }
+
+    fn wake_at(&mut self, key: Key, due: smoltcp::time::Instant) {
+        let passed = u64::try_from(due.total_micros()).unwrap_or(0);
+        let at = self.start + std::time::Duration::from_micros(passed);
+        self.table.set_timer(key, at);
+    }
+
+    fn serve_dns(&mut self, key: Key) {
+        let now = self.smoltcp_now();
+        let Some(flow) = self.table.get_mut(key) else {
+            return;
+        };
+        let State::Dns(stream) = &mut flow.state else {
+            return;
+        };
+        let mut questions = Vec::new();
+        while let Some(question) = stream.next_question() {
+            match question {
+                Ok(question) => questions.push(question),
+                Err(TooLong) => {
+                    stream.stack.socket().abort();
+                    break;
+                }
+            }
+        }
+        let asked = !questions.is_empty();
+        for question in questions {
+            let Some(answer) = self.answer_dns(&question, dns::Carrier::Tcp) else {
+                continue;
+            };
+            let Some(flow) = self.table.get_mut(key) else {
+                return;
+            };
+            let State::Dns(stream) = &mut flow.state else {
+                return;
+            };
+            stream.reply(&answer);
+        }
+        let deadline = self.now + limits::DNS_STREAM_TIME;
+        let Some(flow) = self.table.get_mut(key) else {
+            return;
+        };
+        let State::Dns(stream) = &mut flow.state else {
+            return;
+        };
+        if asked {
+            flow.deadline = Some(deadline);
+        }
+        if stream.stack.socket().state() == Tcp::CloseWait {
+            stream.stack.socket().close();
+        }
+        let all_sent = stream.stack.send(&mut self.output, self.guest, now);
+        if !all_sent {
+            return self.table.queue(key);
+        }
+        if matches!(
+            stream.stack.socket().state(),
+            Tcp::Closed | Tcp::TimeWait | Tcp::Listen
+        ) {
+            return self.close(key, "closed");
+        }
+        if let Some(due) = stream.stack.due(now) {
+            self.wake_at(key, due);
+        }
+    }
+
+    /// Ends a connection from our side with a reset.
+    fn abort(&mut self, key: Key, how: &'static str) {
+        let now = self.smoltcp_now();
+        let Some(flow) = self.table.get_mut(key) else {
+            return;
+        };
+        let stack = match &mut flow.state {
+            State::Relaying(relay) => &mut relay.stack,
+            State::Dns(stream) => &mut stream.stack,
+            State::Resolving | State::Dialling(_) => return self.close(key, how),
+        };
+        stack.socket().abort();
+        // A full link loses the reset; the guest gets another for its next segment.
+        let _lost = stack.send(&mut self.output, self.guest, now);
+        self.close(key, how);
+    }
+
+    /// Forgets a connection.
+    pub(super) fn close(&mut self, key: Key, how: &'static str) {
+        let Some(Flow { id, state, .. }) = self.table.remove(key) else {
+            return;
+        };
+        match state {
+            State::Resolving | State::Dialling(_) => self.dialling -= 1,
+            State::Dns(stream) => {
+                self.dns_streams -= 1;
+                self.buffers.give_back(stream.claim);
+            }
+            State::Relaying(relay) => {
+                let Relay {
+                    upstream,
+                    claim,
+                    established,
+                    sent,
+                    received,
+                    ..
+                } = *relay;
+                if !established {
+                    self.half_open -= 1;
+                }
+                if how != "closed" {
+                    upstream.reset();
+                }
+                self.buffers.give_back(claim);
+                self.control.end(
+                    &EndRecord {
+                        id,
+                        sent,
+                        received,
+                        how,
+                    },
+                    self.now,
+                );
+            }
+        }
+    }
+
+    /// Refuses a connection that has not been answered yet.
+    pub(super) fn deny(&mut self, key: Key, rule: &'static str) {
+        let Some(flow) = self.table.get_mut(key) else {
+            return;
+        };
+        let (id, ends, intent) = (flow.id, flow.ends, flow.intent.clone());
+        if let Some(syn) = flow.syn.take() {
+            self.refuse(&ends, syn.reset);
+        }
+        self.record(id, &intent, ("deny", rule), None, None);
+        self.close(key, "denied");
+    }
+
+    fn dial_failed(&mut self, key: Key, why: &'static str) {
+        let Some(flow) = self.table.get_mut(key) else {
+            return;
+        };
+        let (id, ends, intent) = (flow.id, flow.ends, flow.intent.clone());
+        let address = match &flow.state {
+            State::Dialling(dialling) => dialling.failed.map(|(address, _)| address),
+            _ => None,
+        };
+        if let Some(syn) = flow.syn.take() {
+            self.refuse(&ends, syn.reset);
+        }
+        self.record(id, &intent, ("allow", "dialled"), address, Some(why));
+        self.close(key, "failed");
+    }
+
+    pub(super) fn refuse(&mut self, ends: &tcp::Ends, reset: tcp::Reset) {
+        let mut outlet = Outlet {
+            output: &mut self.output,
+            guest: self.guest,
+        };
+        tcp::refuse(ends, reset, &mut outlet);
+    }
+
+    /// Records a denial that never became a connection.
+    pub(super) fn denied(&mut self, intent: &Intent, rule: &'static str) {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.record(id, intent, ("deny", rule), None, None);
+    }
+
+    fn record(
+        &mut self,
+        id: u64,
+        intent: &Intent,
+        (verdict, rule): (&'static str, &'static str),
+        address: Option<IpAddr>,
+        failed: Option<&str>,
+    ) {
+        let host = match &intent.flow.destination {
+            Destination::Name(name) | Destination::Resolved(name, _) => Some(name.as_str()),
+            Destination::HostService => Some("host.sbx.internal"),
+            Destination::Gateway | Destination::Address(_) => None,
+        };
+        let address = address.or(match intent.flow.destination {
+            Destination::Gateway | Destination::Address(_) => Some(intent.address),
+            _ => None,
+        });
+        let proto = intent.flow.protocol;
+        let record = FlowRecord {
+            id,
+            verdict,
+            rule,
+            proto: Protocol::name(proto),
+            host,
+            addr: address,
+            port: intent.flow.port,
+            failed,
+        };
+        self.control.flow(&record, self.now);
+    }
+}
+
+fn why(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "refused",
+        io::ErrorKind::TimedOut => "timed out",
+        io::ErrorKind::HostUnreachable => "host unreachable",
+        io::ErrorKind::NetworkUnreachable => "network unreachable",
+        io::ErrorKind::ConnectionReset => "reset",
+        io::ErrorKind::PermissionDenied => "not permitted",
+        _ => "unreachable",
+    }
+}
+
+/// A question beyond [`limits::DNS_MESSAGE`].
+struct TooLong;
+
+impl DnsStream {
+    fn next_question(&mut self) -> Option<Result<Vec<u8>, TooLong>> {
+        let socket = self.stack.socket();
+        let most = 2 + limits::DNS_MESSAGE;
+        // A client that does not read its answers is not asked for more.
+        if socket.send_capacity() - socket.send_queue() < limits::DNS_MESSAGE / 2 {
+            return None;
+        }
+        while self.question.len() < most && socket.can_recv() {
+            let room = most - self.question.len();
+            let question = &mut self.question;
+            let taken = socket.recv(|bytes| {
+                let take = bytes.get(..bytes.len().min(room)).unwrap_or_default();
+                question.extend_from_slice(take);
+                (take.len(), take.len())
+            });
+            if taken.unwrap_or(0) == 0 {
+                break;
+            }
+        }
+        let (length, rest) = self.question.split_first_chunk::<2>()?;
+        let length = usize::from(u16::from_be_bytes(*length));
+        if length > limits::DNS_MESSAGE {
+            return Some(Err(TooLong));
+        }
+        let question = rest.get(..length)?.to_vec();
+        self.question.drain(..2 + length);
+        Some(Ok(question))
+    }
+
+    fn reply(&mut self, answer: &[u8]) {
+        let Ok(length) = u16::try_from(answer.len()) else {
+            return;
+        };
+        let socket = self.stack.socket();
+        if socket.send_capacity() - socket.send_queue() >= 2 + answer.len() {
+            // There is room for both, so neither is cut.
+            let _whole = socket.send_slice(&length.to_be_bytes());
+            let _whole = socket.send_slice(answer);
+        }
+    }
+}

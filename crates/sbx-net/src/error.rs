@@ -1,0 +1,81 @@
+//! Why an endpoint ended other than by its link or its control closing.
+
+use std::fmt;
+use std::io;
+
+/// What failed, and why.
+#[derive(Debug)]
+pub struct Error {
+    attempt: Attempt,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+/// What was attempted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Attempt {
+    /// Reading or writing the link to the VMM.
+    Link,
+    /// A frame of this many bytes was announced on the link.
+    Frame(u32),
+    /// Reading or writing the control link.
+    Control,
+    /// Waiting for events.
+    Wait,
+    /// Starting the threads that resolve names.
+    Resolver,
+    /// A wall of the jail, by its name.
+    Wall(&'static str),
+}
+
+impl Error {
+    pub(crate) fn bare(attempt: Attempt) -> Self {
+        Self {
+            attempt,
+            source: None,
+        }
+    }
+
+    pub(crate) fn new(
+        attempt: Attempt,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self {
+            attempt,
+            source: Some(source.into()),
+        }
+    }
+
+    pub(crate) fn of(attempt: Attempt) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::new(attempt, source)
+    }
+
+    /// What was attempted.
+    #[must_use]
+    pub fn attempt(&self) -> Attempt {
+        self.attempt
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.attempt {
+            Attempt::Link => f.write_str("cannot use the link to the virtual machine"),
+            Attempt::Frame(length) => {
+                write!(f, "the virtual machine announced a frame of {length} bytes")
+            }
+            Attempt::Control => f.write_str("cannot use the control link"),
+            Attempt::Wait => f.write_str("cannot wait for events"),
+            Attempt::Resolver => f.write_str("cannot start the name resolver"),
+            Attempt::Wall(wall) => write!(f, "cannot set up the {wall} of the network process"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source
+            .as_ref()
+            .map(|source| &**source as &(dyn std::error::Error + 'static))
+    }
+}

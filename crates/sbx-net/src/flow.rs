@@ -1,0 +1,234 @@
+//! One TCP connection of the guest from its SYN to its end.
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use smoltcp::socket::tcp;
+use smoltcp::wire::EthernetAddress;
+
+use crate::buffers::Claim;
+use crate::device::link::Output;
+use crate::entry::tcp::{Ends, Reset};
+use crate::gate::{Intent, Pass};
+use crate::relay::raw::{Moved, Upstream};
+use crate::stack::Stack;
+
+/// A connection.
+#[derive(Debug)]
+pub(crate) struct Flow {
+    /// Number in the records.
+    pub(crate) id: u64,
+    /// Both ends as the guest sees them.
+    pub(crate) ends: Ends,
+    /// What opened it, while the outside has not answered.
+    pub(crate) syn: Option<Syn>,
+    /// What was asked.
+    pub(crate) intent: Intent,
+    /// How far it is.
+    pub(crate) state: State,
+    /// When the present state has lasted too long.
+    pub(crate) deadline: Option<Instant>,
+    /// The earliest entry of the timer heap.
+    pub(crate) timer: Option<Instant>,
+    /// In the list of connections to be served.
+    pub(crate) queued: bool,
+    /// Distinguishes the users of one place in the table.
+    pub(crate) generation: u32,
+}
+
+/// How far a connection is.
+#[derive(Debug)]
+pub(crate) enum State {
+    /// Waits for the host's resolver.
+    Resolving,
+    /// Waits for the outside.
+    Dialling(Dialling),
+    /// Carries bytes.
+    Relaying(Box<Relay>),
+    /// Carries questions to the name server.
+    Dns(Box<DnsStream>),
+}
+
+/// The guest's SYN, kept until the outside has answered.
+#[derive(Debug)]
+pub(crate) struct Syn {
+    /// The whole IP packet.
+    pub(crate) packet: Vec<u8>,
+    /// How to refuse it.
+    pub(crate) reset: Reset,
+}
+
+/// Addresses on trial.
+#[derive(Debug)]
+pub(crate) struct Dialling {
+    /// Not tried yet, last first.
+    pub(crate) left: Vec<Pass>,
+    /// On their way.
+    pub(crate) trying: Vec<(u8, Upstream)>,
+    /// Number of the next one.
+    pub(crate) attempt: u8,
+    /// When the next one joins.
+    pub(crate) next: Instant,
+    /// The last address that failed and why.
+    pub(crate) failed: Option<(IpAddr, &'static str)>,
+}
+
+/// A connection that stands on both sides.
+#[derive(Debug)]
+pub(crate) struct Relay {
+    pub(crate) stack: Stack,
+    pub(crate) upstream: Upstream,
+    pub(crate) claim: Claim,
+    /// The guest has finished its handshake.
+    pub(crate) established: bool,
+    /// The outside broke; the guest is told when it has read what came before.
+    pub(crate) broken: bool,
+    /// The guest has said its last byte.
+    pub(crate) guest_ended: bool,
+    /// What the guest said before its side was over.
+    pub(crate) leftover: Vec<u8>,
+    /// Bytes from the guest.
+    pub(crate) sent: u64,
+    /// Bytes to the guest.
+    pub(crate) received: u64,
+}
+
+/// A connection to the name server.
+#[derive(Debug)]
+pub(crate) struct DnsStream {
+    pub(crate) stack: Stack,
+    pub(crate) claim: Claim,
+    pub(crate) question: Vec<u8>,
+}
+
+/// What serving a connection came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Served {
+    /// Nothing more to do until something happens.
+    Idle,
+    /// The link is full.
+    LinkFull,
+    /// It is over, in this way.
+    Over(&'static str),
+}
+
+impl Relay {
+    /// Moves what can be moved, both ways.
+    pub(crate) fn serve(
+        &mut self,
+        output: &mut Output,
+        guest: EthernetAddress,
+        now: smoltcp::time::Instant,
+    ) -> Served {
+        loop {
+            let moved = self.to_outside() | self.to_guest();
+            if self.broken && self.stack.socket().send_queue() == 0 {
+                self.stack.socket().abort();
+            }
+            if !self.stack.send(output, guest, now) {
+                return Served::LinkFull;
+            }
+            match self.stack.socket().state() {
+                // The last acknowledgement is out; the link loses nothing, so
+                // nobody has to wait for stray segments.
+                tcp::State::Closed | tcp::State::TimeWait | tcp::State::Listen => {
+                    return self.finish();
+                }
+                tcp::State::SynReceived => {}
+                _ => self.established = true,
+            }
+            if !moved {
+                return Served::Idle;
+            }
+        }
+    }
+
+    /// The guest's side is over; what it said may still be on its way out.
+    fn finish(&mut self) -> Served {
+        if !(self.guest_ended && self.upstream.ended) {
+            return Served::Over("reset");
+        }
+        let socket = self.stack.socket();
+        while let Ok(count @ 1..) = socket.recv(|bytes| {
+            self.leftover.extend_from_slice(bytes);
+            (bytes.len(), bytes.len())
+        }) {
+            self.sent += count as u64;
+        }
+        self.to_outside();
+        if self.upstream.shut || self.broken {
+            Served::Over("closed")
+        } else {
+            Served::Idle
+        }
+    }
+
+    fn to_outside(&mut self) -> bool {
+        let mut moved = false;
+        while self.upstream.writable && !self.leftover.is_empty() {
+            match self.upstream.write(&self.leftover) {
+                Moved::Bytes(count) => drop(self.leftover.drain(..count)),
+                Moved::Nothing => {}
+                Moved::Broken => {
+                    self.broken = true;
+                    return false;
+                }
+            }
+        }
+        let socket = self.stack.socket();
+        while self.upstream.writable && !self.upstream.shut && !self.broken && socket.can_recv() {
+            let upstream = &mut self.upstream;
+            let mut broken = false;
+            let taken = socket.recv(|bytes| match upstream.write(bytes) {
+                Moved::Bytes(count) => (count, count),
+                Moved::Nothing => (0, 0),
+                Moved::Broken => {
+                    broken = true;
+                    (bytes.len(), 0)
+                }
+            });
+            self.broken |= broken;
+            let count = taken.unwrap_or(0);
+            self.sent += count as u64;
+            moved |= count > 0;
+        }
+        self.guest_ended |= matches!(
+            socket.state(),
+            tcp::State::CloseWait
+                | tcp::State::LastAck
+                | tcp::State::Closing
+                | tcp::State::TimeWait
+        );
+        let all_out = socket.recv_queue() == 0 && self.leftover.is_empty();
+        if self.guest_ended && !self.upstream.shut && all_out {
+            self.upstream.shut();
+            moved = true;
+        }
+        moved
+    }
+
+    fn to_guest(&mut self) -> bool {
+        let mut moved = false;
+        let socket = self.stack.socket();
+        while self.upstream.readable && !self.broken && socket.can_send() {
+            let upstream = &mut self.upstream;
+            let put = socket.send(|room| match upstream.read(room) {
+                Moved::Bytes(count) => (count, Moved::Bytes(count)),
+                other => (0, other),
+            });
+            match put {
+                Ok(Moved::Bytes(count)) => {
+                    self.received += count as u64;
+                    moved = true;
+                }
+                Ok(Moved::Broken) => self.broken = true,
+                Ok(Moved::Nothing) | Err(_) => break,
+            }
+        }
+        if self.upstream.ended && socket.may_send() && !self.broken {
+            socket.close();
+            moved = true;
+        }
+        moved
+    }
+}

@@ -1,0 +1,114 @@
+//! Every bound of this crate, and what happens there.
+//!
+//! The memory of one endpoint is the sum of these; [`MEMORY`] is the wall
+//! behind them.
+
+use std::time::Duration;
+
+/// Largest IP packet on the link, in bytes (the MTU the guest is told).
+pub const MTU: usize = 65_520;
+
+/// Largest Ethernet frame, in bytes. A longer one closes the link: its
+/// sender does not speak our framing.
+pub const FRAME: usize = MTU + 14;
+
+/// Bytes read from the link and not looked at yet.
+pub const LINK_INPUT: usize = 512 * 1024;
+
+/// Bytes ready for the link and not taken by the VMM yet. Where it is full,
+/// answers to the guest are dropped as a network would.
+pub const LINK_OUTPUT: usize = 2 * 1024 * 1024;
+
+/// Above this many waiting bytes, flows wait before they add data and the
+/// link is not read: the guest is slowed down by its own network card.
+pub const LINK_OUTPUT_SOFT: usize = 1024 * 1024;
+
+/// TCP connections of the guest at once. The next one is reset.
+pub const FLOWS: usize = 5_120;
+
+/// Connections being resolved or dialled at once. The next SYN is dropped,
+/// and tried again by the guest's kernel.
+pub const DIALS: usize = 1_024;
+
+/// Connections whose three-way handshake the guest has not finished. The
+/// next one is dropped like a SYN beyond [`DIALS`].
+pub const HALF_OPEN: usize = 1_024;
+
+/// TCP connections to the name server at once. The next one is reset.
+pub const DNS_STREAMS: usize = 64;
+
+/// Buffer of a connection in each direction, by how many connections hold
+/// that size already: bytes, and how many. Together 384 MiB.
+pub const BUFFERS: [(usize, usize); 3] =
+    [(512 * 1024, 128), (64 * 1024, 1_024), (16 * 1024, FLOWS)];
+
+/// Distinct names that get an address in the life of one endpoint. The next
+/// one is answered REFUSED; names known by then keep working.
+pub const NAMES: usize = 16_384;
+
+/// DNS queries a second, and as many at once. More are answered REFUSED.
+pub const DNS_RATE: u32 = 2_000;
+
+/// Longest DNS message over TCP that is read, in bytes. A longer one closes
+/// its connection.
+pub const DNS_MESSAGE: usize = 4_096;
+
+/// UDP answers are never longer than this, in bytes, whatever the client
+/// offers.
+pub const DNS_UDP_ANSWER: usize = 1_232;
+
+/// Threads that wait in the host's resolver.
+pub const RESOLVERS: usize = 8;
+
+/// Names waiting for such a thread. The next connection is reset.
+pub const RESOLVER_QUEUE: usize = 512;
+
+/// Addresses of one name that are judged and tried, in the resolver's order.
+pub const CANDIDATES: usize = 8;
+
+/// How long a resolved name is used again.
+pub const RESOLVED_FOR: Duration = Duration::from_secs(5);
+
+/// Resolved names remembered at once.
+pub const RESOLVED_NAMES: usize = 1_024;
+
+/// How long a connection waits for its name. Then it is reset.
+pub const RESOLVE_TIME: Duration = Duration::from_secs(15);
+
+/// How long all its addresses together may take to answer. Then it is reset.
+pub const DIAL_TIME: Duration = Duration::from_secs(30);
+
+/// How long one address is alone on trial before the next one joins (RFC
+/// 8305 calls it the connection attempt delay).
+pub const DIAL_STAGGER: Duration = Duration::from_millis(250);
+
+/// How long the guest may take to finish a handshake. Then it is reset.
+pub const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
+
+/// How long a TCP connection to the name server may be silent.
+pub const DNS_STREAM_TIME: Duration = Duration::from_secs(10);
+
+/// Silence after which a connection is probed, on both sides.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(60);
+
+/// How old the list of the host's own addresses may be when a flow is judged.
+pub const HOST_ADDRESSES_FOR: Duration = Duration::from_secs(2);
+
+/// Records a second, and as many at once. More are counted and reported as
+/// one line a second.
+pub const RECORD_RATE: u32 = 500;
+
+/// Bytes of records that the supervisor has not taken yet. More are counted
+/// like those above the rate.
+pub const CONTROL_OUTPUT: usize = 256 * 1024;
+
+/// Longest line on the control link, in bytes. A longer one ends the process.
+pub const CONTROL_LINE: usize = 64 * 1024;
+
+/// Data memory of the whole process, in bytes (RLIMIT_DATA). An allocation
+/// beyond it ends the process.
+pub const MEMORY: u64 = 768 * 1024 * 1024;
+
+/// Open descriptors of the process (RLIMIT_NOFILE), sockets of connections
+/// on trial included. Without a free one, connections are reset.
+pub const DESCRIPTORS: u64 = 16_384;
