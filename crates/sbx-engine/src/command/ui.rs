@@ -47,8 +47,10 @@ pub trait Ui: Send {
     /// [`Code::Io`] if a descriptor cannot be duplicated.
     fn terminal(&mut self) -> Result<Terminal, Error>;
 
-    /// Becomes cancelled when the user wants out: the first `^C` outside a
-    /// session, a termination signal at any time.
+    /// Becomes cancelled when the user wants out: the first `^C` or
+    /// termination signal outside a session. During one (from
+    /// [`Ui::terminal`] on, until that [`Terminal`] is dropped) signals are
+    /// events of the terminal instead.
     fn cancel(&self) -> Cancel;
 }
 
@@ -106,7 +108,8 @@ pub struct Terminal {
     /// Size of the terminal, `None` if there is none.
     pub size: Option<TtySize>,
     /// What happens to the terminal and the process meanwhile. In raw mode
-    /// `^C` and `^Z` are bytes on standard input, not events.
+    /// `^C` and `^Z` are bytes on standard input, not events; a stop from
+    /// outside is handled here and only shows as [`TerminalEvent::Continued`].
     pub events: mpsc::UnboundedReceiver<TerminalEvent>,
     /// Switches the terminal's mode.
     pub mode: Box<dyn TerminalMode>,
@@ -154,10 +157,8 @@ pub enum TerminalEvent {
     /// A signal to pass on to the program inside: SIGINT, SIGTERM, SIGHUP,
     /// SIGQUIT, SIGUSR1 or SIGUSR2 by number.
     Signal(i32),
-    /// The caller is to be suspended (SIGTSTP from outside): pass it on if
-    /// it makes sense, then call [`TerminalMode::suspend`].
-    Suspend,
-    /// The caller runs again after a stop.
+    /// The caller was stopped and runs again; its mode and size were put
+    /// right already.
     Continued,
 }
 
@@ -176,13 +177,6 @@ pub trait TerminalMode: Send {
     /// # Errors
     /// What the kernel says to tcsetattr.
     fn restore(&mut self) -> io::Result<()>;
-
-    /// Restores the mode, stops this process group as `^Z` would, and comes
-    /// back in the mode it was called in once the process is continued.
-    ///
-    /// # Errors
-    /// What the kernel says to tcsetattr or kill.
-    fn suspend(&mut self) -> io::Result<()>;
 }
 
 /// What the bytes of a sandbox pass through on their way to a terminal.
