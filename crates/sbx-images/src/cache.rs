@@ -33,7 +33,8 @@ use crate::progress::Progress;
 
 pub use items::{CacheItem, CacheUse, ItemState};
 pub use record::FileIdent;
-pub(crate) use record::{Record, hash_file};
+pub(crate) use record::{hash_file, write_atomically};
+use record::Record;
 
 /// How often a waiter looks whether another process has finished an entry,
 /// and whether it is asked to stop.

@@ -36,7 +36,22 @@ pub(crate) struct Tool {
     directory: PathBuf,
     /// What it does, for errors: `build the guest kernel`.
     task: String,
+    /// What stands before the program: see [`Tool::contained`].
+    wrapper: &'static [&'static str],
 }
+
+/// A process namespace of its own, whose end ends everything in it.
+const CONTAIN_AS_ROOT: [&str; 5] =
+    ["/usr/bin/unshare", "--pid", "--fork", "--kill-child", "--"];
+const CONTAIN_AS_USER: [&str; 7] = [
+    "/usr/bin/unshare",
+    "--user",
+    "--map-current-user",
+    "--pid",
+    "--fork",
+    "--kill-child",
+    "--",
+];
 
 /// What a finished program is told to have done.
 pub(crate) struct Finished {
@@ -58,7 +73,22 @@ impl Tool {
             ],
             directory: PathBuf::from("/"),
             task: task.to_owned(),
+            wrapper: &[],
         }
+    }
+
+    /// Puts the program and everything it starts into a process namespace,
+    /// so that none of it outlives us even if we are killed. Where the host
+    /// refuses that, only the program itself dies with us.
+    pub(crate) fn contained(mut self) -> Self {
+        let root = rustix::process::geteuid().is_root();
+        let wrapper: &[&str] = if root { &CONTAIN_AS_ROOT } else { &CONTAIN_AS_USER };
+        let mut trial = Self::new("true", "try a process namespace");
+        trial.wrapper = wrapper;
+        if trial.output(0).is_ok() {
+            self.wrapper = wrapper;
+        }
+        self
     }
 
     pub(crate) fn arg(mut self, arg: impl Into<std::ffi::OsString>) -> Self {
@@ -179,6 +209,7 @@ impl Tool {
         let mut command = Command::new("/usr/bin/setpriv");
         command
             .args(["--pdeathsig", "KILL", "--"])
+            .args(self.wrapper)
             .arg(&self.program)
             .args(&self.args)
             .env_clear()

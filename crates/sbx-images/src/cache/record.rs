@@ -97,7 +97,7 @@ impl Record {
             if name.starts_with(FILE_NAME) || !path.symlink_metadata().is_ok_and(|m| m.is_file()) {
                 continue;
             }
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o400))
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o444))
                 .map_err(Error::file("protect", &path))?;
             File::open(&path).and_then(|f| f.sync_all()).map_err(Error::file("flush", &path))?;
             let sha256 = hash_file(&path)?;
