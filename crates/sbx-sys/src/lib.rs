@@ -10,7 +10,9 @@
 
 mod error;
 
+pub mod fd;
 pub mod file;
+pub mod jail;
 pub mod lock;
 pub mod memfd;
 pub mod process;
