@@ -61,6 +61,8 @@ pub(crate) struct Syn {
 /// Addresses on trial.
 #[derive(Debug)]
 pub(crate) struct Dialling {
+    /// The rule that allows them.
+    pub(crate) rule: &'static str,
     /// Not tried yet, last first.
     pub(crate) left: Vec<Pass>,
     /// On their way.
@@ -83,6 +85,8 @@ pub(crate) struct Relay {
     pub(crate) established: bool,
     /// The outside broke; the guest is told when it has read what came before.
     pub(crate) broken: bool,
+    /// The outside takes no more bytes; what it said is still carried inside.
+    pub(crate) deaf: bool,
     /// The guest has said its last byte.
     pub(crate) guest_ended: bool,
     /// What the guest said before its side was over.
@@ -121,9 +125,10 @@ impl Relay {
         now: smoltcp::time::Instant,
     ) -> Served {
         loop {
-            let moved = self.to_outside() | self.to_guest();
-            if self.broken && self.stack.socket().send_queue() == 0 {
-                self.stack.socket().abort();
+            let moved = self.carry_out() | self.carry_in();
+            let socket = self.stack.socket();
+            if self.broken && socket.send_queue() == 0 && socket.is_open() {
+                socket.abort();
             }
             if !self.stack.send(output, guest, now) {
                 return Served::LinkFull;
@@ -155,7 +160,7 @@ impl Relay {
         }) {
             self.sent += count as u64;
         }
-        self.to_outside();
+        self.carry_out();
         if self.upstream.shut || self.broken {
             Served::Over("closed")
         } else {
@@ -163,7 +168,7 @@ impl Relay {
         }
     }
 
-    fn to_outside(&mut self) -> bool {
+    fn carry_out(&mut self) -> bool {
         let mut moved = false;
         while self.upstream.writable && !self.leftover.is_empty() {
             match self.upstream.write(&self.leftover) {
@@ -176,21 +181,34 @@ impl Relay {
             }
         }
         let socket = self.stack.socket();
-        while self.upstream.writable && !self.upstream.shut && !self.broken && socket.can_recv() {
+        while self.upstream.writable && !self.upstream.shut && socket.can_recv() {
             let upstream = &mut self.upstream;
-            let mut broken = false;
-            let taken = socket.recv(|bytes| match upstream.write(bytes) {
-                Moved::Bytes(count) => (count, count),
-                Moved::Nothing => (0, 0),
-                Moved::Broken => {
-                    broken = true;
-                    (bytes.len(), 0)
+            let deaf = self.deaf;
+            let taken = socket.recv(|bytes| {
+                let moved = if deaf {
+                    Moved::Broken
+                } else {
+                    upstream.write(bytes)
+                };
+                match moved {
+                    Moved::Bytes(count) => (count, moved),
+                    Moved::Nothing => (0, moved),
+                    Moved::Broken => (bytes.len(), moved),
                 }
             });
-            self.broken |= broken;
-            let count = taken.unwrap_or(0);
-            self.sent += count as u64;
-            moved |= count > 0;
+            match taken {
+                Ok(Moved::Bytes(count)) => {
+                    self.sent += count as u64;
+                    moved = true;
+                }
+                // A server that answers early and hangs up is still to be
+                // heard; its end, or its reset, comes with a read.
+                Ok(Moved::Broken) => {
+                    self.deaf = true;
+                    self.upstream.readable = true;
+                }
+                Ok(Moved::Nothing) | Err(_) => break,
+            }
         }
         self.guest_ended |= matches!(
             socket.state(),
@@ -207,7 +225,7 @@ impl Relay {
         moved
     }
 
-    fn to_guest(&mut self) -> bool {
+    fn carry_in(&mut self) -> bool {
         let mut moved = false;
         let socket = self.stack.socket();
         while self.upstream.readable && !self.broken && socket.can_send() {
@@ -225,6 +243,7 @@ impl Relay {
                 Ok(Moved::Nothing) | Err(_) => break,
             }
         }
+        self.broken |= self.deaf && self.upstream.ended;
         if self.upstream.ended && socket.may_send() && !self.broken {
             socket.close();
             moved = true;

@@ -52,6 +52,7 @@ impl Names {
     }
 
     /// How many names have an address.
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.by_name.len()
     }

@@ -547,6 +547,7 @@ impl Engine {
 fn dialling(mut passes: Vec<Pass>, now: Instant) -> State {
     passes.reverse();
     State::Dialling(Dialling {
+        rule: passes.last().map_or("default:no-address", Pass::rule),
         left: passes,
         trying: Vec::new(),
         attempt: 0,

@@ -184,6 +184,7 @@ impl Engine {
             claim,
             established: false,
             broken: false,
+            deaf: false,
             guest_ended: false,
             leftover: Vec::new(),
             sent: 0,
@@ -236,50 +237,31 @@ impl Engine {
 
     fn serve_dns(&mut self, key: Key) {
         let now = self.smoltcp_now();
-        let Some(flow) = self.table.get_mut(key) else {
-            return;
-        };
-        let State::Dns(stream) = &mut flow.state else {
-            return;
-        };
-        let mut questions = Vec::new();
-        while let Some(question) = stream.next_question() {
-            match question {
-                Ok(question) => questions.push(question),
-                Err(TooLong) => {
-                    stream.stack.socket().abort();
-                    break;
-                }
+        // One question at a time: the next is read when the answer has room.
+        while let Some(question) = self.dns_stream(key).and_then(DnsStream::next_question) {
+            let Ok(question) = question else {
+                return self.abort(key, "too long");
+            };
+            let answer = self.answer_dns(&question, dns::Carrier::Tcp);
+            let deadline = self.now + limits::DNS_STREAM_TIME;
+            if let Some(flow) = self.table.get_mut(key) {
+                flow.deadline = Some(deadline);
+            }
+            if let (Some(stream), Some(answer)) = (self.dns_stream(key), answer) {
+                stream.reply(&answer);
             }
         }
-        let asked = !questions.is_empty();
-        for question in questions {
-            let Some(answer) = self.answer_dns(&question, dns::Carrier::Tcp) else {
-                continue;
-            };
-            let Some(flow) = self.table.get_mut(key) else {
-                return;
-            };
-            let State::Dns(stream) = &mut flow.state else {
-                return;
-            };
-            stream.reply(&answer);
-        }
-        let deadline = self.now + limits::DNS_STREAM_TIME;
         let Some(flow) = self.table.get_mut(key) else {
             return;
         };
         let State::Dns(stream) = &mut flow.state else {
             return;
         };
-        if asked {
-            flow.deadline = Some(deadline);
+        let socket = stream.stack.socket();
+        if socket.state() == Tcp::CloseWait && socket.recv_queue() == 0 {
+            socket.close();
         }
-        if stream.stack.socket().state() == Tcp::CloseWait {
-            stream.stack.socket().close();
-        }
-        let all_sent = stream.stack.send(&mut self.output, self.guest, now);
-        if !all_sent {
+        if !stream.stack.send(&mut self.output, self.guest, now) {
             return self.table.queue(key);
         }
         if matches!(
@@ -290,6 +272,13 @@ impl Engine {
         }
         if let Some(due) = stream.stack.due(now) {
             self.wake_at(key, due);
+        }
+    }
+
+    fn dns_stream(&mut self, key: Key) -> Option<&mut DnsStream> {
+        match &mut self.table.get_mut(key)?.state {
+            State::Dns(stream) => Some(stream),
+            _ => None,
         }
     }
 
@@ -368,14 +357,16 @@ impl Engine {
             return;
         };
         let (id, ends, intent) = (flow.id, flow.ends, flow.intent.clone());
-        let address = match &flow.state {
-            State::Dialling(dialling) => dialling.failed.map(|(address, _)| address),
-            _ => None,
+        let (address, rule) = match &flow.state {
+            State::Dialling(dialling) => {
+                (dialling.failed.map(|(address, _)| address), dialling.rule)
+            }
+            _ => (None, "default:no-address"),
         };
         if let Some(syn) = flow.syn.take() {
             self.refuse(&ends, syn.reset);
         }
-        self.record(id, &intent, ("allow", "dialled"), address, Some(why));
+        self.record(id, &intent, ("allow", rule), address, Some(why));
         self.close(key, "failed");
     }
 

@@ -6,7 +6,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use domain::base::iana::{Class, Opcode, OptRcode, Rtype};
-use domain::base::message_builder::AnswerBuilder;
+use domain::base::message_builder::{AnswerBuilder, StaticCompressor};
 use domain::base::{Message, MessageBuilder, Name, ParsedName, ToName, Ttl};
 use domain::rdata::{A, Aaaa, Ptr};
 use sbx_spec::DnsName;
@@ -174,7 +174,8 @@ fn compose(
     content: Content,
     carrier: Carrier,
 ) -> Option<Vec<u8>> {
-    let mut builder = MessageBuilder::new_vec();
+    let mut builder =
+        MessageBuilder::from_target(StaticCompressor::new(Vec::with_capacity(512))).ok()?;
     let header = query.header();
     let out = builder.header_mut();
     out.set_id(header.id());
@@ -203,7 +204,7 @@ fn compose(
             })
             .ok()?;
     }
-    let bytes = additional.finish();
+    let bytes = additional.finish().into_target();
     let room = match (carrier, &edns) {
         (Carrier::Tcp, _) => usize::from(u16::MAX),
         (Carrier::Udp, Some(opt)) => {
@@ -224,7 +225,7 @@ fn compose(
 }
 
 fn add(
-    answer: &mut AnswerBuilder<Vec<u8>>,
+    answer: &mut AnswerBuilder<StaticCompressor<Vec<u8>>>,
     name: &ParsedName<&[u8]>,
     content: &Content,
 ) -> Option<()> {
@@ -239,5 +240,210 @@ fn add(
             answer.push((&owner, Class::IN, TTL, Ptr::new(target))).ok()
         }
         Content::Nothing => Some(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A query: header counts, question, and whatever follows.
+    fn query(name: &[&[u8]], kind: u16, tail: &[u8]) -> Vec<u8> {
+        let extra = u8::from(!tail.is_empty());
+        let mut message = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, extra];
+        for label in name {
+            message.push(label.len() as u8);
+            message.extend_from_slice(label);
+        }
+        message.push(0);
+        message.extend_from_slice(&kind.to_be_bytes());
+        message.extend_from_slice(&[0, 1]);
+        message.extend_from_slice(tail);
+        message
+    }
+
+    /// An OPT record that offers 4096 bytes, of this EDNS version.
+    fn opt(version: u8) -> [u8; 11] {
+        [0, 0, 41, 0x10, 0, 0, version, 0, 0, 0, 0]
+    }
+
+    fn ask(message: &[u8]) -> Reply {
+        answer(message, &mut Names::default(), Carrier::Udp).unwrap()
+    }
+
+    fn rcode(reply: &Reply) -> u8 {
+        reply.message[3] & 15
+    }
+
+    const A: u16 = 1;
+    const PTR: u16 = 12;
+    const AAAA: u16 = 28;
+
+    #[test]
+    fn an_answer_byte_for_byte() {
+        let reply = ask(&query(&[b"LocalHost"], A, b""));
+        let golden = [
+            &[0x12, 0x34, 0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0, 9][..],
+            b"LocalHost",
+            &[
+                0, 0, 1, 0, 1, 0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 127, 0, 0, 1,
+            ],
+        ]
+        .concat();
+        assert_eq!(
+            reply,
+            Reply {
+                message: golden,
+                refused: None
+            }
+        );
+    }
+
+    #[test]
+    fn a_name_without_ipv6_is_an_empty_answer_and_not_an_error() {
+        let golden = [
+            &[0x12, 0x34, 0x81, 0x80, 0, 1, 0, 0, 0, 0, 0, 0, 1][..],
+            &[b'a', 2, b'i', b'o', 0, 0, 28, 0, 1],
+        ]
+        .concat();
+        assert_eq!(ask(&query(&[b"a", b"io"], AAAA, b"")).message, golden);
+    }
+
+    #[test]
+    fn names_that_are_no_host_names_are_refused_and_recorded() {
+        for name in [
+            &[b"a\0b".as_slice(), b"com"][..],
+            &[b"a.b", b"com"],
+            &[b"\xc3\xa9", b"com"],
+            &[b"-a", b"com"],
+            &[b"127", b"0", b"0", b"1"],
+            &[b"0x7f", b"1"],
+        ] {
+            let reply = ask(&query(name, A, b""));
+            assert_eq!(
+                (rcode(&reply), reply.refused),
+                (5, Some("dns:malformed-name")),
+                "{name:?}"
+            );
+        }
+        assert_eq!(rcode(&ask(&query(&[b"a_b", b"com"], A, b""))), 0);
+    }
+
+    #[test]
+    fn what_is_not_a_plain_question_is_an_error_of_its_own_kind() {
+        let mut two = query(&[b"a", b"io"], A, b"");
+        two[5] = 2;
+        let mut update = query(&[b"a", b"io"], A, b"");
+        update[2] = 5 << 3;
+        let mut chaos = query(&[b"a", b"io"], A, b"");
+        *chaos.last_mut().unwrap() = 3;
+        let mut looping = query(&[b"a"], A, b"");
+        looping[12..14].copy_from_slice(&[0xc0, 12]);
+        for (message, expected) in [
+            (two, 1),
+            (looping, 1),
+            (update, 4),
+            (chaos, 5),
+            (query(&[b"a", b"io"], 255, b""), 4),
+            (query(&[b"a", b"io"], 252, b""), 4),
+            (query(&[b"a", b"io"], 16, b""), 0),
+            (query(&[b"a", b"io"], 65, b""), 0),
+            (query(&[], A, b""), 0),
+            (query(&[b"x", b"invalid"], A, b""), 3),
+            (query(&[b"use-application-dns", b"net"], A, b""), 3),
+        ] {
+            assert_eq!(rcode(&ask(&message)), expected, "{message:02x?}");
+        }
+        let mut response = query(&[b"a", b"io"], A, b"");
+        response[2] |= 0x80;
+        assert_eq!(answer(&response, &mut Names::default(), Carrier::Udp), None);
+    }
+
+    #[test]
+    fn edns_is_answered_and_an_unknown_version_is_refused() {
+        let reply = ask(&query(&[b"a", b"io"], A, &opt(0)));
+        assert_eq!(reply.message[10..12], [0, 1]);
+        assert_eq!(
+            reply.message[reply.message.len() - 11..][..5],
+            [0, 0, 41, 4, 0xd0]
+        );
+        let reply = ask(&query(&[b"a", b"io"], A, &opt(1)));
+        assert_eq!(
+            (rcode(&reply), reply.message[reply.message.len() - 6]),
+            (0, 1),
+            "BADVERS"
+        );
+    }
+
+    #[test]
+    fn our_own_addresses_have_names_and_others_have_none() {
+        let mut names = Names::default();
+        let name: DnsName = "www.example.com".parse().unwrap();
+        let [_, _, c, d] = names.address(&name).unwrap().octets();
+        let labels = [
+            d.to_string(),
+            c.to_string(),
+            "18".into(),
+            "198".into(),
+            "in-addr".into(),
+            "arpa".into(),
+        ];
+        let labels: Vec<&[u8]> = labels
+            .iter()
+            .map(|label: &String| label.as_bytes())
+            .collect();
+        let reply = answer(&query(&labels, PTR, b""), &mut names, Carrier::Udp).unwrap();
+        let expected = b"\x03www\x07example\x03com\0";
+        assert!(
+            reply
+                .message
+                .windows(expected.len())
+                .any(|window| window == expected)
+        );
+        let stranger: [&[u8]; 6] = [b"8", b"8", b"8", b"8", b"in-addr", b"arpa"];
+        assert_eq!(rcode(&ask(&query(&stranger, PTR, b""))), 3);
+    }
+
+    #[test]
+    fn a_full_table_refuses_new_names_and_answers_known_ones() {
+        let mut names = Names::default();
+        let mut last = None;
+        for n in 0..=limits::NAMES {
+            let label = format!("n{n}");
+            last = answer(
+                &query(&[label.as_bytes(), b"io"], A, b""),
+                &mut names,
+                Carrier::Udp,
+            );
+        }
+        let last = last.unwrap();
+        assert_eq!((rcode(&last), last.refused), (5, Some("limit:names")));
+        let known = answer(&query(&[b"n0", b"io"], A, b""), &mut names, Carrier::Udp).unwrap();
+        assert_eq!(rcode(&known), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn random_bytes_are_answered_within_bounds_or_not_at_all(
+            bytes in proptest::collection::vec(any::<u8>(), 0..600),
+            edns: bool,
+        ) {
+            let mut names = Names::default();
+            let mut message = query(&[b"a", b"io"], A, if edns { &[] } else { &[1] });
+            let keep = bytes.len().min(message.len());
+            for (at, byte) in bytes.iter().enumerate().take(keep) {
+                if byte % 3 == 0 {
+                    message[at] ^= byte;
+                }
+            }
+            message.extend_from_slice(&bytes[keep..]);
+            for input in [&bytes, &message] {
+                if let Some(reply) = answer(input, &mut names, Carrier::Udp) {
+                    prop_assert!(reply.message.len() <= limits::DNS_UDP_ANSWER);
+                    prop_assert_eq!(&reply.message[..2], &input[..2]);
+                }
+            }
+        }
     }
 }

@@ -1,0 +1,398 @@
+//! A guest made of smoltcp, for tests that share their process with the
+//! endpoint.
+
+#![allow(dead_code, reason = "each test file uses its own part")]
+
+use std::collections::VecDeque;
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use sbx_net::{Error, NetConfig, layout};
+use sbx_spec::NetworkPreset;
+use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
+use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
+use smoltcp::socket::tcp;
+use smoltcp::wire::{IpCidr, IpEndpoint};
+
+/// Longest time anything may take that has to happen.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running endpoint and the guest on its link.
+pub struct Guest {
+    pub wire: Wire,
+    pub interface: Interface,
+    pub sockets: SocketSet<'static>,
+    pub control: Control,
+    pub endpoint: Option<JoinHandle<Result<(), Error>>>,
+    start: Instant,
+    next_port: u16,
+}
+
+/// The supervisor's end.
+pub struct Control {
+    lines: Option<BufReader<UnixStream>>,
+}
+
+/// The VMM's end of the link.
+pub struct Wire {
+    pub link: UnixStream,
+    input: Vec<u8>,
+    pub frames: VecDeque<Vec<u8>>,
+}
+
+/// Starts an endpoint whose guest may reach these ports of the host.
+pub fn start(localhost_ports: &[u16]) -> Guest {
+    start_with(NetConfig {
+        preset: NetworkPreset::Open,
+        localhost_ports: localhost_ports.to_vec(),
+    })
+}
+
+pub fn start_with(config: NetConfig) -> Guest {
+    let (link, ours) = UnixStream::pair().unwrap();
+    let (control, supervisor) = UnixStream::pair().unwrap();
+    let endpoint =
+        std::thread::spawn(move || sbx_net::process::serve(&config, link.into(), control.into()));
+    ours.set_nonblocking(true).unwrap();
+    supervisor.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut wire = Wire {
+        link: ours,
+        input: Vec::new(),
+        frames: VecDeque::new(),
+    };
+    let mut interface_config = Config::new(layout::GUEST_MAC.into());
+    interface_config.random_seed = 7;
+    let mut interface = Interface::new(interface_config, &mut wire, smoltcp::time::Instant::ZERO);
+    interface.update_ip_addrs(|addresses| {
+        addresses
+            .push(IpCidr::new(layout::GUEST_V4.into(), 24))
+            .unwrap();
+        addresses
+            .push(IpCidr::new(layout::GUEST_V6.into(), 64))
+            .unwrap();
+    });
+    interface
+        .routes_mut()
+        .add_default_ipv4_route(layout::GATEWAY_V4)
+        .unwrap();
+    interface
+        .routes_mut()
+        .add_default_ipv6_route(layout::GATEWAY_V6)
+        .unwrap();
+    let mut guest = Guest {
+        wire,
+        interface,
+        sockets: SocketSet::new(Vec::new()),
+        control: Control {
+            lines: Some(BufReader::new(supervisor)),
+        },
+        endpoint: Some(endpoint),
+        start: Instant::now(),
+        next_port: 40_000,
+    };
+    let ready = guest.control.line();
+    assert!(ready.get("ready").is_some(), "{ready}");
+    guest
+}
+
+impl Guest {
+    fn now(&self) -> smoltcp::time::Instant {
+        smoltcp::time::Instant::from_micros(self.start.elapsed().as_micros() as i64)
+    }
+
+    /// A connection on its way.
+    pub fn connect(&mut self, to: impl Into<SocketAddr>) -> SocketHandle {
+        let to: SocketAddr = to.into();
+        let mut socket = tcp::Socket::new(
+            tcp::SocketBuffer::new(vec![0; 1 << 20]),
+            tcp::SocketBuffer::new(vec![0; 1 << 20]),
+        );
+        self.next_port += 1;
+        socket
+            .connect(
+                self.interface.context(),
+                IpEndpoint::from(to),
+                self.next_port,
+            )
+            .unwrap();
+        self.sockets.add(socket)
+    }
+
+    pub fn tcp(&mut self, handle: SocketHandle) -> &mut tcp::Socket<'static> {
+        self.sockets.get_mut(handle)
+    }
+
+    /// A connection that stands.
+    pub fn established(&mut self, to: impl Into<SocketAddr>) -> SocketHandle {
+        let handle = self.connect(to);
+        self.until("a connection", |guest| {
+            guest.tcp(handle).state() != tcp::State::SynSent
+        });
+        assert_eq!(self.tcp(handle).state(), tcp::State::Established);
+        handle
+    }
+
+    /// A connection that is refused; fails the test when it is not, or late.
+    pub fn refused(&mut self, to: impl Into<SocketAddr>) {
+        let to = to.into();
+        let begun = Instant::now();
+        let handle = self.connect(to);
+        self.until("a refusal", |guest| {
+            guest.tcp(handle).state() != tcp::State::SynSent
+        });
+        assert_eq!(self.tcp(handle).state(), tcp::State::Closed, "{to}");
+        // A second may go by before this guest repeats a neighbour question.
+        assert!(
+            begun.elapsed() < Duration::from_millis(2_500),
+            "{to} refused late"
+        );
+        self.sockets.remove(handle);
+    }
+
+    /// Runs the guest until something is so.
+    pub fn until(&mut self, what: &str, mut done: impl FnMut(&mut Self) -> bool) {
+        let limit = Instant::now() + PATIENCE;
+        loop {
+            self.turn();
+            if done(self) {
+                // What was asked for last is still to be sent.
+                self.turn();
+                return;
+            }
+            assert!(Instant::now() < limit, "{what} did not come");
+            self.wire.wait(Duration::from_millis(20));
+        }
+    }
+
+    /// Runs the guest once.
+    pub fn turn(&mut self) {
+        self.wire.read();
+        let now = self.now();
+        self.interface.poll(now, &mut self.wire, &mut self.sockets);
+    }
+
+    /// Sends everything, and then reads until `count` bytes have come.
+    pub fn exchange(&mut self, handle: SocketHandle, mut send: &[u8], count: usize) -> Vec<u8> {
+        let mut got = Vec::new();
+        self.until("an exchange", |guest| {
+            let socket = guest.tcp(handle);
+            if socket.can_send() && !send.is_empty() {
+                let sent = socket.send_slice(send).unwrap();
+                send = &send[sent..];
+            }
+            while socket.can_recv() {
+                socket
+                    .recv(|bytes| {
+                        got.extend_from_slice(bytes);
+                        (bytes.len(), ())
+                    })
+                    .unwrap();
+            }
+            send.is_empty() && got.len() >= count
+        });
+        got
+    }
+
+    /// One question over UDP, one answer.
+    pub fn ask(&mut self, query: &[u8]) -> Vec<u8> {
+        self.next_port += 1;
+        let frame = udp_frame(self.next_port, layout::GATEWAY_V4.into(), 53, query);
+        self.wire.send(&frame);
+        let limit = Instant::now() + PATIENCE;
+        loop {
+            self.wire.read();
+            while let Some(frame) = self.wire.frames.pop_front() {
+                if frame.get(23) == Some(&17)
+                    && frame.get(36..38) == Some(&self.next_port.to_be_bytes())
+                {
+                    return frame[42..].to_vec();
+                }
+            }
+            assert!(Instant::now() < limit, "no answer from the name server");
+            self.wire.wait(Duration::from_millis(20));
+        }
+    }
+
+    /// Closes the link and returns how the endpoint ended.
+    pub fn end(mut self) -> Result<(), Error> {
+        self.wire.link.shutdown(std::net::Shutdown::Both).unwrap();
+        self.endpoint.take().unwrap().join().unwrap()
+    }
+}
+
+impl Control {
+    /// The next line.
+    pub fn line(&mut self) -> serde_json::Value {
+        let mut line = String::new();
+        self.lines.as_mut().unwrap().read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
+    }
+
+    /// The next line that has this member.
+    pub fn next(&mut self, member: &str) -> serde_json::Value {
+        loop {
+            if let Some(found) = self.line().get(member) {
+                return found.clone();
+            }
+        }
+    }
+
+    pub fn close(&mut self) {
+        self.lines = None;
+    }
+}
+
+impl Wire {
+    pub fn wait(&self, time: Duration) {
+        let time = rustix::event::Timespec::try_from(time).unwrap();
+        let mut fds = [PollFd::from_borrowed_fd(self.link.as_fd(), PollFlags::IN)];
+        poll(&mut fds, Some(&time)).unwrap();
+    }
+
+    pub fn read(&mut self) {
+        let mut room = vec![0; 1 << 18];
+        loop {
+            match self.link.read(&mut room) {
+                Ok(0) => break,
+                Ok(count) => self.input.extend_from_slice(&room[..count]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(_) => break,
+            }
+        }
+        let mut at = 0;
+        while let Some(prefix) = self.input.get(at..at + 4) {
+            let length = u32::from_be_bytes(prefix.try_into().unwrap()) as usize;
+            let Some(frame) = self.input.get(at + 4..at + 4 + length) else {
+                break;
+            };
+            self.frames.push_back(frame.to_vec());
+            at += 4 + length;
+        }
+        self.input.drain(..at);
+    }
+
+    /// Sends a frame, waiting for room as a VMM would.
+    pub fn send(&mut self, frame: &[u8]) {
+        let mut framed = (frame.len() as u32).to_be_bytes().to_vec();
+        framed.extend_from_slice(frame);
+        self.send_raw(&framed);
+    }
+
+    pub fn send_raw(&mut self, bytes: &[u8]) {
+        let mut rest = bytes;
+        let limit = Instant::now() + PATIENCE;
+        while !rest.is_empty() {
+            match self.link.write(rest) {
+                Ok(count) => rest = &rest[count..],
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    assert!(Instant::now() < limit, "the endpoint does not read");
+                    // It may be waiting for us to read.
+                    self.read();
+                    std::thread::yield_now();
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+}
+
+pub struct Frame(Vec<u8>);
+pub struct Room<'a>(&'a mut Wire);
+
+impl Device for Wire {
+    type RxToken<'a> = Frame;
+    type TxToken<'a> = Room<'a>;
+
+    fn receive(&mut self, _: smoltcp::time::Instant) -> Option<(Frame, Room<'_>)> {
+        let frame = self.frames.pop_front()?;
+        Some((Frame(frame), Room(self)))
+    }
+
+    fn transmit(&mut self, _: smoltcp::time::Instant) -> Option<Room<'_>> {
+        Some(Room(self))
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        let mut capabilities = DeviceCapabilities::default();
+        capabilities.medium = Medium::Ethernet;
+        capabilities.max_transmission_unit = sbx_net::limits::FRAME;
+        capabilities
+    }
+}
+
+impl RxToken for Frame {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, read: F) -> R {
+        read(&self.0)
+    }
+}
+
+impl TxToken for Room<'_> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, fill: F) -> R {
+        let mut frame = vec![0; length];
+        let result = fill(&mut frame);
+        self.0.send(&frame);
+        result
+    }
+}
+
+fn ipv4_frame(protocol: u8, to: std::net::Ipv4Addr, payload: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    frame.extend_from_slice(layout::GATEWAY_MAC.as_bytes());
+    frame.extend_from_slice(layout::GUEST_MAC.as_bytes());
+    frame.extend_from_slice(&[8, 0, 0x45, 0]);
+    frame.extend_from_slice(&(20 + payload.len() as u16).to_be_bytes());
+    frame.extend_from_slice(&[0, 0, 0x40, 0, 64, protocol, 0, 0]);
+    frame.extend_from_slice(&layout::GUEST_V4.octets());
+    frame.extend_from_slice(&to.octets());
+    frame.extend_from_slice(payload);
+    frame
+}
+
+/// A frame with a datagram; checksums are left out, as the endpoint allows.
+pub fn udp_frame(from: u16, to: IpAddr, port: u16, payload: &[u8]) -> Vec<u8> {
+    let IpAddr::V4(to) = to else {
+        panic!("IPv4 only")
+    };
+    let mut udp = Vec::new();
+    udp.extend_from_slice(&from.to_be_bytes());
+    udp.extend_from_slice(&port.to_be_bytes());
+    udp.extend_from_slice(&(8 + payload.len() as u16).to_be_bytes());
+    udp.extend_from_slice(&[0, 0]);
+    udp.extend_from_slice(payload);
+    ipv4_frame(17, to, &udp)
+}
+
+/// A frame with a SYN.
+pub fn syn_frame(from: u16, to: std::net::Ipv4Addr, port: u16) -> Vec<u8> {
+    let mut tcp = Vec::new();
+    tcp.extend_from_slice(&from.to_be_bytes());
+    tcp.extend_from_slice(&port.to_be_bytes());
+    tcp.extend_from_slice(&[0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 0xff, 0xff, 0, 0, 0, 0]);
+    ipv4_frame(6, to, &tcp)
+}
+
+/// A question for one name and type.
+pub fn query(name: &str, kind: u16) -> Vec<u8> {
+    let mut message = vec![0xab, 0xcd, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in name.split('.').filter(|label| !label.is_empty()) {
+        message.push(label.len() as u8);
+        message.extend_from_slice(label.as_bytes());
+    }
+    message.push(0);
+    message.extend_from_slice(&kind.to_be_bytes());
+    message.extend_from_slice(&[0, 1]);
+    message
+}
+
+/// The address at the end of an answer to an A question.
+pub fn address_in(answer: &[u8]) -> std::net::Ipv4Addr {
+    assert_eq!(answer[3] & 15, 0, "rcode");
+    assert_eq!(answer[6..8], [0, 1], "one record");
+    let octets: [u8; 4] = answer[answer.len() - 4..].try_into().unwrap();
+    octets.into()
+}
