@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
+use sbx_sys::jail::InForce;
 use serde::Serialize;
 
 use crate::limits;
@@ -27,11 +28,11 @@ pub(crate) enum Line<'a> {
     Flood(&'a Flood),
 }
 
-/// The walls around the process and the shape of its network.
+/// The walls around the process.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Ready {
-    /// Walls in force, by name.
-    pub(crate) walls: Vec<String>,
+    /// Walls in force, in the order in which they were set.
+    pub(crate) walls: InForce,
 }
 
 /// The verdict on one flow.

@@ -1,9 +1,89 @@
 //! The walls around the process.
+//!
+//! Owns: which files the host's resolver needs, and what is denied beyond the
+//! common profile. What stays is memory, time, threads, Internet sockets
+//! outwards, and the resolver's configuration, read-only.
 
-use crate::control::Ready;
-use crate::error::Error;
+use std::collections::BTreeMap;
+use std::net::ToSocketAddrs;
+use std::path::Path;
 
-/// Sets every wall, or fails.
-pub(crate) fn enter() -> Result<Ready, Error> {
-    Ok(Ready::default())
+use rustix::process::Resource;
+use sbx_sys::jail::{Access, InForce, Jail, Place, Profile, Tcp};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule, TargetArch,
+};
+
+use crate::error::{Attempt, Error};
+use crate::limits;
+
+/// What the C library's resolver reads. A file that is replaced later by
+/// another of its name is out of reach; one in these directories is not.
+const RESOLVER_FILES: [&str; 8] = [
+    "/etc/resolv.conf",
+    "/etc/hosts",
+    "/etc/nsswitch.conf",
+    "/etc/gai.conf",
+    "/etc/host.conf",
+    "/run/systemd/resolve",
+    "/run/NetworkManager",
+    "/run/resolvconf",
+];
+
+/// Sets every wall. The process has one thread; it is not to be used further
+/// when this fails.
+pub(crate) fn enter() -> Result<InForce, Error> {
+    load_name_services();
+    refuse_local_sockets()?;
+    let mut jail = Jail::new(Profile::Net)
+        .limit(Resource::Core, 0)
+        .limit(Resource::Data, limits::MEMORY)
+        .limit(Resource::Nofile, limits::DESCRIPTORS);
+    jail.tcp = Tcp::Allow;
+    for file in RESOLVER_FILES {
+        if Path::new(file).exists() {
+            jail = jail.file(Place::Path(file.into()), Access::Read);
+        }
+    }
+    jail.apply()
+        .map_err(|error| Error::new(Attempt::Wall("jail"), error))
+}
+
+/// Older C libraries load their name services when they are first used, which
+/// takes code from files. This name reaches all of them and leaves the
+/// machine with none: its label is too long for any question.
+fn load_name_services() {
+    let name = "x".repeat(64);
+    let _never = (name.as_str(), 0).to_socket_addrs();
+}
+
+/// No Unix sockets, since container engines and session buses listen on them
+/// and Landlock says nothing about those with a path; and no listening.
+fn refuse_local_sockets() -> Result<(), Error> {
+    let program = compile().map_err(|error| Error::new(Attempt::Wall("socket filter"), error))?;
+    seccompiler::apply_filter(&program)
+        .map_err(|error| Error::new(Attempt::Wall("socket filter"), error))
+}
+
+fn compile() -> Result<BpfProgram, seccompiler::BackendError> {
+    let local = SeccompCondition::new(
+        0,
+        SeccompCmpArgLen::Dword,
+        SeccompCmpOp::Eq,
+        u64::from(libc::AF_UNIX.unsigned_abs()),
+    )?;
+    let rules = BTreeMap::from([
+        (libc::SYS_socket, vec![SeccompRule::new(vec![local])?]),
+        (libc::SYS_listen, Vec::new()),
+        (libc::SYS_accept, Vec::new()),
+        (libc::SYS_accept4, Vec::new()),
+    ]);
+    SeccompFilter::new(
+        rules,
+        SeccompAction::Allow,
+        SeccompAction::Errno(libc::EACCES.unsigned_abs()),
+        TargetArch::try_from(std::env::consts::ARCH)?,
+    )?
+    .try_into()
 }
