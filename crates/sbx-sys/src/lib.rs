@@ -15,6 +15,7 @@ pub mod file;
 pub mod jail;
 pub mod lock;
 pub mod memfd;
+pub mod namespaces;
 pub mod process;
 pub mod spawn;
 pub mod unix;

@@ -1,0 +1,85 @@
+//! Namespaces of its own for a process that needs nothing of the host's: a
+//! second wall where the kernel grants it.
+//!
+//! Never maps host uid 0: a task without capabilities that is host uid 0 may
+//! still write root's files. Root therefore makes its namespaces with its
+//! privilege and changes its ids afterwards; others get a user namespace that
+//! maps their one id onto itself.
+
+use rustix::mount::MountPropagationFlags;
+use rustix::thread::UnshareFlags;
+
+use crate::error::{Attempt, Result};
+use crate::jail::Wall;
+
+/// Moves this process into new network, mount, IPC and UTS namespaces (and,
+/// unless it is root, a user namespace that maps its own ids onto
+/// themselves). What the kernel refuses is an answer, not an error: some
+/// distributions do not grant this to ordinary users. The process is as
+/// privileged in its user namespace as that allows: drop capabilities next.
+///
+/// A process namespace is not among them: it would begin at a child, and the
+/// monitor is executed, not forked; Landlock keeps signals and `/proc` away.
+///
+/// # Errors
+/// When the kernel granted the namespaces and then refused to set them up.
+pub fn isolate() -> Result<Wall> {
+    let uid = rustix::process::geteuid();
+    let gid = rustix::process::getegid();
+    let mut flags =
+        UnshareFlags::NEWNET | UnshareFlags::NEWNS | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
+    let mut kinds = vec!["net", "mnt", "ipc", "uts"];
+    if !uid.is_root() {
+        flags |= UnshareFlags::NEWUSER;
+        kinds.push("user");
+    }
+    if let Err(error) = unshare(flags) {
+        return Ok(Wall::NamespacesRefused {
+            why: error.to_string(),
+        });
+    }
+    if !uid.is_root() {
+        let (uid, gid) = (uid.as_raw(), gid.as_raw());
+        write("/proc/self/setgroups", "deny")?;
+        write("/proc/self/uid_map", &format!("{uid} {uid} 1\n"))?;
+        write("/proc/self/gid_map", &format!("{gid} {gid} 1\n"))?;
+    }
+    rustix::mount::mount_change(
+        "/",
+        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+    )
+    .attempt("make the mounts private")?;
+    Ok(Wall::Namespaces {
+        kinds: kinds.into_iter().map(str::to_owned).collect(),
+    })
+}
+
+fn unshare(flags: UnshareFlags) -> rustix::io::Result<()> {
+    // SAFETY: none of these flags splits the table of descriptors, which is
+    // what could make a value here name another's descriptor.
+    unsafe { rustix::thread::unshare_unsafe(flags) }
+}
+
+fn write(path: &str, text: &str) -> Result<()> {
+    std::fs::write(path, text).attempt_with(|| format!("write `{path}`"))
+}
+
+/// Becomes `uid` and `gid` for good, with no supplementary groups but
+/// `groups`. Needs privilege and a process of one thread.
+///
+/// # Errors
+/// When the kernel refuses, or when asked to become root.
+pub fn become_ids(uid: u32, gid: u32, groups: &[u32]) -> Result<Wall> {
+    use rustix::thread::{Gid, Uid};
+    if uid == 0 || gid == 0 {
+        return Err(crate::Error::refused("drop to root's own id"));
+    }
+    let groups: Vec<Gid> = groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
+    let (user, group) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    rustix::thread::set_thread_groups(&groups).attempt("set the supplementary groups")?;
+    rustix::thread::set_thread_res_gid(group, group, group)
+        .attempt_with(|| format!("become group {gid}"))?;
+    rustix::thread::set_thread_res_uid(user, user, user)
+        .attempt_with(|| format!("become user {uid}"))?;
+    Ok(Wall::Unprivileged { uid, gid })
+}
