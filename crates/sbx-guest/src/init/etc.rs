@@ -1,0 +1,135 @@
+//! Files of /etc that follow from the set-up, written anew at each start.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use rustix::fs::Mode;
+use sbx_proto::link::{NetSetup, Setup};
+
+use super::Warnings;
+use crate::error::{Attempt as _, Error, Result};
+
+/// Writes them all.
+pub(super) fn write(setup: &Setup, warnings: &mut Warnings) {
+    let hostname = format!("{}\n", setup.hostname);
+    for (path, text) in [
+        ("/etc/hostname", hostname),
+        ("/etc/hosts", hosts(&setup.hostname, setup.network.as_ref())),
+        ("/etc/resolv.conf", resolv_conf(setup.network.as_ref())),
+    ] {
+        warnings.note(replace(Path::new(path), text.as_bytes(), 0o644));
+    }
+    if let Some(name) = &setup.timezone {
+        warnings.note(link_timezone(name));
+    }
+}
+
+/// Makes `path` a file with this content and mode, whatever it was; does
+/// nothing if it already is.
+pub(super) fn replace(path: &Path, content: &[u8], mode: u32) -> Result<()> {
+    let is_file = path.symlink_metadata().is_ok_and(|meta| meta.is_file());
+    if is_file && std::fs::read(path).is_ok_and(|old| old == content) {
+        return Ok(());
+    }
+    let what = || format!("write `{}`", path.display());
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".sbx");
+    let temporary = Path::new(&temporary);
+    let _ = std::fs::remove_file(temporary);
+    std::fs::write(temporary, content).attempt(what())?;
+    rustix::fs::chmod(temporary, Mode::from_raw_mode(mode)).attempt(what())?;
+    std::fs::rename(temporary, path).attempt(what())
+}
+
+fn hosts(hostname: &str, network: Option<&NetSetup>) -> String {
+    let mut text = format!(
+        "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{hostname}\n"
+    );
+    for entry in network.into_iter().flat_map(|network| &network.hosts) {
+        let _ = writeln!(text, "{}\t{}", entry.address, entry.names.join(" "));
+    }
+    text
+}
+
+fn resolv_conf(network: Option<&NetSetup>) -> String {
+    let mut text = String::new();
+    for server in network.into_iter().flat_map(|network| &network.dns) {
+        let _ = writeln!(text, "nameserver {server}");
+    }
+    text
+}
+
+fn link_timezone(name: &str) -> Result<()> {
+    let what = format!("set the time zone `{name}`");
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_+-/".contains(&byte);
+    if name.is_empty() || name.starts_with('/') || !name.bytes().all(plain) {
+        return Err(Error::new(what));
+    }
+    let target = format!("/usr/share/zoneinfo/{name}");
+    let local = Path::new("/etc/localtime");
+    if !Path::new(&target).is_file() {
+        return Err(Error::new(format!("{what}: the template does not have it")));
+    }
+    if std::fs::read_link(local).is_ok_and(|old| old == Path::new(&target)) {
+        return Ok(());
+    }
+    let _ = std::fs::remove_file(local);
+    std::os::unix::fs::symlink(&target, local).attempt(&*what)?;
+    replace(
+        Path::new("/etc/timezone"),
+        format!("{name}\n").as_bytes(),
+        0o644,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+    use sbx_proto::link::HostEntry;
+
+    use super::*;
+
+    fn network() -> NetSetup {
+        NetSetup {
+            v4: Ipv4Addr::new(198, 19, 255, 2),
+            v4_prefix: 24,
+            v4_gateway: Ipv4Addr::new(198, 19, 255, 1),
+            v6: Ipv6Addr::LOCALHOST,
+            v6_prefix: 64,
+            v6_gateway: Ipv6Addr::LOCALHOST,
+            dns: vec![IpAddr::V4(Ipv4Addr::new(198, 19, 255, 1))],
+            mtu: 1500,
+            hosts: vec![HostEntry {
+                address: IpAddr::V4(Ipv4Addr::new(198, 19, 255, 254)),
+                names: vec!["host.sbx.internal".into(), "host.docker.internal".into()],
+            }],
+        }
+    }
+
+    #[test]
+    fn hosts_names_the_host_and_itself() {
+        let text = hosts("box", Some(&network()));
+        assert!(text.contains("127.0.1.1\tbox\n"));
+        assert!(text.contains("198.19.255.254\thost.sbx.internal host.docker.internal\n"));
+        assert!(!hosts("box", None).contains("198."));
+    }
+
+    #[test]
+    fn resolver_is_empty_without_a_network() {
+        assert_eq!(resolv_conf(None), "");
+        assert_eq!(resolv_conf(Some(&network())), "nameserver 198.19.255.1\n");
+    }
+
+    #[test]
+    fn replace_puts_a_file_where_a_link_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let (target, path) = (dir.path().join("t"), dir.path().join("p"));
+        std::fs::write(&target, "old").unwrap();
+        std::os::unix::fs::symlink(&target, &path).unwrap();
+        replace(&path, b"new", 0o600).unwrap();
+        assert_eq!(std::fs::read(&target).unwrap(), b"old");
+        assert_eq!(std::fs::read(&path).unwrap(), b"new");
+        assert!(!path.is_symlink());
+    }
+}

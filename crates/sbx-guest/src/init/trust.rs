@@ -1,0 +1,130 @@
+//! The system's root certificates: the template's, those that were put in
+//! place inside, and the host's extra ones, put together anew at each start,
+//! so that a root that the host lost is gone.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+
+use super::early::make_directory;
+use super::etc::replace;
+use super::root::Layers;
+use crate::error::{Attempt as _, Error, Result};
+
+const BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
+const LOCAL: &str = "/usr/local/share/ca-certificates";
+const EXTRA: &str = "sbx-host-extra.crt";
+/// OpenSSL's own file: programs that only use its defaults read the hashed
+/// directory, which nothing here rebuilds, and this.
+const OPENSSL: &str = "/usr/lib/ssl/cert.pem";
+/// Longest bundle that is read, in bytes.
+const MAX_BUNDLE: u64 = 8 * 1024 * 1024;
+/// Most local certificate files that are read.
+const MAX_LOCAL: usize = 200;
+
+/// Rewrites the bundle.
+pub(super) fn write(layers: &Layers, extra: &[u8]) -> Result<()> {
+    let extra_path = Path::new(LOCAL).join(EXTRA);
+    if extra.is_empty() {
+        let _ = std::fs::remove_file(&extra_path);
+    } else {
+        make_directory(Path::new(LOCAL))?;
+        replace(&extra_path, extra, 0o644)?;
+    }
+    let local = read_local(Path::new(LOCAL));
+    let Some(pristine) = read_pristine(layers)? else {
+        if local.is_empty() {
+            return Ok(());
+        }
+        make_directory(Path::new("/etc/ssl/certs"))?;
+        return replace(Path::new(BUNDLE), &join(Vec::new(), &local), 0o644);
+    };
+    if !local.is_empty() && Path::new("/usr/lib/ssl").is_dir() && !Path::new(OPENSSL).exists() {
+        std::os::unix::fs::symlink(BUNDLE, OPENSSL).attempt(format!("link `{OPENSSL}`"))?;
+    }
+    replace(Path::new(BUNDLE), &join(pristine, &local), 0o644)
+}
+
+/// The template's bundle, from below the writable layer.
+fn read_pristine(layers: &Layers) -> Result<Option<Vec<u8>>> {
+    let what = "read the template's certificates";
+    let path = BUNDLE.trim_start_matches('/');
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let opened = rustix::fs::openat2(
+        &layers.base,
+        path,
+        flags,
+        Mode::empty(),
+        ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+    );
+    let file = match opened {
+        Ok(fd) => File::from(fd),
+        Err(rustix::io::Errno::NOENT) => return Ok(None),
+        Err(error) => return Err(error).attempt(what),
+    };
+    let mut bytes = Vec::new();
+    file.take(MAX_BUNDLE + 1)
+        .read_to_end(&mut bytes)
+        .attempt(what)?;
+    if bytes.len() as u64 > MAX_BUNDLE {
+        return Err(Error::new(format!("{what}: too long")));
+    }
+    Ok(Some(bytes))
+}
+
+/// The certificates that were put in place inside, in the order of their names.
+fn read_local(directory: &Path) -> Vec<Vec<u8>> {
+    let mut paths: Vec<_> = std::fs::read_dir(directory)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|end| end == "crt") && path.is_file())
+        .take(MAX_LOCAL)
+        .collect();
+    paths.sort();
+    let read = |path: &std::path::PathBuf| {
+        let mut bytes = Vec::new();
+        File::open(path)
+            .ok()?
+            .take(MAX_BUNDLE)
+            .read_to_end(&mut bytes)
+            .ok()?;
+        Some(bytes)
+    };
+    paths.iter().filter_map(read).collect()
+}
+
+fn join(mut bundle: Vec<u8>, local: &[Vec<u8>]) -> Vec<u8> {
+    for pem in local {
+        if bundle.last().is_some_and(|&byte| byte != b'\n') {
+            bundle.push(b'\n');
+        }
+        bundle.extend_from_slice(pem);
+    }
+    bundle
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn certificates_are_joined_line_by_line() {
+        let local = [b"b".to_vec(), b"c\n".to_vec()];
+        assert_eq!(join(b"a".to_vec(), &local), b"a\nb\nc\n");
+        assert_eq!(join(b"a\n".to_vec(), &[]), b"a\n");
+    }
+
+    #[test]
+    fn only_certificate_files_count() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("b.crt"), "b").unwrap();
+        std::fs::write(dir.path().join("a.crt"), "a").unwrap();
+        std::fs::write(dir.path().join("c.txt"), "c").unwrap();
+        std::fs::create_dir(dir.path().join("d.crt")).unwrap();
+        assert_eq!(read_local(dir.path()), [b"a".to_vec(), b"b".to_vec()]);
+    }
+}
