@@ -16,11 +16,13 @@ pub struct Config {
     pub program: PathBuf,
     /// Its arguments, its own name first.
     pub argv: Vec<String>,
-    /// The files of this machine: kernel, initramfs, `/dev/kvm` when it is
-    /// used. What QEMU needs besides is known here ([`crate::QEMU_FILES`]).
+    /// The files that this machine opens by name: `/dev/kvm` when it is used,
+    /// kernel and initramfs unless they come as descriptors. What QEMU needs
+    /// besides is known here ([`crate::QEMU_FILES`]).
     pub files: Vec<FileRule>,
     /// The descriptors that the monitor keeps beside 0, 1 and 2; all others
-    /// are closed.
+    /// are closed. Regular files among them can also be opened again as
+    /// `/proc/self/fd/N`, which needs no right on the directories above.
     pub fds: Vec<i32>,
     /// The descriptor that gets one JSON line `{"ready":[…walls…]}` before
     /// the monitor starts and is then closed.

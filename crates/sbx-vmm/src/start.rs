@@ -9,13 +9,17 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::FdFlags;
 use rustix::process::{Pid, Resource, Signal};
-use sbx_sys::jail::{InForce, Jail, Place, Profile};
+use sbx_sys::jail::{Access, InForce, Jail, Place, Profile};
 use sbx_sys::{Error, fd, memfd, namespaces};
-use sbx_vmm::{Config, Ids, MAX_CONFIG, Namespaces};
+use sbx_vmm::{Config, FileRule, Ids, MAX_CONFIG, Namespaces};
 
 const CONFIG_FD: RawFd = 3;
+
+/// Descriptors by the number they had when this program started.
+type Descriptors = Vec<(RawFd, OwnedFd)>;
 
 /// Puts up the walls and becomes the monitor; returns only an error.
 pub(crate) fn run() -> Result<Infallible, Error> {
@@ -24,7 +28,9 @@ pub(crate) fn run() -> Result<Infallible, Error> {
     let config = read_config(&mut fds)?;
     let (kept, report) = sort_out(fds, &config)?;
     let mut program = program(&config)?;
-    let walls = put_up(&config, parent)?;
+    // While the caller's own rights still open them.
+    let places = places(&config, &kept)?;
+    let walls = put_up(&config, places, parent)?;
     if let Some(report) = report {
         tell(report, &walls)?;
     }
@@ -59,7 +65,7 @@ fn program(config: &Config) -> Result<Command, Error> {
     Ok(program)
 }
 
-fn read_config(fds: &mut Vec<(RawFd, OwnedFd)>) -> Result<Config, Error> {
+fn read_config(fds: &mut Descriptors) -> Result<Config, Error> {
     let at = fds
         .iter()
         .position(|(number, _)| *number == CONFIG_FD)
@@ -71,10 +77,7 @@ fn read_config(fds: &mut Vec<(RawFd, OwnedFd)>) -> Result<Config, Error> {
 }
 
 /// The descriptors to keep and the one to report on; all others are closed.
-fn sort_out(
-    fds: Vec<(RawFd, OwnedFd)>,
-    config: &Config,
-) -> Result<(Vec<(RawFd, OwnedFd)>, Option<OwnedFd>), Error> {
+fn sort_out(fds: Descriptors, config: &Config) -> Result<(Descriptors, Option<OwnedFd>), Error> {
     let mut missing: BTreeSet<RawFd> = config.fds.iter().copied().collect();
     missing.extend(config.report);
     let mut kept = Vec::new();
@@ -97,7 +100,39 @@ fn sort_out(
     }
 }
 
-fn put_up(config: &Config, parent: Option<Pid>) -> Result<InForce, Error> {
+/// What stays reachable by name: the listed files, and the regular files
+/// behind kept descriptors, so that `/proc/self/fd/N` opens them in the mode
+/// that they have already.
+fn places(config: &Config, kept: &Descriptors) -> Result<Vec<(Place, Access)>, Error> {
+    let mut places = Vec::new();
+    for FileRule { path, access } in sbx_vmm::rules(config) {
+        let fd = rustix::fs::open(&path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|error| Error::new(format!("open `{}`", path.display()), error))?;
+        places.push((Place::Fd(fd), access));
+    }
+    for (number, fd) in kept {
+        let attempt = |error| Error::new(format!("look at descriptor {number}"), error);
+        let stat = rustix::fs::fstat(fd).map_err(attempt)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            continue;
+        }
+        let mode = rustix::fs::fcntl_getfl(fd).map_err(attempt)? & OFlags::ACCMODE;
+        let access = if mode == OFlags::RDONLY {
+            Access::Read
+        } else {
+            Access::Write
+        };
+        let copy = rustix::io::fcntl_dupfd_cloexec(fd, 0).map_err(attempt)?;
+        places.push((Place::Fd(copy), access));
+    }
+    Ok(places)
+}
+
+fn put_up(
+    config: &Config,
+    places: Vec<(Place, Access)>,
+    parent: Option<Pid>,
+) -> Result<InForce, Error> {
     let mut first = Vec::new();
     let ids = config.ids.as_ref();
     if ids.is_none() && rustix::process::geteuid().is_root() {
@@ -122,9 +157,7 @@ fn put_up(config: &Config, parent: Option<Pid>) -> Result<InForce, Error> {
     if let Some(processes) = config.limits.processes {
         jail = jail.limit(Resource::Nproc, processes);
     }
-    for rule in sbx_vmm::rules(config) {
-        jail = jail.file(Place::Path(rule.path), rule.access);
-    }
+    jail.files = places;
     let mut walls = jail.apply()?;
     first.append(&mut walls.walls);
     Ok(InForce { walls: first })
