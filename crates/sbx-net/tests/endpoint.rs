@@ -1,5 +1,7 @@
 //! The endpoint as a guest sees it, with servers on the host's loopback.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use std::io::{Read, Write};
