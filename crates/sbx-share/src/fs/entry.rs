@@ -1,0 +1,354 @@
+//! Finding and listing names.
+
+use std::collections::HashSet;
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use fuse_backend_rs::api::filesystem::{Entry, ROOT_ID};
+use libc::stat64;
+use rustix::fs::{FileType, OFlags, Statx};
+use rustix::io::Errno;
+
+use super::host::{self, Name};
+use super::node::{Backing, Birth, Key, Node, Place, borrow, device};
+use super::owner::SET_ID;
+use super::{BELIEF, ShareFs};
+use crate::guard::shadow::join;
+use crate::guard::{Verdict, Zone};
+
+/// Set in inode numbers of files that are in the shadow, to keep them apart from the host's.
+const SHADOW_INO: u64 = 1 << 62;
+
+/// What a name in a directory leads to.
+pub(super) enum Found {
+    /// A file of the share.
+    Host { fd: OwnedFd, zone: Zone },
+    /// A held file.
+    Held {
+        upper: Option<OwnedFd>,
+        lower: Option<OwnedFd>,
+    },
+}
+
+impl Found {
+    /// The descriptor that answers questions about it.
+    pub(super) fn top(&self) -> io::Result<BorrowedFd<'_>> {
+        match self {
+            Found::Host { fd, .. } => Ok(fd.as_fd()),
+            Found::Held { upper, lower } => upper
+                .as_ref()
+                .or(lower.as_ref())
+                .map(AsFd::as_fd)
+                .ok_or_else(|| Errno::NOENT.into()),
+        }
+    }
+}
+
+/// What the guard says of a name, with the file system asked where the name alone does not tell.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Rule {
+    /// Served from the share; if it is a directory, its inside lies in this zone.
+    Open(Zone),
+    /// Served from the shadow.
+    Held,
+    /// `.git`: open as a directory, held as anything else.
+    Git,
+}
+
+/// Whether a name is one plain component.
+pub(super) fn is_plain(name: &CStr) -> bool {
+    let bytes = name.to_bytes();
+    !matches!(bytes, b"" | b"." | b"..") && !bytes.contains(&b'/')
+}
+
+/// The file type a stat result carries.
+pub(super) fn file_type(st: &Statx) -> FileType {
+    FileType::from_raw_mode(u32::from(st.stx_mode))
+}
+
+impl ShareFs {
+    /// The rule for the entry `name` of `parent`; `ENOENT` for names outside of a single-file
+    /// share, `EINVAL` for what is no plain name.
+    pub(super) fn rule(&self, parent: &Arc<Node>, name: &CStr) -> io::Result<Rule> {
+        if !is_plain(name) {
+            return Err(Errno::INVAL.into());
+        }
+        if parent.id == ROOT_ID && self.only.as_deref().is_some_and(|only| only != name) {
+            return Err(Errno::NOENT.into());
+        }
+        Ok(match self.patterns.judge(parent.zone, name.to_bytes()) {
+            Verdict::Open(zone) => Rule::Open(zone),
+            Verdict::Held => Rule::Held,
+            Verdict::Git => Rule::Git,
+            Verdict::HeldIfBare if is_repository(borrow(&parent.host()?))? => Rule::Held,
+            Verdict::HeldIfBare => Rule::Open(Zone::Free),
+        })
+    }
+
+    /// Finds the entry `name` of `parent`.
+    pub(super) fn find(&self, parent: &Arc<Node>, name: &CStr) -> io::Result<Option<Found>> {
+        match self.rule(parent, name)? {
+            Rule::Open(zone) => self.find_open(parent, name, zone),
+            Rule::Held => self.find_held(parent, name),
+            Rule::Git => {
+                let path = parent.path()?;
+                if let Some(upper) = self.shadow.entry(&path, name)?
+                    && file_type(&host::stat(upper.as_fd())?) != FileType::Directory
+                {
+                    let upper = Some(upper);
+                    return Ok(Some(Found::Held { upper, lower: None }));
+                }
+                let found = self.find_open(parent, name, Zone::GitRoot)?;
+                match found {
+                    Some(Found::Host { fd, .. })
+                        if file_type(&host::stat(fd.as_fd())?) != FileType::Directory =>
+                    {
+                        if self.shadow.hides(&join(&path, name)) {
+                            return Ok(None);
+                        }
+                        let lower = Some(fd);
+                        Ok(Some(Found::Held { upper: None, lower }))
+                    }
+                    other => Ok(other),
+                }
+            }
+        }
+    }
+
+    fn find_open(&self, parent: &Arc<Node>, name: &CStr, zone: Zone) -> io::Result<Option<Found>> {
+        let Some(fd) = host::find_entry(borrow(&parent.host()?), name)? else {
+            return Ok(None);
+        };
+        if self.shadow.hides_any()
+            && file_type(&host::stat(fd.as_fd())?) == FileType::Directory
+            && self.shadow.hides(&join(&parent.path()?, name))
+        {
+            return Ok(None);
+        }
+        Ok(Some(Found::Host { fd, zone }))
+    }
+
+    /// Finds a held entry in its two layers.
+    pub(super) fn find_held(&self, parent: &Arc<Node>, name: &CStr) -> io::Result<Option<Found>> {
+        let upper = match self.upper_of(parent)? {
+            Some(dir) => host::find_entry(borrow(&dir), name)?,
+            None => None,
+        };
+        let mut lower = match self.lower_of(parent) {
+            Some(dir) => host::find_entry(borrow(&dir), name)?,
+            None => None,
+        };
+        if lower.is_some() && self.shadow.hides(&join(&parent.path()?, name)) {
+            lower = None;
+        }
+        if let (Some(u), Some(l)) = (&upper, &lower) {
+            let both_dirs = file_type(&host::stat(u.as_fd())?) == FileType::Directory
+                && file_type(&host::stat(l.as_fd())?) == FileType::Directory;
+            if !both_dirs {
+                lower = None;
+            }
+        }
+        if upper.is_none() && lower.is_none() {
+            return Ok(None);
+        }
+        Ok(Some(Found::Held { upper, lower }))
+    }
+
+    /// The directory of the share behind `parent`, if it has one.
+    pub(super) fn lower_of(&self, parent: &Arc<Node>) -> Option<Arc<OwnedFd>> {
+        match parent.backing() {
+            Backing::Host(fd) => Some(fd),
+            Backing::Held { lower, .. } => lower,
+        }
+    }
+
+    /// The directory of the shadow behind `parent`, if it has one.
+    pub(super) fn upper_of(&self, parent: &Arc<Node>) -> io::Result<Option<Arc<OwnedFd>>> {
+        match parent.backing() {
+            Backing::Host(_) => Ok(self.shadow.dir(&parent.path()?)?.map(Arc::new)),
+            Backing::Held { upper, .. } => Ok(upper),
+        }
+    }
+
+    /// Makes what was found an inode of the guest, counting one lookup.
+    pub(super) fn enter(
+        &self,
+        parent: &Arc<Node>,
+        name: &CStr,
+        found: Found,
+    ) -> io::Result<(Arc<Node>, Statx)> {
+        let st = host::stat(found.top()?)?;
+        let kind = file_type(&st);
+        let place = Place {
+            parent: Arc::clone(parent),
+            name: name.into(),
+        };
+        let is_dir = kind == FileType::Directory;
+        let (key, birth) = match found {
+            Found::Host { fd, zone } => (
+                Key::Host {
+                    dev: device(&st),
+                    ino: st.stx_ino,
+                    zone: is_dir.then_some(zone),
+                },
+                Birth {
+                    zone: if is_dir { zone } else { parent.zone },
+                    kind,
+                    backing: Backing::Host(Arc::new(fd)),
+                    place: is_dir.then_some(place),
+                },
+            ),
+            Found::Held { upper, lower } => {
+                let key = Key::Held {
+                    parent: parent.id,
+                    name: name.into(),
+                };
+                self.drop_stale(&key, &st)?;
+                let birth = Birth {
+                    zone: Zone::Held,
+                    kind,
+                    backing: Backing::Held {
+                        upper: upper.map(Arc::new),
+                        lower: lower.map(Arc::new),
+                    },
+                    place: Some(place),
+                };
+                (key, birth)
+            }
+        };
+        Ok((self.nodes.intern(key, birth)?, st))
+    }
+
+    /// Parts with the inode of a held name if the name now leads to another file: the host put a
+    /// new one there.
+    fn drop_stale(&self, key: &Key, now: &Statx) -> io::Result<()> {
+        let Some(node) = self.nodes.known(key) else {
+            return Ok(());
+        };
+        let st = host::stat(borrow(&node.top()?))?;
+        if (st.stx_ino, device(&st)) != (now.stx_ino, device(now)) {
+            self.nodes.rekey(key, None);
+        }
+        Ok(())
+    }
+
+    /// The answer to a lookup: what `name` leads to, as an inode of the guest.
+    pub(super) fn look_up(&self, parent: &Arc<Node>, name: &CStr) -> io::Result<Entry> {
+        let found = self.find(parent, name)?.ok_or(Errno::NOENT)?;
+        let (node, st) = self.enter(parent, name, found)?;
+        Ok(self.entry(&node, &st))
+    }
+
+    /// The message for one inode.
+    pub(super) fn entry(&self, node: &Node, st: &Statx) -> Entry {
+        Entry {
+            inode: node.id,
+            generation: 0,
+            attr: self.attributes(node, st),
+            attr_flags: 0,
+            attr_timeout: BELIEF,
+            entry_timeout: BELIEF,
+        }
+    }
+
+    /// The attributes the guest is told.
+    pub(super) fn attributes(&self, node: &Node, st: &Statx) -> stat64 {
+        let owner = self.owners.shown(st);
+        let mut attr = Entry::default().attr;
+        attr.st_ino = self.inode_number(st, node.upper().is_some());
+        attr.st_mode = (u32::from(st.stx_mode) & !SET_ID) | owner.set_id;
+        attr.st_uid = owner.uid;
+        attr.st_gid = owner.gid;
+        attr.st_nlink = u64::from(st.stx_nlink);
+        attr.st_size = st.stx_size as i64;
+        attr.st_blocks = st.stx_blocks as i64;
+        attr.st_blksize = i64::from(st.stx_blksize);
+        attr.st_rdev = rustix::fs::makedev(st.stx_rdev_major, st.stx_rdev_minor);
+        attr.st_atime = st.stx_atime.tv_sec;
+        attr.st_atime_nsec = i64::from(st.stx_atime.tv_nsec);
+        attr.st_mtime = st.stx_mtime.tv_sec;
+        attr.st_mtime_nsec = i64::from(st.stx_mtime.tv_nsec);
+        attr.st_ctime = st.stx_ctime.tv_sec;
+        attr.st_ctime_nsec = i64::from(st.stx_ctime.tv_nsec);
+        attr
+    }
+
+    /// The inode number the guest is told: the host's for files of the share itself, so that
+    /// what git noted about a file is true on both sides.
+    fn inode_number(&self, st: &Statx, shadow: bool) -> u64 {
+        let dev = device(st);
+        if shadow {
+            st.stx_ino | SHADOW_INO
+        } else if dev == self.root_dev {
+            st.stx_ino
+        } else {
+            // Another file system mounted inside the share may use the same numbers.
+            st.stx_ino ^ (dev.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 2 & !0xffff_ffff)
+        }
+    }
+
+    /// All names of a directory as the guest sees it.
+    pub(super) fn list(&self, node: &Arc<Node>) -> io::Result<Vec<Name>> {
+        let budget = self.limits.listings;
+        let mut names = match self.lower_of(node) {
+            Some(dir) => host::names(self.open_dir(borrow(&dir))?, budget)?,
+            None => Vec::new(),
+        };
+        if node.id == ROOT_ID
+            && let Some(only) = &self.only
+        {
+            names.retain(|n| *n.name == **only);
+        }
+        let upper = match self.upper_of(node)? {
+            Some(dir) => host::names(self.open_dir(borrow(&dir))?, budget)?,
+            None => Vec::new(),
+        };
+        let hides = self.shadow.hides_any();
+        if upper.is_empty() && !hides {
+            return Ok(names);
+        }
+        if hides {
+            let path = node.path()?;
+            names.retain(|n| !self.shadow.hides(&join(&path, &n.name)));
+        }
+        self.merge(node, &mut names, upper)?;
+        Ok(names)
+    }
+
+    /// Adds what the shadow has to what the share has.
+    fn merge(&self, node: &Arc<Node>, names: &mut Vec<Name>, upper: Vec<Name>) -> io::Result<()> {
+        let mut held = Vec::new();
+        for mut name in upper {
+            let is_held = match self.rule(node, &name.name) {
+                Ok(Rule::Held) => true,
+                Ok(Rule::Git) => name.kind != u32::from(libc::DT_DIR),
+                // Structure: a directory of the share with held entries beneath.
+                Ok(Rule::Open(_)) => false,
+                Err(e) if host::is(&e, Errno::NOENT) => false,
+                Err(e) => return Err(e),
+            };
+            if is_held {
+                name.ino |= SHADOW_INO;
+                held.push(name);
+            }
+        }
+        let taken: HashSet<&CStr> = held.iter().map(|n| &*n.name).collect();
+        names.retain(|n| !taken.contains(&*n.name));
+        drop(taken);
+        names.extend(held);
+        Ok(())
+    }
+
+    fn open_dir(&self, fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+        self.proc.reopen(fd, OFlags::RDONLY | OFlags::DIRECTORY)
+    }
+}
+
+/// Whether git would take this directory for a repository.
+fn is_repository(dir: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(host::entry_type(dir, c"HEAD")?.is_some()
+        && host::entry_type(dir, c"objects")?.is_some()
+        && host::entry_type(dir, c"refs")?.is_some())
+}

@@ -1,0 +1,390 @@
+//! The inodes the guest kernel knows, each bound to descriptors and never to a path.
+//!
+//! Owns the mapping from guest inode number to descriptor, its reference counts, and its bound.
+//! The guest is trusted for nothing here: a wrong number is `EBADF`, a forged reference count
+//! can only make its own inode vanish.
+
+use std::collections::HashMap;
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use fuse_backend_rs::api::filesystem::ROOT_ID;
+use parking_lot::{Mutex, RwLock};
+use rustix::fs::{FileType, Statx};
+use rustix::io::Errno;
+
+use crate::guard::Zone;
+
+/// The longest path inside a share that the shadow will mirror, in bytes.
+const PATH_MAX: usize = 64 * 1024;
+
+/// What an inode is made of.
+#[derive(Clone, Debug)]
+pub(crate) enum Backing {
+    /// A file of the share.
+    Host(Arc<OwnedFd>),
+    /// A held file: the shadow's copy if there is one, over the host's, which is only read.
+    Held {
+        upper: Option<Arc<OwnedFd>>,
+        lower: Option<Arc<OwnedFd>>,
+    },
+}
+
+impl Backing {
+    /// The descriptor that answers questions about this inode.
+    pub(crate) fn top(&self) -> io::Result<&Arc<OwnedFd>> {
+        match self {
+            Backing::Host(fd) => Ok(fd),
+            Backing::Held { upper, lower } => upper
+                .as_ref()
+                .or(lower.as_ref())
+                .ok_or_else(|| Errno::STALE.into()),
+        }
+    }
+}
+
+/// Where an inode was last seen: only for directories and held files, whose path in the share is
+/// their path in the shadow.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    pub(crate) parent: Arc<Node>,
+    pub(crate) name: Box<CStr>,
+}
+
+/// What makes two lookups the same inode.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Key {
+    /// A host file; a directory also by what the guard says of its inside.
+    Host {
+        dev: u64,
+        ino: u64,
+        zone: Option<Zone>,
+    },
+    /// A held file: by name, because its two layers are different files.
+    Held { parent: u64, name: Box<CStr> },
+}
+
+/// Size and times of a file when it was last opened, to tell whether cached pages still hold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Version {
+    size: u64,
+    mtime: (i64, u32),
+    ctime: (i64, u32),
+}
+
+impl From<&Statx> for Version {
+    fn from(st: &Statx) -> Self {
+        Self {
+            size: st.stx_size,
+            mtime: (st.stx_mtime.tv_sec, st.stx_mtime.tv_nsec),
+            ctime: (st.stx_ctime.tv_sec, st.stx_ctime.tv_nsec),
+        }
+    }
+}
+
+/// One inode as the guest knows it.
+#[derive(Debug)]
+pub(crate) struct Node {
+    /// The number the guest uses.
+    pub(crate) id: u64,
+    /// For a directory, what the guard says of its inside; else that of its directory.
+    pub(crate) zone: Zone,
+    /// The file type, which an inode never changes.
+    pub(crate) kind: FileType,
+    backing: RwLock<Backing>,
+    place: RwLock<Option<Place>>,
+    key: Mutex<Option<Key>>,
+    lookups: AtomicU64,
+    version: Mutex<Option<Version>>,
+    live: Arc<AtomicUsize>,
+}
+
+impl Node {
+    /// The current descriptors.
+    pub(crate) fn backing(&self) -> Backing {
+        self.backing.read().clone()
+    }
+
+    /// The descriptor that answers questions about this inode.
+    pub(crate) fn top(&self) -> io::Result<Arc<OwnedFd>> {
+        self.backing.read().top().cloned()
+    }
+
+    /// The descriptor of an open host file; held files have none that may be written through.
+    pub(crate) fn host(&self) -> io::Result<Arc<OwnedFd>> {
+        match &*self.backing.read() {
+            Backing::Host(fd) => Ok(Arc::clone(fd)),
+            Backing::Held { .. } => Err(Errno::XDEV.into()),
+        }
+    }
+
+    /// The shadow's copy, if this is a held file that has one.
+    pub(crate) fn upper(&self) -> Option<Arc<OwnedFd>> {
+        match &*self.backing.read() {
+            Backing::Held { upper, .. } => upper.clone(),
+            Backing::Host(_) => None,
+        }
+    }
+
+    /// Gives a held file its shadow copy, unless it got one meanwhile; returns the one it has.
+    pub(crate) fn set_upper(&self, fd: OwnedFd) -> io::Result<Arc<OwnedFd>> {
+        match &mut *self.backing.write() {
+            Backing::Held { upper, .. } => {
+                Ok(Arc::clone(upper.get_or_insert_with(|| Arc::new(fd))))
+            }
+            Backing::Host(_) => Err(Errno::XDEV.into()),
+        }
+    }
+
+    /// Whether this is a held file.
+    pub(crate) fn is_held(&self) -> bool {
+        matches!(&*self.backing.read(), Backing::Held { .. })
+    }
+
+    /// Whether this is a directory.
+    pub(crate) fn is_dir(&self) -> bool {
+        self.kind == FileType::Directory
+    }
+
+    /// Where it was last seen.
+    pub(crate) fn place(&self) -> Option<Place> {
+        self.place.read().clone()
+    }
+
+    /// It was removed from its directory.
+    pub(crate) fn detach(&self) {
+        let old = self.place.write().take();
+        drop(old);
+    }
+
+    /// The path in the share, components joined by slashes; empty for the root.
+    pub(crate) fn path(self: &Arc<Self>) -> io::Result<Vec<u8>> {
+        let mut names: Vec<Box<CStr>> = Vec::new();
+        let mut length = 0;
+        let mut at = Arc::clone(self);
+        while at.id != ROOT_ID {
+            // Removed from its directory: it has no path any more.
+            let place = at.place().ok_or(Errno::STALE)?;
+            length += place.name.count_bytes() + 1;
+            if length > PATH_MAX {
+                return Err(Errno::NAMETOOLONG.into());
+            }
+            names.push(place.name);
+            at = place.parent;
+        }
+        let mut path = Vec::with_capacity(length);
+        for name in names.iter().rev() {
+            if !path.is_empty() {
+                path.push(b'/');
+            }
+            path.extend_from_slice(name.to_bytes());
+        }
+        Ok(path)
+    }
+
+    /// Whether `other` is this directory or lies beneath it.
+    fn contains(&self, other: &Arc<Node>) -> bool {
+        let mut at = Some(Arc::clone(other));
+        while let Some(node) = at {
+            if node.id == self.id {
+                return true;
+            }
+            at = node.place().map(|p| p.parent);
+        }
+        false
+    }
+
+    /// Remembers the state of the file at an open; true if it is as it was at the last one.
+    pub(crate) fn unchanged_since_last_open(&self, now: Version) -> bool {
+        self.version.lock().replace(now) == Some(now)
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.live.fetch_sub(1, Ordering::Relaxed);
+        // By hand, because a chain of parents may be longer than a stack is deep.
+        let mut next = self.place.get_mut().take();
+        while let Some(place) = next {
+            next = Arc::into_inner(place.parent).and_then(|mut node| node.place.get_mut().take());
+        }
+    }
+}
+
+/// What a new inode starts with.
+pub(crate) struct Birth {
+    pub(crate) zone: Zone,
+    pub(crate) kind: FileType,
+    pub(crate) backing: Backing,
+    pub(crate) place: Option<Place>,
+}
+
+#[derive(Default)]
+struct Maps {
+    by_id: HashMap<u64, Arc<Node>>,
+    by_key: HashMap<Key, u64>,
+}
+
+/// All inodes the guest knows.
+pub(crate) struct Nodes {
+    maps: RwLock<Maps>,
+    next: AtomicU64,
+    live: Arc<AtomicUsize>,
+    limit: usize,
+    moves: Mutex<()>,
+}
+
+impl Nodes {
+    /// A table with only the root (number 1), holding at most `limit` inodes.
+    pub(crate) fn new(root: Birth, limit: usize) -> Self {
+        let nodes = Self {
+            maps: RwLock::new(Maps::default()),
+            next: AtomicU64::new(ROOT_ID),
+            live: Arc::new(AtomicUsize::new(0)),
+            limit,
+            moves: Mutex::new(()),
+        };
+        let node = nodes.make(root, None);
+        nodes.maps.write().by_id.insert(node.id, node);
+        nodes
+    }
+
+    /// The inode with this number.
+    pub(crate) fn find(&self, id: u64) -> io::Result<Arc<Node>> {
+        let maps = self.maps.read();
+        maps.by_id
+            .get(&id)
+            .cloned()
+            .ok_or_else(|| Errno::BADF.into())
+    }
+
+    /// The inode for `key`, made from `birth` if the guest does not know it; counts one lookup.
+    pub(crate) fn intern(&self, key: Key, birth: Birth) -> io::Result<Arc<Node>> {
+        let mut maps = self.maps.write();
+        if let Some(node) = maps.by_key.get(&key).and_then(|id| maps.by_id.get(id)) {
+            let node = Arc::clone(node);
+            node.lookups.fetch_add(1, Ordering::Relaxed);
+            drop(maps);
+            // A directory may have been moved on the host since; the last look is right.
+            if let Some(place) = birth.place {
+                self.moved(&node, place);
+            }
+            return Ok(node);
+        }
+        if self.live.load(Ordering::Relaxed) >= self.limit {
+            return Err(Errno::NFILE.into());
+        }
+        let node = self.make(birth, Some(key.clone()));
+        maps.by_key.insert(key, node.id);
+        maps.by_id.insert(node.id, Arc::clone(&node));
+        Ok(node)
+    }
+
+    /// Notes where an inode is now, unless that would put it beneath itself.
+    pub(crate) fn moved(&self, node: &Arc<Node>, place: Place) {
+        let _one_at_a_time = self.moves.lock();
+        if !node.contains(&place.parent) {
+            let old = node.place.write().replace(place);
+            drop(old);
+        }
+    }
+
+    /// The inode with this key, if the guest knows it. Counts nothing.
+    pub(crate) fn known(&self, key: &Key) -> Option<Arc<Node>> {
+        let maps = self.maps.read();
+        maps.by_key
+            .get(key)
+            .and_then(|id| maps.by_id.get(id))
+            .cloned()
+    }
+
+    /// Makes the inode with key `old` answer to `new` from now on, or to nothing.
+    pub(crate) fn rekey(&self, old: &Key, new: Option<Key>) {
+        let mut maps = self.maps.write();
+        if let Some(id) = new.as_ref().and_then(|k| maps.by_key.remove(k))
+            && let Some(node) = maps.by_id.get(&id)
+        {
+            *node.key.lock() = None;
+        }
+        let Some(id) = maps.by_key.remove(old) else {
+            return;
+        };
+        let Some(node) = maps.by_id.get(&id) else {
+            return;
+        };
+        *node.key.lock() = new.clone();
+        if let Some(new) = new {
+            maps.by_key.insert(new, id);
+        }
+    }
+
+    /// Takes `count` lookups back; at none the inode is gone.
+    pub(crate) fn forget(&self, id: u64, count: u64) {
+        if id == ROOT_ID {
+            return;
+        }
+        let mut maps = self.maps.write();
+        let Some(node) = maps.by_id.get(&id) else {
+            return;
+        };
+        let left = node.lookups.load(Ordering::Relaxed).saturating_sub(count);
+        node.lookups.store(left, Ordering::Relaxed);
+        if left > 0 {
+            return;
+        }
+        let gone = maps.by_id.remove(&id);
+        let key = gone.as_ref().and_then(|n| n.key.lock().take());
+        if let Some(key) = key
+            && maps.by_key.get(&key) == Some(&id)
+        {
+            maps.by_key.remove(&key);
+        }
+        drop(maps);
+        drop(gone);
+    }
+
+    /// Forgets everything but the root: the guest unmounted.
+    pub(crate) fn clear(&self) {
+        let mut maps = self.maps.write();
+        maps.by_key.clear();
+        let old = std::mem::take(&mut maps.by_id);
+        let root = old.get(&ROOT_ID).cloned();
+        maps.by_id.extend(root.map(|r| (r.id, r)));
+        drop(maps);
+        drop(old);
+    }
+
+    /// How many inodes are held.
+    #[cfg(test)]
+    pub(crate) fn live(&self) -> usize {
+        self.live.load(Ordering::Relaxed)
+    }
+
+    fn make(&self, birth: Birth, key: Option<Key>) -> Arc<Node> {
+        self.live.fetch_add(1, Ordering::Relaxed);
+        Arc::new(Node {
+            id: self.next.fetch_add(1, Ordering::Relaxed),
+            zone: birth.zone,
+            kind: birth.kind,
+            backing: RwLock::new(birth.backing),
+            place: RwLock::new(birth.place),
+            key: Mutex::new(key),
+            lookups: AtomicU64::new(1),
+            version: Mutex::new(None),
+            live: Arc::clone(&self.live),
+        })
+    }
+}
+
+/// The device number a stat result carries, as one value.
+pub(crate) fn device(st: &Statx) -> u64 {
+    rustix::fs::makedev(st.stx_dev_major, st.stx_dev_minor)
+}
+
+/// Borrows a shared descriptor.
+pub(crate) fn borrow(fd: &Arc<OwnedFd>) -> BorrowedFd<'_> {
+    fd.as_ref().as_fd()
+}

@@ -1,0 +1,320 @@
+//! Which names are held: a pure decision on one name and on where its directory lies.
+//!
+//! Owns the default list. Never looks at a file: what depends on the file system (is this `.git`
+//! a directory, is that directory a repository) is left open in the [`Verdict`].
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+
+/// The names that are held, compared without regard to ASCII case (and to the few other letters
+/// that a case-insensitive file system folds to ASCII).
+///
+/// `Default` is the one list that sbx ships; a configuration may only replace it as a whole.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct GuardPatterns {
+    /// Held at any depth, with all that is beneath if it is a directory: settings of editors and
+    /// agents that the host's own programs obey.
+    pub anywhere: Vec<String>,
+    /// Held outside of any `.git` directory, so that no directory there can become a repository.
+    pub outside_git: Vec<String>,
+    /// Held at any depth inside a `.git` directory, and in a directory that the host already
+    /// treats as a repository.
+    pub inside_git: Vec<String>,
+    /// Directories directly inside `.git` whose contents are data under names that users choose
+    /// (branches): nothing of `inside_git` is held beneath them.
+    pub git_data: Vec<String>,
+}
+
+impl Default for GuardPatterns {
+    fn default() -> Self {
+        let list = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect();
+        Self {
+            anywhere: list(&[".vscode", ".idea", ".claude", ".mcp.json", ".envrc"]),
+            // Without HEAD git takes no directory for a repository.
+            outside_git: list(&["HEAD"]),
+            // A todo list of a stopped rebase may hold `exec` lines for the next
+            // `git rebase --continue`.
+            inside_git: list(&[
+                "hooks",
+                "config",
+                "config.worktree",
+                "commondir",
+                "rebase-merge",
+            ]),
+            git_data: list(&["refs", "logs"]),
+        }
+    }
+}
+
+/// Where a directory lies, as far as the guard cares.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Zone {
+    /// Outside of any `.git` directory.
+    Free,
+    /// A `.git` directory itself.
+    GitRoot,
+    /// Somewhere inside a `.git` directory.
+    GitDeep,
+    /// Inside a data directory of a `.git` directory.
+    GitData,
+    /// Inside something held.
+    Held,
+}
+
+impl Zone {
+    /// Whether the directory is a `.git` directory or lies in one.
+    #[must_use]
+    pub fn is_git(self) -> bool {
+        matches!(self, Zone::GitRoot | Zone::GitDeep | Zone::GitData)
+    }
+}
+
+/// What the guard says about one name in one directory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// Not held; a directory of that name lies in the given zone.
+    Open(Zone),
+    /// Held, whatever it is.
+    Held,
+    /// The name `.git`: a directory is open and its inside is [`Zone::GitRoot`]; anything else
+    /// (a file or link that points git elsewhere) is held.
+    Git,
+    /// Held if the directory it is in is a repository without a `.git` (a bare one), else open.
+    HeldIfBare,
+}
+
+impl GuardPatterns {
+    /// Judges the entry `name` of a directory that lies in `zone`.
+    #[must_use]
+    pub fn judge(&self, zone: Zone, name: &[u8]) -> Verdict {
+        if zone == Zone::Held {
+            return Verdict::Held;
+        }
+        let folded = fold(name);
+        if folded.as_ref() == b".git" {
+            return Verdict::Git;
+        }
+        if listed(&self.anywhere, &folded) {
+            return Verdict::Held;
+        }
+        match zone {
+            Zone::Free if listed(&self.outside_git, &folded) => Verdict::Held,
+            Zone::Free if listed(&self.inside_git, &folded) => Verdict::HeldIfBare,
+            Zone::Free => Verdict::Open(Zone::Free),
+            Zone::GitRoot | Zone::GitDeep if listed(&self.inside_git, &folded) => Verdict::Held,
+            // Compared exactly: another spelling gets the stricter zone.
+            Zone::GitRoot if self.is_git_data(name) => Verdict::Open(Zone::GitData),
+            Zone::GitRoot | Zone::GitDeep => Verdict::Open(Zone::GitDeep),
+            Zone::GitData | Zone::Held => Verdict::Open(zone),
+        }
+    }
+
+    /// Whether a link with these contents may stand inside a `.git` directory: it must name a
+    /// neighbour, and none whose contents are judged by other rules. Otherwise a link could give
+    /// an open directory the place of a held one.
+    #[must_use]
+    pub fn is_harmless_git_link(&self, target: &[u8]) -> bool {
+        let folded = fold(target);
+        !target.is_empty()
+            && !target.contains(&b'/')
+            && !matches!(target, b"." | b"..")
+            && !self
+                .git_data
+                .iter()
+                .any(|d| d.as_bytes().eq_ignore_ascii_case(&folded))
+    }
+
+    fn is_git_data(&self, name: &[u8]) -> bool {
+        self.git_data.iter().any(|d| d.as_bytes() == name)
+    }
+}
+
+/// Whether `folded` is a listed name, or the lock file beside it that git renames onto it.
+fn listed(names: &[String], folded: &[u8]) -> bool {
+    let base = folded.strip_suffix(b".lock").unwrap_or(folded);
+    names.iter().any(|n| {
+        let n = n.as_bytes();
+        n.eq_ignore_ascii_case(folded) || n.eq_ignore_ascii_case(base)
+    })
+}
+
+/// Lowers ASCII letters and replaces what full Unicode case folding (ext4 `casefold`, for
+/// instance) maps to ASCII letters; drops code points that such file systems ignore.
+fn fold(name: &[u8]) -> Cow<'_, [u8]> {
+    if name.is_ascii() {
+        if name.iter().any(u8::is_ascii_uppercase) {
+            return Cow::Owned(name.to_ascii_lowercase());
+        }
+        return Cow::Borrowed(name);
+    }
+    let Ok(text) = std::str::from_utf8(name) else {
+        // Not UTF-8: no file system folds it.
+        return Cow::Owned(name.to_ascii_lowercase());
+    };
+    let mut folded = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\u{212a}' => folded.push('k'),
+            '\u{17f}' => folded.push('s'),
+            'ß' | '\u{1e9e}' => folded.push_str("ss"),
+            '\u{fb00}' => folded.push_str("ff"),
+            '\u{fb01}' => folded.push_str("fi"),
+            '\u{fb02}' => folded.push_str("fl"),
+            '\u{fb03}' => folded.push_str("ffi"),
+            '\u{fb04}' => folded.push_str("ffl"),
+            '\u{fb05}' | '\u{fb06}' => folded.push_str("st"),
+            c if is_ignorable(c) => {}
+            c => folded.push(c.to_ascii_lowercase()),
+        }
+    }
+    Cow::Owned(folded.into_bytes())
+}
+
+/// The default-ignorable code points (Unicode, DerivedCoreProperties).
+fn is_ignorable(c: char) -> bool {
+    matches!(u32::from(c),
+        0xad | 0x34f | 0x61c | 0x115f..=0x1160 | 0x17b4..=0x17b5 | 0x180b..=0x180f
+        | 0x200b..=0x200f | 0x202a..=0x202e | 0x2060..=0x206f | 0x3164 | 0xfe00..=0xfe0f
+        | 0xfeff | 0xffa0 | 0xfff0..=0xfff8 | 0x1bca0..=0x1bca3 | 0x1d173..=0x1d17a
+        | 0xe0000..=0xe0fff)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn judge(zone: Zone, name: &str) -> Verdict {
+        GuardPatterns::default().judge(zone, name.as_bytes())
+    }
+
+    #[test]
+    fn holds_the_shipped_names_in_every_zone() {
+        for name in [".vscode", ".idea", ".claude", ".mcp.json", ".envrc"] {
+            for zone in [Zone::Free, Zone::GitRoot, Zone::GitDeep, Zone::GitData] {
+                assert_eq!(judge(zone, name), Verdict::Held, "{name} in {zone:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn leaves_ordinary_names_open() {
+        for name in [
+            "src",
+            "config",
+            "hooks",
+            "vscode",
+            ".vscode2",
+            ".gitignore",
+            "head",
+            "",
+        ] {
+            let verdict = judge(Zone::Free, name);
+            if name == "head" {
+                assert_eq!(
+                    verdict,
+                    Verdict::Held,
+                    "HEAD in another case is the same name"
+                );
+            } else {
+                assert!(
+                    matches!(verdict, Verdict::Open(Zone::Free) | Verdict::HeldIfBare),
+                    "{name}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn holds_control_files_at_any_depth_inside_git() {
+        for zone in [Zone::GitRoot, Zone::GitDeep] {
+            for name in [
+                "hooks",
+                "config",
+                "config.lock",
+                "config.worktree",
+                "commondir",
+                "Config",
+            ] {
+                assert_eq!(judge(zone, name), Verdict::Held, "{name}");
+            }
+            for name in ["HEAD", "index", "index.lock", "objects", "packed-refs"] {
+                assert_eq!(judge(zone, name), Verdict::Open(Zone::GitDeep), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_branch_may_be_called_config() {
+        assert_eq!(judge(Zone::GitRoot, "refs"), Verdict::Open(Zone::GitData));
+        assert_eq!(judge(Zone::GitData, "config"), Verdict::Open(Zone::GitData));
+        assert_eq!(judge(Zone::GitDeep, "refs"), Verdict::Open(Zone::GitDeep));
+    }
+
+    #[test]
+    fn folds_what_a_casefolding_file_system_folds() {
+        for name in [".GIT", ".g\u{200d}it", ".G\u{feff}iT"] {
+            assert_eq!(judge(Zone::Free, name), Verdict::Git, "{name:?}");
+        }
+        for name in ["hoo\u{212a}s", "con\u{fb01}g", "HOOKS"] {
+            assert_eq!(judge(Zone::GitRoot, name), Verdict::Held, "{name:?}");
+        }
+        assert_eq!(judge(Zone::Free, ".v\u{17f}code"), Verdict::Held);
+    }
+
+    #[test]
+    fn links_inside_git_may_name_neighbours_only() {
+        let patterns = GuardPatterns::default();
+        for target in ["testing", "packed", "x.lock"] {
+            assert!(patterns.is_harmless_git_link(target.as_bytes()), "{target}");
+        }
+        for target in [
+            "", ".", "..", "../evil", "/etc", "a/b", "refs", "REFS", "logs",
+        ] {
+            assert!(
+                !patterns.is_harmless_git_link(target.as_bytes()),
+                "{target}"
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn case_never_changes_a_verdict_towards_open(
+            index in 0usize..5,
+            flips in proptest::collection::vec(any::<bool>(), 16),
+        ) {
+            let patterns = GuardPatterns::default();
+            let name: Vec<u8> = patterns.anywhere[index]
+                .bytes()
+                .zip(flips.iter().cycle())
+                .map(|(b, up)| if *up { b.to_ascii_uppercase() } else { b })
+                .collect();
+            prop_assert_eq!(patterns.judge(Zone::Free, &name), Verdict::Held);
+            prop_assert_eq!(patterns.judge(Zone::GitData, &name), Verdict::Held);
+        }
+
+        #[test]
+        fn any_bytes_get_a_verdict_and_nothing_leaves_a_held_zone(
+            name in proptest::collection::vec(1u8..=255, 0..300),
+        ) {
+            let patterns = GuardPatterns::default();
+            for zone in [Zone::Free, Zone::GitRoot, Zone::GitDeep, Zone::GitData] {
+                if let Verdict::Open(inner) = patterns.judge(zone, &name) {
+                    prop_assert_eq!(inner == Zone::Free, zone == Zone::Free);
+                }
+            }
+            prop_assert_eq!(patterns.judge(Zone::Held, &name), Verdict::Held);
+        }
+
+        #[test]
+        fn ignorable_code_points_do_not_hide_a_name(at in 0usize..4) {
+            let mut name = String::from(".git");
+            name.insert(at, '\u{200b}');
+            prop_assert_eq!(GuardPatterns::default().judge(Zone::Free, name.as_bytes()), Verdict::Git);
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! The `sbx share` process: from inherited descriptors to a served share.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::thread;
+
+use crate::config::ShareConfig;
+use crate::control::{self, Control, Message};
+use crate::error::Error;
+use crate::fs::ShareFs;
+use crate::jail;
+use crate::vhost;
+
+/// Serves one share until the virtual machine hangs up.
+///
+/// `listener` is a listening Unix socket for one vhost-user front end, `root` the directory of
+/// the share and `shadow` the directory of its shadow store (`O_PATH` descriptors will do),
+/// `control` a Unix stream of JSON lines. The walls of the jail stand before the first byte of
+/// the guest is read; they are named in the `{"ready":{"walls":[…]}}` line.
+///
+/// The caller has dropped all privilege already: whoever this process runs as owns what the
+/// guest writes. To be called before any thread is started.
+///
+/// # Errors
+/// If a wall cannot be set, the directories cannot be used, or the front end breaks the protocol.
+pub fn run(
+    config: ShareConfig,
+    listener: OwnedFd,
+    root: OwnedFd,
+    shadow: OwnedFd,
+    control: OwnedFd,
+) -> Result<(), Error> {
+    jail::prepare([&listener, &root, &shadow, &control])?;
+    let jail = jail::jail(&config, &root, &shadow)?;
+    let stream = UnixStream::from(control);
+    let requests = stream
+        .try_clone()
+        .map_err(Error::io("share the control link"))?;
+    let store = shadow
+        .try_clone()
+        .map_err(Error::io("share the shadow store"))?;
+    let control = Control::new(stream);
+    let fs = ShareFs::new(&config, root, shadow, Box::new(control.clone()))
+        .map_err(Error::io("open the share"))?;
+    let walls = jail
+        .apply()
+        .map_err(|e| Error::new("put up the walls of the jail", e))?;
+    let replies = control.clone();
+    thread::Builder::new()
+        .name("control".to_owned())
+        .spawn(move || control::answer(requests, &replies, &store))
+        .map_err(Error::io("start the control thread"))?;
+    control
+        .send(&Message::Ready {
+            walls: &jail::describe(&config, &walls),
+        })
+        .map_err(Error::io("report readiness"))?;
+    vhost::serve(fs, listener)
+}
