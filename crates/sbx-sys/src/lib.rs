@@ -12,7 +12,10 @@ mod error;
 
 pub mod fd;
 pub mod file;
+pub mod idmap;
+pub mod idmap;
 pub mod jail;
+pub mod kvm;
 pub mod lock;
 pub mod memfd;
 pub mod namespaces;
