@@ -13,7 +13,6 @@ mod error;
 pub mod fd;
 pub mod file;
 pub mod idmap;
-pub mod idmap;
 pub mod jail;
 pub mod kvm;
 pub mod lock;
