@@ -259,6 +259,9 @@ pub struct Caller {
     pub timezone: Option<String>,
     /// Name and address that git records, from the user's own configuration.
     pub git: Option<GitIdentity>,
+    /// Variables that the clients of package archives need to reach them
+    /// (proxies, extra roots); for making images alone.
+    pub archives: Vec<(String, String)>,
     /// What of this host no sandbox sees, links followed, our own
     /// directories included: for [`sbx_spec::resolve`].
     pub sensitive: SensitivePlaces,

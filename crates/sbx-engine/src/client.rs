@@ -1,0 +1,169 @@
+//! Talking to a supervisor: short questions, and the way into a session.
+
+use std::path::Path;
+use std::time::Duration;
+
+use sbx_proto::client::{Reply, Request};
+use sbx_proto::frame::{Frame, Kind, LINK, Side};
+use sbx_proto::message::Message;
+use serde_json::Value;
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+
+use crate::command::{Code, Error};
+use crate::supervisor::{FrameReader, SOCKET, write_frame};
+
+/// How long a supervisor may take to answer a question.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A connection to a supervisor, for one request.
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) reader: FrameReader<OwnedReadHalf>,
+    pub(crate) writer: OwnedWriteHalf,
+}
+
+impl Client {
+    /// Connects to the supervisor whose socket is in `runtime`.
+    ///
+    /// # Errors
+    /// If none listens there.
+    pub(crate) fn connect(runtime: &Path) -> Result<Self, Error> {
+        let failed = |source: std::io::Error| {
+            Error::new(Code::Link, "cannot reach the sandbox's supervisor").because(source)
+        };
+        let unreachable = |source: sbx_sys::Error| {
+            Error::new(Code::Link, "cannot reach the sandbox's supervisor").because(source)
+        };
+        let dir = sbx_sys::file::open_dir(runtime).map_err(unreachable)?;
+        let stream = sbx_sys::unix::connect_at(&dir, SOCKET).map_err(unreachable)?;
+        let peer = sbx_sys::unix::peer(&stream).map_err(unreachable)?;
+        if peer.uid != rustix::process::geteuid().as_raw() {
+            return Err(Error::new(
+                Code::Link,
+                "another user listens on the supervisor's socket",
+            ));
+        }
+        stream.set_nonblocking(true).map_err(failed)?;
+        let stream = UnixStream::from_std(stream).map_err(failed)?;
+        let (reader, writer) = stream.into_split();
+        Ok(Self { reader: FrameReader::new(reader, Side::Supervisor), writer })
+    }
+
+    /// Sends the request of this connection.
+    ///
+    /// # Errors
+    /// If the supervisor is gone.
+    pub(crate) async fn send(&mut self, request: &Request) -> Result<(), Error> {
+        let frame = request.to_frame(LINK).map_err(|source| {
+            Error::new(Code::Internal, "cannot write a request").because(source)
+        })?;
+        self.send_frame(&frame).await
+    }
+
+    /// Sends a frame.
+    ///
+    /// # Errors
+    /// If the supervisor is gone.
+    pub(crate) async fn send_frame(&mut self, frame: &Frame) -> Result<(), Error> {
+        write_frame(&mut self.writer, frame)
+            .await
+            .map_err(|source| Error::new(Code::Link, "the sandbox's supervisor is gone").because(source))
+    }
+
+    /// The next frame that is not progress.
+    ///
+    /// # Errors
+    /// If the supervisor is gone or refuses what was asked.
+    pub(crate) async fn next(&mut self) -> Result<Frame, Error> {
+        loop {
+            let frame = self.reader.next().await.map_err(|source| {
+                Error::new(Code::Link, "cannot read from the supervisor").because(source)
+            })?;
+            match frame {
+                None => {
+                    return Err(Error::new(Code::Link, "the sandbox's supervisor is gone")
+                        .hint("see why with `sbx logs`"));
+                }
+                Some(frame) if frame.kind == Kind::Progress => {}
+                Some(frame) => return Ok(frame),
+            }
+        }
+    }
+
+    /// The answer to a request.
+    ///
+    /// # Errors
+    /// If the supervisor is gone or refuses.
+    pub(crate) async fn answer(&mut self) -> Result<Reply, Error> {
+        let frame = self.next().await?;
+        let reply = Reply::from_frame(&frame).map_err(|source| {
+            Error::new(Code::Link, "cannot read the supervisor's answer").because(source)
+        })?;
+        refused(reply)
+    }
+}
+
+/// The refusal in a reply as an error.
+///
+/// # Errors
+/// If it is one.
+pub(crate) fn refused(reply: Reply) -> Result<Reply, Error> {
+    match reply {
+        Reply::Failed { message, hint, .. } => {
+            let mut error = Error::new(Code::Link, message);
+            error.hint = hint;
+            Err(error)
+        }
+        reply => Ok(reply),
+    }
+}
+
+/// What the supervisor knows of its sandbox.
+///
+/// # Errors
+/// If it does not answer in time.
+pub(crate) async fn inspect(runtime: &Path) -> Result<Value, Error> {
+    match ask(runtime, &Request::Inspect, PATIENCE).await? {
+        Reply::Inspected { json } => serde_json::from_slice(&json).map_err(|source| {
+            Error::new(Code::Link, "cannot read the supervisor's answer").because(source)
+        }),
+        _ => Err(Error::new(Code::Link, "the supervisor answered something else")),
+    }
+}
+
+/// Tells the sandbox to stay up without a session.
+///
+/// # Errors
+/// If the supervisor does not answer in time.
+pub(crate) async fn stay(runtime: &Path) -> Result<(), Error> {
+    let json = br#"{"stay":true}"#.to_vec().into();
+    ask(runtime, &Request::Call { json }, PATIENCE).await.map(drop)
+}
+
+/// Stops the sandbox and waits until it is down.
+///
+/// # Errors
+/// If the supervisor does not get there within the grace and half a minute.
+pub(crate) async fn stop(runtime: &Path, grace: Duration) -> Result<(), Error> {
+    let grace_ms = u32::try_from(grace.as_millis()).unwrap_or(u32::MAX);
+    let asked = ask(runtime, &Request::Stop { grace_ms }, grace + 3 * PATIENCE).await;
+    match asked {
+        Ok(_) => Ok(()),
+        // It was on its way down already and closed before it could answer.
+        Err(error) if error.code == Code::Link => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+async fn ask(runtime: &Path, request: &Request, patience: Duration) -> Result<Reply, Error> {
+    let asked = async {
+        let mut client = Client::connect(runtime)?;
+        client.send(request).await?;
+        client.answer().await
+    };
+    tokio::time::timeout(patience, asked).await.unwrap_or_else(|_| {
+        Err(Error::new(Code::Timeout, "the sandbox's supervisor does not answer")
+            .hint("end it with `sbx rm -f`, or look at it with `sbx logs`"))
+    })
+}

@@ -1,0 +1,186 @@
+//! Does what a command asks, for one user on one host.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use sbx_spec::{Config, SandboxName};
+
+use crate::client;
+use crate::command::{Caller, Code, Command, Error, Reply, SandboxBrief, Status, Ui};
+use crate::directories::Directories;
+use crate::store::{Phase, RunRecord, SandboxDir, State, Store};
+use crate::supervisor::socket_directory;
+
+mod doctor;
+mod gc;
+mod inspect;
+mod life;
+mod logs;
+mod prepare;
+mod run;
+mod start;
+mod target;
+
+/// How long a command waits for another one that changes the same sandbox.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The engine of one user.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    /// Where our files are.
+    pub directories: Directories,
+    /// The user's configuration.
+    pub config: Config,
+    /// Who asks.
+    pub caller: Caller,
+}
+
+impl Engine {
+    /// Does what `command` asks.
+    ///
+    /// # Errors
+    /// Each says what was attempted on what, and its code which kind it is.
+    pub async fn execute(&self, command: Command, ui: &mut dyn Ui) -> Result<Reply, Error> {
+        match command {
+            Command::Run(request) => self.run(request, ui).await,
+            Command::Create(request) if request.dry_run => self.plan(&request, ui),
+            Command::Create(request) => self.create(&request, ui).await,
+            Command::Exec(request) => self.exec(request, ui).await,
+            Command::Ls(request) => self.ls(request),
+            Command::Inspect(request) => self.inspect(&request.name).await,
+            Command::Start(request) => self.start_all(&request, ui).await,
+            Command::Stop(request) => self.stop_all(&request).await,
+            Command::Rm(request) => self.remove(&request, ui).await,
+            Command::Logs(request) => self.logs(&request, ui).await,
+            Command::Plan(request) => self.plan(&request, ui),
+            Command::Doctor(request) => self.doctor(request, ui),
+            Command::Gc(request) => self.gc(request),
+            Command::Version => Ok(self.version()),
+        }
+    }
+
+    fn store(&self) -> Store {
+        Store::new(self.directories.sandboxes())
+    }
+
+    fn runtime(&self, name: &SandboxName) -> PathBuf {
+        socket_directory(&self.directories.runtime, name)
+    }
+
+    fn find(&self, name: &SandboxName) -> Result<SandboxDir, Error> {
+        self.store().find(name).ok_or_else(|| {
+            let hint = self
+                .store()
+                .list()
+                .ok()
+                .and_then(|all| {
+                    let names = all.iter().map(|sandbox| sandbox.name().as_str());
+                    sbx_spec::nearest(name.as_str(), names).map(|near| format!("did you mean `{near}`?"))
+                })
+                .unwrap_or_else(|| "see which there are with `sbx ls`".to_owned());
+            Error::new(Code::SandboxNotFound, format!("no sandbox `{name}`")).hint(hint)
+        })
+    }
+
+    fn brief(&self, sandbox: &SandboxDir) -> SandboxBrief {
+        let record = sandbox.record().ok();
+        let spec = record.as_ref().map(|record| &record.spec);
+        SandboxBrief {
+            name: sandbox.name().clone(),
+            agent: spec.map(|spec| spec.kit.clone()),
+            isolation: spec.map(|spec| spec.isolation),
+            status: match (&record, sandbox.state()) {
+                (None, _) | (_, Err(_)) => Status::Broken,
+                (_, Ok(state)) => status(&state),
+            },
+            ports: Vec::new(),
+            workspace: spec.and_then(|spec| spec.shares.first()).map(|share| share.host.clone()),
+            created: record.as_ref().map(|record| record.created),
+        }
+    }
+
+    /// Brings a sandbox whose supervisor was killed back to stopped. Its
+    /// processes died with it; what is left are its own records.
+    fn tidy(&self, sandbox: &SandboxDir) -> Result<Option<RunRecord>, Error> {
+        match sandbox.state()? {
+            State::Crashed(record) => {
+                let _ = std::fs::remove_dir_all(self.runtime(sandbox.name()));
+                sandbox.clear_run();
+                Ok(Some(record))
+            }
+            State::Stopped | State::Live(_) => Ok(None),
+        }
+    }
+
+    /// Stops a live sandbox, forcing it where asking does not help.
+    async fn bring_down(&self, sandbox: &SandboxDir, grace: Duration) -> Result<(), Error> {
+        let State::Live(record) = sandbox.state()? else {
+            self.tidy(sandbox)?;
+            return Ok(());
+        };
+        let asked = client::stop(&self.runtime(sandbox.name()), grace).await;
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(5);
+        while matches!(sandbox.state()?, State::Live(_)) {
+            if tokio::time::Instant::now() > deadline {
+                // Its helpers are bound to its life by the kernel.
+                let record = record.or_else(|| match sandbox.state() {
+                    Ok(State::Live(record)) => record,
+                    _ => None,
+                });
+                kill(record.as_ref())?;
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        wait_unlocked(sandbox).await?;
+        self.tidy(sandbox)?;
+        match asked {
+            Err(error) if error.code != Code::Timeout => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+async fn wait_unlocked(sandbox: &SandboxDir) -> Result<(), Error> {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    while matches!(sandbox.state()?, State::Live(_)) {
+        if tokio::time::Instant::now() > deadline {
+            return Err(Error::new(
+                Code::Busy,
+                format!("sandbox `{}` does not go down", sandbox.name()),
+            ));
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Ok(())
+}
+
+/// Ends a supervisor that does not listen any more. Its process id is
+/// believed only for this boot and while its lock is held.
+fn kill(record: Option<&RunRecord>) -> Result<(), Error> {
+    let Some(record) = record else { return Ok(()) };
+    let failed = |source: sbx_sys::Error| {
+        Error::new(Code::Io, "cannot end a supervisor that does not answer").because(source)
+    };
+    if record.boot_id != sbx_sys::process::boot_id().map_err(failed)? {
+        return Ok(());
+    }
+    if let Some(process) = sbx_sys::process::open(record.pid).map_err(failed)? {
+        sbx_sys::process::signal(&process, rustix::process::Signal::KILL).map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn status(state: &State) -> Status {
+    match state {
+        State::Stopped => Status::Stopped,
+        // What a killed supervisor left is repaired by the next command.
+        State::Crashed(_) => Status::Stopped,
+        State::Live(None) => Status::Starting,
+        State::Live(Some(record)) => match record.phase {
+            Phase::Starting => Status::Starting,
+            Phase::Running => Status::Running,
+            Phase::Stopping => Status::Stopping,
+        },
+    }
+}

@@ -1,0 +1,129 @@
+//! `inspect` and `version`: everything that is known.
+
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+
+use sbx_spec::{ByteSize, SandboxName, SandboxSpec};
+use serde_json::Value;
+
+use super::Engine;
+use crate::command::{
+    Enforced, Error, HeldName, InspectReply, Reply, VersionReply, Wall,
+};
+use crate::plan::Accelerator;
+use crate::store::{SandboxDir, State};
+
+/// Most held names that are listed of one sandbox.
+const MAX_HELD: usize = 1000;
+
+impl Engine {
+    pub(super) async fn inspect(&self, name: &SandboxName) -> Result<Reply, Error> {
+        let sandbox = self.find(name)?;
+        let mut spec = sandbox.record()?.spec;
+        let state = sandbox.state()?;
+        let known = match &state {
+            State::Live(_) => crate::client::inspect(&self.runtime(name)).await.ok(),
+            State::Stopped | State::Crashed(_) => None,
+        };
+        let number = |key: &str| known.as_ref()?.get(key)?.as_u64();
+        let text = |key: &str| known.as_ref()?.get(key)?.as_str().map(str::to_owned);
+        let problem = match &state {
+            State::Crashed(record) => Some(format!(
+                "its supervisor (process {}) was killed; the next command that uses it repairs it",
+                record.pid
+            )),
+            State::Live(_) | State::Stopped => None,
+        };
+        let up_s = match &state {
+            State::Live(Some(run)) => Some(crate::store::now().saturating_sub(run.started)),
+            _ => None,
+        };
+        let held = self.held(&sandbox, &spec);
+        for variable in &mut spec.env {
+            variable.value.clear();
+        }
+        Ok(Reply::Inspect(Box::new(InspectReply {
+            sandbox: self.brief(&sandbox),
+            problem,
+            supervisor: number("pid").and_then(|pid| u32::try_from(pid).ok()),
+            up_s,
+            sessions: number("sessions").and_then(|count| u32::try_from(count).ok()),
+            driver: known.as_ref().map(|_| "qemu".to_owned()),
+            accel: text("accel"),
+            kernel: text("kernel"),
+            disk_used: sandbox
+                .join("scratch.img")
+                .metadata()
+                .ok()
+                .map(|found| ByteSize::bytes(found.blocks().saturating_mul(512))),
+            limits: enforced(&spec),
+            walls: known.as_ref().map(walls).unwrap_or_default(),
+            held,
+            directory: sandbox.join(""),
+            spec,
+        })))
+    }
+
+    pub(super) fn version(&self) -> Reply {
+        let (kernel, template) = self.in_place();
+        Reply::Version(VersionReply {
+            sbx: env!("CARGO_PKG_VERSION").to_owned(),
+            protocol: sbx_proto::GENERATION,
+            kernel,
+            template,
+            qemu: super::doctor::qemu_version(),
+        })
+    }
+
+    /// What of the workspace is held back from the host.
+    pub(super) fn held(&self, sandbox: &SandboxDir, spec: &SandboxSpec) -> Vec<HeldName> {
+        let mut held = Vec::new();
+        for (number, share) in spec.shares.iter().enumerate() {
+            let path = sandbox.join("shadow").join(format!("s{number}"));
+            let Ok(shadow) = sbx_sys::file::open_dir(&path) else { continue };
+            let entries = sbx_share::held::list(shadow.as_fd()).unwrap_or_default();
+            for entry in entries.into_iter().take(MAX_HELD) {
+                held.push(HeldName { share: share.host.clone(), path: entry.path });
+            }
+        }
+        held
+    }
+
+    /// What executes a running sandbox's instructions, from its own record.
+    pub(super) fn running_accelerator(&self, sandbox: &SandboxDir) -> Option<Accelerator> {
+        match sandbox.state() {
+            Ok(State::Live(Some(run))) => run.accelerator,
+            _ => None,
+        }
+    }
+}
+
+fn enforced(spec: &SandboxSpec) -> Vec<Enforced> {
+    let limit = |limit: &str, value: String, by: &str| Enforced {
+        limit: limit.to_owned(),
+        value,
+        by: by.to_owned(),
+    };
+    vec![
+        limit("cpus", spec.limits.cpus.to_string(), "virtual processors of the machine"),
+        limit("memory", spec.limits.memory.to_string(), "size of the virtual machine"),
+        limit("disk", spec.limits.disk.to_string(), "size of the sandbox's disk"),
+        limit("pids", spec.limits.pids.to_string(), "guest kernel (cgroup of all sessions)"),
+    ]
+}
+
+/// The walls that each process said are in force.
+fn walls(known: &Value) -> Vec<Wall> {
+    let lines = known.get("walls").and_then(Value::as_array).into_iter().flatten();
+    lines
+        .filter_map(Value::as_str)
+        .filter_map(|line| line.split_once(": "))
+        .map(|(process, note)| Wall {
+            process: process.to_owned(),
+            wall: "in force".to_owned(),
+            up: true,
+            note: Some(note.to_owned()),
+        })
+        .collect()
+}
+

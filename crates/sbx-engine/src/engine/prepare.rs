@@ -1,0 +1,172 @@
+//! Kernel, template, kit and disk of a sandbox: made where they are missing.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+use sbx_images::{Cache, Host, Kit};
+use sbx_spec::{KitName, SandboxSpec};
+
+use super::Engine;
+use crate::command::{Cancel, Code, Error, PlanStep, Ui};
+use crate::plan::Artifacts;
+use crate::store::SandboxDir;
+
+/// A sandbox's own disk, in its directory.
+pub(super) const SCRATCH: &str = "scratch.img";
+
+impl Engine {
+    /// The kit of that name.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub(super) fn kit(&self, name: &KitName) -> Result<Kit, Error> {
+        Kit::named(name)
+            .map_err(|error| image_error(&error))?
+            .ok_or_else(|| Error::new(Code::UnknownAgent, format!("no agent `{name}`")))
+    }
+
+    /// Makes what the sandbox boots from, as far as it is not there.
+    ///
+    /// # Errors
+    /// If the host lacks a program for it, or making it fails.
+    pub(super) fn prepare(
+        &self,
+        spec: &SandboxSpec,
+        sandbox: &SandboxDir,
+        ui: &mut dyn Ui,
+    ) -> Result<Artifacts, Error> {
+        let kit = self.kit(&spec.kit)?;
+        let cache = self.cache()?;
+        let progress = Progress::new(ui);
+        let prepared = sbx_images::prepare(&cache, &self.host(), &kit, &progress)
+            .map_err(|error| image_error(&error))?;
+        let guest = self.companion("sbx-guest")?;
+        let initrd =
+            sbx_images::initramfs(&cache, &guest, &progress).map_err(|error| image_error(&error))?;
+        let scratch = sandbox.join(SCRATCH);
+        if !scratch.exists() {
+            sbx_images::scratch(&scratch, spec.limits.disk).map_err(|error| image_error(&error))?;
+        }
+        Ok(Artifacts {
+            kernel: prepared.kernel.image.path,
+            initrd: initrd.path,
+            base: prepared.base.image.path,
+            kit: prepared.kit_image.map(|image| image.path),
+            scratch,
+        })
+    }
+
+    /// The same, foreseen: where everything will be and what is to be made.
+    ///
+    /// # Errors
+    /// If the cache cannot be read.
+    pub(super) fn foreseen(
+        &self,
+        spec: &SandboxSpec,
+    ) -> Result<(Artifacts, Vec<PlanStep>), Error> {
+        let kit = self.kit(&spec.kit)?;
+        let cache = self.cache()?;
+        let failed = |error: sbx_images::Error| image_error(&error);
+        let kernel = sbx_images::present_kernel(&cache, &self.host()).map_err(failed)?;
+        let base = sbx_images::present_base(&cache).map_err(failed)?;
+        let image = kit.present_image(&cache).map_err(failed)?;
+        let later = |what: &str| self.directories.cache.join(format!("{what} (to be made)"));
+        let step = |what: &str, path: Option<&Path>| PlanStep {
+            what: what.to_owned(),
+            detail: path.iter().map(|path| path.display().to_string()).collect(),
+            cached: path.is_some(),
+        };
+        let kernel = kernel.map(|kernel| kernel.image.path);
+        let base = base.map(|base| base.image.path);
+        let image = image.map(|image| image.path);
+        let mut steps = vec![
+            step("build the guest kernel", kernel.as_deref()),
+            step("build the base template", base.as_deref()),
+        ];
+        if kit.version().is_some() {
+            steps.push(step("fetch the agent's program", image.as_deref()));
+        }
+        let files = Artifacts {
+            kernel: kernel.unwrap_or_else(|| later("kernel")),
+            initrd: later("initramfs"),
+            base: base.unwrap_or_else(|| later("base")),
+            kit: kit.version().map(|_| image.unwrap_or_else(|| later("kit"))),
+            scratch: self.directories.sandboxes().join(spec.name.as_str()).join(SCRATCH),
+        };
+        Ok((files, steps))
+    }
+
+    /// Versions of kernel and template that are in place.
+    pub(super) fn in_place(&self) -> (Option<String>, Option<String>) {
+        let Ok(cache) = self.cache() else { return (None, None) };
+        let kernel = sbx_images::present_kernel(&cache, &self.host()).ok().flatten();
+        let base = sbx_images::present_base(&cache).ok().flatten();
+        (kernel.map(|kernel| kernel.release), base.map(|base| base.image.sha256))
+    }
+
+    pub(super) fn cache(&self) -> Result<Cache, Error> {
+        Cache::open(&self.directories.cache).map_err(|error| image_error(&error))
+    }
+
+    pub(super) fn host(&self) -> Host {
+        let exe_dir = self.caller.program.parent().map_or_else(PathBuf::new, Path::to_owned);
+        Host::new(exe_dir, Some(self.caller.home.clone()), self.caller.archives.iter().cloned())
+    }
+}
+
+/// An error of the images room as one of ours.
+pub(super) fn image_error(error: &sbx_images::Error) -> Error {
+    let code = match error {
+        sbx_images::Error::MissingPackages(_) | sbx_images::Error::Namespaces { .. } => {
+            Code::HostUnfit
+        }
+        sbx_images::Error::Cancelled => Code::Interrupted,
+        sbx_images::Error::File { source, .. }
+            if source.kind() == std::io::ErrorKind::StorageFull =>
+        {
+            Code::NoSpace
+        }
+        _ => Code::Image,
+    };
+    let mut ours = Error::new(code, error.to_string());
+    if let Some(source) = std::error::Error::source(error) {
+        ours = ours.because(source);
+    }
+    ours.hint = error.hint();
+    ours
+}
+
+/// The user's screen as the images room sees it.
+struct Progress<'a> {
+    ui: Mutex<&'a mut dyn Ui>,
+    cancel: Cancel,
+    told: AtomicBool,
+}
+
+impl<'a> Progress<'a> {
+    fn new(ui: &'a mut dyn Ui) -> Self {
+        let cancel = ui.cancel();
+        Self { ui: Mutex::new(ui), cancel, told: AtomicBool::new(false) }
+    }
+}
+
+// The screen is reached by one thread at a time through the lock, and the
+// trait object is `Send`.
+impl sbx_images::Progress for Progress<'_> {
+    fn step(&self, name: &str, done: u64, total: u64) {
+        self.ui.lock().progress(name, done, total);
+    }
+
+    fn note(&self, text: &str) {
+        self.ui.lock().progress(text, 0, 0);
+    }
+
+    fn cancelled(&self) -> bool {
+        let cancelled = self.cancel.is_cancelled();
+        if cancelled && !self.told.swap(true, Ordering::Relaxed) {
+            self.ui.lock().warn("stopping; what is done so far is kept");
+        }
+        cancelled
+    }
+}

@@ -1,0 +1,417 @@
+//! `run`, `create`, `exec`, `plan`: from a request to a session.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+
+use sbx_proto::message::Bytes;
+use sbx_proto::session::{Exec, HomeFile, Tty, User as GuestUser, When};
+use sbx_spec::{EnvVar, GuestPath, SandboxSpec, SessionVariables};
+
+use sbx_images::{HomeContext, Kit};
+
+use super::Engine;
+use super::prepare::image_error;
+use super::start::Stay;
+use super::target::{Meaning, Target};
+use crate::client::Client;
+use crate::command::{
+    Afterwards, Code, CreateRequest, EndBlock, Ended, Entered, Error, ExecRequest, Fact,
+    PlanReply, PlanStep, Reply, RunRequest, SandboxReply, SessionOptions, SessionReply, ShareBrief,
+    StartBlock, StdinChoice, TtyChoice, TtySize, Ui, User,
+};
+use crate::facts::HostFacts;
+use crate::microvm::setup::clock_ns;
+use crate::plan::{Accelerator, Plan};
+use crate::session::{self, Opening};
+use crate::store::SandboxDir;
+
+impl Engine {
+    pub(super) async fn run(
+        &self,
+        request: RunRequest,
+        ui: &mut dyn Ui,
+    ) -> Result<Reply, Error> {
+        let meaning = self.meaning(&request.subject, &request.sandbox, ui)?;
+        if request.dry_run {
+            return self.plan_of(meaning, ui);
+        }
+        let (sandbox, spec, created) = self.made(meaning.target)?;
+        let stay = if request.detach { Stay::UntilStopped } else { Stay::WhileUsed };
+        let up = self.bring_up(&sandbox, stay, ui).await;
+        let (entered, plan) = match up {
+            Ok(up) => up,
+            Err(error) => {
+                // A sandbox that never ran is nothing the user has yet.
+                if created {
+                    self.forget(&sandbox);
+                }
+                return Err(error);
+            }
+        };
+        if request.detach {
+            return Ok(Reply::Sandbox(SandboxReply { sandbox: self.brief(&sandbox), created }));
+        }
+        let entered = if created { Entered::Created } else { entered };
+        let kit = self.kit(&spec.kit)?;
+        let home = HomeContext { workdir: &spec.workdir, env: &meaning.credentials };
+        let files = kit.home_files(&home).map_err(|error| image_error(&error))?;
+        let mut argv: Vec<OsString> = kit.start.iter().map(Into::into).collect();
+        if request.unattended {
+            let more = kit.unattended.iter().map(OsString::from);
+            argv.extend(more.filter(|arg| !request.agent_args.contains(arg)));
+        }
+        argv.extend(request.agent_args);
+        let program = Program {
+            argv,
+            env: Vec::new(),
+            kit_env: kit_env(&kit),
+            credentials: meaning.credentials,
+            cwd: request.sandbox.workdir.clone(),
+            user: request.user,
+            files: files
+                .into_iter()
+                .map(|file| HomeFile {
+                    path: file.path.into_bytes().into(),
+                    mode: file.mode,
+                    content: file.content.into(),
+                    when: When::Missing,
+                })
+                .collect(),
+            login: true,
+        };
+        let block = self.start_block(&sandbox, &spec, entered, plan.as_ref(), &program);
+        ui.opening(&block);
+        let ended = self.session(&sandbox, &spec, program, request.session, ui).await;
+        self.close(&sandbox, request.remove_after, ui).await?;
+        Ok(Reply::Session(SessionReply { name: spec.name, ended: ended? }))
+    }
+
+    pub(super) async fn create(
+        &self,
+        request: &CreateRequest,
+        ui: &mut dyn Ui,
+    ) -> Result<Reply, Error> {
+        let meaning = self.meaning(&request.subject, &request.sandbox, ui)?;
+        let (sandbox, spec, created) = self.made(meaning.target)?;
+        let prepared = {
+            let _leave = sandbox.change(super::PATIENCE)?;
+            self.prepare(&spec, &sandbox, ui)
+        };
+        if let Err(error) = prepared {
+            if created {
+                self.forget(&sandbox);
+            }
+            return Err(error);
+        }
+        Ok(Reply::Sandbox(SandboxReply { sandbox: self.brief(&sandbox), created }))
+    }
+
+    pub(super) async fn exec(
+        &self,
+        request: ExecRequest,
+        ui: &mut dyn Ui,
+    ) -> Result<Reply, Error> {
+        let sandbox = self.find(&request.name)?;
+        let spec = sandbox.record()?.spec;
+        self.bring_up(&sandbox, Stay::WhileUsed, ui).await?;
+        let kit_env = kit_env(&self.kit(&spec.kit)?);
+        let mut program = Program {
+            argv: request.argv,
+            env: request.env,
+            kit_env,
+            credentials: Vec::new(),
+            cwd: request.workdir,
+            user: request.user,
+            files: Vec::new(),
+            login: false,
+        };
+        if request.detach {
+            program.argv = detached(program.argv);
+            let exec = self.exec_message(&spec, program, None)?;
+            self.detach(&sandbox, &exec).await?;
+            return Ok(Reply::Done {});
+        }
+        let ended = self.session(&sandbox, &spec, program, request.session, ui).await?;
+        Ok(Reply::Session(SessionReply { name: request.name, ended }))
+    }
+
+    /// The plan of what `create` or `run` would do.
+    pub(super) fn plan(&self, request: &CreateRequest, ui: &mut dyn Ui) -> Result<Reply, Error> {
+        let meaning = self.meaning(&request.subject, &request.sandbox, ui)?;
+        self.plan_of(meaning, ui)
+    }
+
+    fn plan_of(&self, meaning: Meaning, _ui: &mut dyn Ui) -> Result<Reply, Error> {
+        let (mut spec, exists) = match meaning.target {
+            Target::Existing(_, spec) => (spec, true),
+            Target::New(spec) => (spec, false),
+        };
+        let facts = HostFacts::gather(&self.caller);
+        let (files, mut steps) = self.foreseen(&spec)?;
+        let plan = crate::plan::plan(&spec, &facts, &files)?;
+        steps.extend(plan_steps(&plan, exists));
+        for variable in &mut spec.env {
+            variable.value.clear();
+        }
+        Ok(Reply::Plan(Box::new(PlanReply {
+            spec,
+            exists,
+            facts: fact_list(&facts),
+            steps,
+            warnings: plan.warnings,
+        })))
+    }
+
+    /// Makes a new sandbox; true if this command made it.
+    fn made(&self, target: Target) -> Result<(SandboxDir, SandboxSpec, bool), Error> {
+        match target {
+            Target::Existing(sandbox, spec) => Ok((sandbox, spec, false)),
+            Target::New(spec) => {
+                self.directories.prepare()?;
+                Ok((self.store().create(&spec)?, spec, true))
+            }
+        }
+    }
+
+    fn forget(&self, sandbox: &SandboxDir) {
+        if let Ok(leave) = sandbox.change(super::PATIENCE) {
+            // What cannot be removed now is found by `gc`.
+            let _ = self.store().remove(sandbox, &leave);
+        }
+    }
+
+    async fn session(
+        &self,
+        sandbox: &SandboxDir,
+        spec: &SandboxSpec,
+        program: Program,
+        options: SessionOptions,
+        ui: &mut dyn Ui,
+    ) -> Result<Ended, Error> {
+        let terminal = ui.terminal()?;
+        let wanted = match options.tty {
+            TtyChoice::Auto => terminal.is.stdin && terminal.is.stdout,
+            TtyChoice::Always => true,
+            TtyChoice::Never => false,
+        };
+        let size = terminal.size.unwrap_or(TtySize { rows: 24, cols: 80 });
+        let exec = self.exec_message(spec, program, wanted.then_some(size))?;
+        let mut client = Client::connect(&self.runtime(sandbox.name()))?;
+        session::request(&mut client).await?;
+        let stdin = options.stdin == StdinChoice::Passed;
+        session::attach(client, Opening { exec, stdin }, terminal).await
+    }
+
+    fn exec_message(
+        &self,
+        spec: &SandboxSpec,
+        program: Program,
+        tty: Option<TtySize>,
+    ) -> Result<Exec, Error> {
+        let env = SessionVariables {
+            sandbox: &spec.name,
+            terminal: &self.caller.terminal,
+            timezone: self.caller.timezone.as_deref(),
+            kit: &program.kit_env,
+            spec: &spec.env,
+            credentials: &program.credentials,
+            session: &program.env,
+        }
+        .resolve();
+        let term = env.iter().find(|variable| variable.name == "TERM");
+        let term = term.map_or("xterm-256color", |variable| variable.value.as_str()).to_owned();
+        let text = |text: &str| -> Bytes { text.as_bytes().to_vec().into() };
+        Ok(Exec {
+            argv: program.argv.iter().map(|arg| arg.as_bytes().to_vec().into()).collect(),
+            env: env.iter().map(|variable| (text(&variable.name), text(&variable.value))).collect(),
+            cwd: program.cwd.map(|path| path.as_bytes().to_vec().into()),
+            user: guest_user(program.user)?,
+            tty: tty.map(|size| Tty { rows: size.rows, cols: size.cols, term }),
+            files: program.files,
+            clock_ns: clock_ns(),
+            login: program.login,
+        })
+    }
+
+    async fn detach(&self, sandbox: &SandboxDir, exec: &Exec) -> Result<(), Error> {
+        use sbx_proto::message::Message;
+        let mut client = Client::connect(&self.runtime(sandbox.name()))?;
+        let json = br#""detach""#.to_vec().into();
+        client.send(&sbx_proto::client::Request::Call { json }).await?;
+        let open = exec.to_frame(sbx_proto::client::SESSION).map_err(|source| {
+            Error::new(Code::Usage, "cannot pass so many arguments and variables").because(source)
+        })?;
+        client.send_frame(&open).await?;
+        client.answer().await.map(drop)
+    }
+
+    fn start_block(
+        &self,
+        sandbox: &SandboxDir,
+        spec: &SandboxSpec,
+        how: Entered,
+        plan: Option<&Plan>,
+        program: &Program,
+    ) -> StartBlock {
+        let accel = match plan {
+            Some(plan) => Some(plan.machine.accelerator),
+            None => self.running_accelerator(sandbox),
+        };
+        let (enforced_by, accel_note) = match accel {
+            Some(Accelerator::Kvm) => ("QEMU with KVM".to_owned(), None),
+            Some(Accelerator::Tcg) => (
+                "QEMU".to_owned(),
+                Some("emulated, because there is no usable KVM; about 20 times slower".to_owned()),
+            ),
+            None => ("QEMU".to_owned(), None),
+        };
+        StartBlock {
+            name: spec.name.clone(),
+            agent: spec.kit.clone(),
+            how,
+            isolation: spec.isolation,
+            enforced_by,
+            accel_note,
+            shares: spec
+                .shares
+                .iter()
+                .map(|share| ShareBrief {
+                    host: share.host.clone(),
+                    guest: share.guest.clone(),
+                    mode: match share.access {
+                        sbx_spec::Access::ReadOnly => "ro".to_owned(),
+                        sbx_spec::Access::ReadWrite => "direct".to_owned(),
+                    },
+                })
+                .collect(),
+            network: spec.network.preset,
+            localhost_ports: spec.network.localhost_ports.clone(),
+            plain_credentials: program
+                .credentials
+                .iter()
+                .chain(program.env.iter().filter(|v| sbx_spec::is_credential(&v.name)))
+                .map(|variable| variable.name.clone())
+                .collect(),
+            held: self.held(sandbox, spec),
+        }
+    }
+
+    /// After a session: what is held, and what becomes of the sandbox.
+    async fn close(
+        &self,
+        sandbox: &SandboxDir,
+        remove: bool,
+        ui: &mut dyn Ui,
+    ) -> Result<(), Error> {
+        let spec = sandbox.record()?.spec;
+        let held = self.held(sandbox, &spec);
+        let others = match crate::client::inspect(&self.runtime(sandbox.name())).await {
+            Ok(known) => known.get("sessions").and_then(serde_json::Value::as_u64),
+            Err(_) => None,
+        };
+        let then = match (remove, others) {
+            (true, Some(1..)) => {
+                ui.warn("other sessions use the sandbox: it is not removed");
+                Afterwards::StaysUp
+            }
+            (true, _) => {
+                self.bring_down(sandbox, std::time::Duration::from_secs(2)).await?;
+                let leave = sandbox.change(super::PATIENCE)?;
+                self.store().remove(sandbox, &leave)?;
+                Afterwards::Removed
+            }
+            (false, None) => Afterwards::Down,
+            (false, Some(0)) => Afterwards::StopsIn(self.config.stop_grace_s()),
+            (false, Some(_)) => Afterwards::StaysUp,
+        };
+        ui.closing(&EndBlock { name: spec.name, held, then });
+        Ok(())
+    }
+}
+
+/// A program to run inside, and what it is given.
+struct Program {
+    argv: Vec<OsString>,
+    env: Vec<EnvVar>,
+    kit_env: Vec<EnvVar>,
+    credentials: Vec<EnvVar>,
+    cwd: Option<GuestPath>,
+    user: Option<User>,
+    files: Vec<HomeFile>,
+    login: bool,
+}
+
+fn kit_env(kit: &Kit) -> Vec<EnvVar> {
+    let variable = |(name, value): (&String, &String)| EnvVar {
+        name: name.clone(),
+        value: value.clone(),
+    };
+    kit.env.iter().map(variable).collect()
+}
+
+/// The same program without streams: nobody will read what it prints.
+fn detached(argv: Vec<OsString>) -> Vec<OsString> {
+    let wrap = ["/bin/sh", "-c", "exec \"$@\" </dev/null >/dev/null 2>&1", "sh"];
+    wrap.into_iter().map(Into::into).chain(argv).collect()
+}
+
+fn guest_user(user: Option<User>) -> Result<GuestUser, Error> {
+    Ok(match user {
+        None | Some(User::Agent) => GuestUser::Agent,
+        Some(User::Root) => GuestUser::Root,
+        Some(User::Ids(uid, gid)) => GuestUser::Ids { uid, gid: gid.unwrap_or(uid) },
+        Some(User::Name(name, None)) => GuestUser::Name { name },
+        Some(User::Name(name, Some(group))) => {
+            return Err(Error::new(
+                Code::Usage,
+                format!("cannot run as `{name}:{group}`: give a name alone, or numbers"),
+            ));
+        }
+    })
+}
+
+fn plan_steps(plan: &Plan, exists: bool) -> Vec<PlanStep> {
+    let step = |what: &str, detail: Vec<String>| PlanStep {
+        what: what.to_owned(),
+        detail,
+        cached: false,
+    };
+    let mut steps = Vec::new();
+    if !exists {
+        steps.push(step("write down the sandbox", vec![plan.name.to_string()]));
+    }
+    for share in &plan.shares {
+        steps.push(step(
+            "serve a directory",
+            vec![
+                format!("host {}", share.host.display()),
+                format!("guest {}", share.guest.as_path().display()),
+                format!("access {:?}", share.access).to_lowercase(),
+            ],
+        ));
+    }
+    if let Some(network) = &plan.network {
+        let mut detail = vec![format!("preset {:?}", network.preset).to_lowercase()];
+        detail.extend(network.localhost_ports.iter().map(|port| format!("localhost:{port}")));
+        steps.push(step("start the network engine", detail));
+    }
+    let numbers = crate::microvm::qemu::Descriptors::number(
+        plan.machine.disks.len(),
+        plan.network.is_some(),
+        plan.shares.len(),
+    );
+    let tags: Vec<_> = plan.shares.iter().map(|share| share.tag.clone()).collect();
+    let mut line = vec![plan.machine.program.display().to_string()];
+    line.extend(crate::microvm::qemu::arguments(&plan.machine, &numbers, &tags));
+    steps.push(step("boot the machine", line));
+    steps
+}
+
+fn fact_list(facts: &HostFacts) -> Vec<Fact> {
+    let fact = |name: &str, value: String| Fact { name: name.to_owned(), value };
+    vec![
+        fact("kvm", facts.virtualisation.to_string()),
+        fact("processors", facts.cpus.to_string()),
+        fact("memory", facts.memory.to_string()),
+    ]
+}

@@ -1,0 +1,179 @@
+//! Bringing a sandbox up, and telling how it goes.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use sbx_sys::spawn::Spawn;
+use sbx_sys::{memfd, unix};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::net::UnixStream;
+
+use super::{Engine, PATIENCE, wait_unlocked};
+use crate::command::{Code, Entered, Error, Ui};
+use crate::facts::HostFacts;
+use crate::plan::{Plan, plan};
+use crate::store::{Phase, SandboxDir, State};
+use crate::supervisor::{PROGRAM, STATUS, StartStatus, SuperviseConfig, VMM};
+
+/// How long a start may take altogether: a supervisor gives up before.
+const START_LIMIT: Duration = Duration::from_secs(240);
+
+/// Whether a sandbox that is started now goes down again by itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Stay {
+    /// Once nobody has used it for the configured grace.
+    WhileUsed,
+    /// Not until it is told to.
+    UntilStopped,
+}
+
+impl Engine {
+    /// Makes sure that `sandbox` runs. Returns whether it was found running,
+    /// and the plan if it was started now.
+    pub(super) async fn bring_up(
+        &self,
+        sandbox: &SandboxDir,
+        stay: Stay,
+        ui: &mut dyn Ui,
+    ) -> Result<(Entered, Option<Plan>), Error> {
+        // One command starts it; the others find it running.
+        let _leave = sandbox.change(PATIENCE)?;
+        match sandbox.state()? {
+            State::Live(Some(run)) if run.phase == Phase::Running => {
+                if stay == Stay::UntilStopped {
+                    crate::client::stay(&self.runtime(sandbox.name())).await?;
+                }
+                return Ok((Entered::Joined, None));
+            }
+            State::Live(_) => wait_unlocked(sandbox).await?,
+            State::Stopped | State::Crashed(_) => {}
+        }
+        if let Some(crashed) = self.tidy(sandbox)? {
+            ui.warn(&format!(
+                "the last supervisor of `{}` (process {}) was killed; starting anew",
+                sandbox.name(),
+                crashed.pid
+            ));
+        }
+        let record = sandbox.record()?;
+        let files = self.prepare(&record.spec, sandbox, ui)?;
+        let plan = plan(&record.spec, &HostFacts::gather(&self.caller), &files)?;
+        for warning in &plan.warnings {
+            ui.warn(warning);
+        }
+        self.supervise(sandbox, &plan, stay, ui).await?;
+        Ok((Entered::Started, Some(plan)))
+    }
+
+    /// Starts the supervisor and waits until it is ready, or has failed.
+    async fn supervise(
+        &self,
+        sandbox: &SandboxDir,
+        plan: &Plan,
+        stay: Stay,
+        ui: &mut dyn Ui,
+    ) -> Result<(), Error> {
+        let name = sandbox.name();
+        let failed = |source: sbx_sys::Error| {
+            Error::new(Code::Io, format!("cannot start the supervisor of `{name}`")).because(source)
+        };
+        let io = |source: std::io::Error| {
+            Error::new(Code::Io, format!("cannot start the supervisor of `{name}`")).because(source)
+        };
+        let config = SuperviseConfig {
+            sandboxes: self.directories.sandboxes(),
+            runtime: self.runtime(name),
+            plan: plan.clone(),
+            stay: stay == Stay::UntilStopped,
+            idle_s: self.config.stop_grace_s(),
+        };
+        let text = serde_json::to_vec(&config)
+            .map_err(|source| Error::new(Code::Internal, "cannot write").because(source))?;
+        let (near, far) = unix::stream_pair().map_err(failed)?;
+        let log = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(sandbox.join("supervisor.err"))
+            .map_err(io)?;
+        let mut spawn = Spawn::path(&self.caller.program)
+            .arg("supervise")
+            .with_fd(log, 2)
+            .with_fd(memfd::sealed("sbx-supervise", &text).map_err(failed)?, 3)
+            .with_fd(far, STATUS)
+            .with_fd(open_program(&self.caller.program)?, PROGRAM)
+            .with_fd(open_program(&self.companion("sbx-vmm")?)?, VMM);
+        spawn.argv = vec!["sbx".into(), "supervise".into()];
+        spawn.new_session = true;
+        let _child = spawn.spawn().map_err(failed)?;
+        near.set_nonblocking(true).map_err(io)?;
+        let stream = UnixStream::from_std(near).map_err(io)?;
+        let mut cancel = ui.cancel();
+        tokio::select! {
+            heard = tokio::time::timeout(START_LIMIT, hear(stream, ui)) => {
+                heard.unwrap_or_else(|_| Err(Error::new(
+                    Code::Timeout,
+                    format!("sandbox `{name}` did not come up"),
+                ).hint(format!("see why with `sbx logs {name}`"))))
+            }
+            () = cancel.cancelled() => {
+                self.bring_down(sandbox, Duration::ZERO).await?;
+                Err(Error::new(Code::Interrupted, format!("interrupted while starting `{name}`")))
+            }
+        }
+    }
+
+    /// A program of ours that belongs to this one: beside it, or in the
+    /// library directory of the same installation. Never one from PATH.
+    pub(super) fn companion(&self, name: &str) -> Result<PathBuf, Error> {
+        let beside = self.caller.program.parent();
+        let candidates = [
+            beside.map(|directory| directory.join(name)),
+            beside
+                .and_then(|directory| directory.parent())
+                .map(|prefix| prefix.join("lib/sbx").join(name)),
+        ];
+        candidates.into_iter().flatten().find(|path| path.is_file()).ok_or_else(|| {
+            Error::new(Code::HostUnfit, format!("our program `{name}` is missing"))
+                .hint("install sbx again: its parts belong side by side")
+        })
+    }
+}
+
+fn open_program(path: &std::path::Path) -> Result<std::os::fd::OwnedFd, Error> {
+    std::fs::File::open(path).map(Into::into).map_err(|source| {
+        Error::new(Code::HostUnfit, format!("cannot open our program `{}`", path.display()))
+            .because(source)
+    })
+}
+
+async fn hear(stream: UnixStream, ui: &mut dyn Ui) -> Result<(), Error> {
+    let mut lines = BufReader::new(stream).lines();
+    let mut step: Option<String> = None;
+    let heard = loop {
+        match lines.next_line().await {
+            Ok(Some(line)) => match serde_json::from_str(&line) {
+                Ok(StartStatus::At(now)) => {
+                    if let Some(step) = step.replace(now.clone()) {
+                        ui.progress(&step, 1, 1);
+                    }
+                    ui.progress(&now, 0, 0);
+                }
+                Ok(StartStatus::Ready) => break Ok(()),
+                Ok(StartStatus::Failed(error)) => break Err(error),
+                Err(_) => {}
+            },
+            _ => {
+                break Err(Error::new(Code::Boot, "the supervisor ended while starting")
+                    .hint("see why with `sbx logs`"));
+            }
+        }
+    };
+    if let Some(step) = step {
+        ui.progress(&step, 1, 1);
+    }
+    heard
+}

@@ -1,0 +1,138 @@
+//! What plans rest on: read from this host once for each command.
+
+use std::path::{Path, PathBuf};
+
+use sbx_spec::ByteSize;
+use sbx_sys::kvm::KvmState;
+
+use crate::command::Caller;
+
+/// Largest bundle of extra root certificates, in bytes.
+const MAX_ROOTS: usize = 512 * 1024;
+
+/// Where distributions keep the root certificates an administrator added.
+const ROOT_DIRECTORIES: [&str; 2] =
+    ["/usr/local/share/ca-certificates", "/etc/pki/ca-trust/source/anchors"];
+
+/// Facts of this host and its user.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HostFacts {
+    /// Processors this process may use.
+    pub cpus: u32,
+    /// Memory.
+    pub memory: ByteSize,
+    /// Whether KVM can be used.
+    pub virtualisation: Virtualisation,
+    /// Time stamp counter, in kHz.
+    pub tsc_khz: Option<u64>,
+    /// The machine monitor.
+    pub qemu: Option<PathBuf>,
+    /// The caller.
+    pub uid: u32,
+    /// The caller's group.
+    pub gid: u32,
+    /// Time zone, as a name.
+    pub timezone: Option<String>,
+    /// Root certificates this host trusts beyond its distribution's, PEM.
+    pub extra_roots: String,
+}
+
+/// Whether KVM can be used.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Virtualisation {
+    /// A guest ran and was fast.
+    Usable,
+    /// It is there and this user may not open it.
+    NotPermitted {
+        /// What was found.
+        reason: String,
+        /// What to do.
+        cure: String,
+    },
+    /// There is none, or none that runs ordinary guests.
+    Unusable {
+        /// What was found.
+        reason: String,
+    },
+}
+
+impl std::fmt::Display for Virtualisation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Usable => f.write_str("usable"),
+            Self::NotPermitted { reason, .. } => write!(f, "not permitted: {reason}"),
+            Self::Unusable { reason } => write!(f, "not usable: {reason}"),
+        }
+    }
+}
+
+impl HostFacts {
+    /// Reads them. Takes a few milliseconds, and up to 100 where a KVM has
+    /// to be tried.
+    #[must_use]
+    pub fn gather(caller: &Caller) -> Self {
+        Self {
+            cpus: processors(),
+            memory: memory(),
+            virtualisation: virtualisation(),
+            tsc_khz: sbx_sys::kvm::tsc_khz(),
+            qemu: program("qemu-system-x86_64"),
+            uid: caller.uid,
+            gid: caller.gid,
+            timezone: caller.timezone.clone(),
+            extra_roots: extra_roots(),
+        }
+    }
+}
+
+/// A program of the distribution: never from the caller's PATH, which a
+/// project's settings may have changed.
+#[must_use]
+pub(crate) fn program(name: &str) -> Option<PathBuf> {
+    ["/usr/bin", "/usr/local/bin", "/usr/sbin", "/sbin", "/bin"]
+        .iter()
+        .map(|directory| Path::new(directory).join(name))
+        .find(|path| path.is_file())
+}
+
+fn virtualisation() -> Virtualisation {
+    match sbx_sys::kvm::probe() {
+        KvmState::Usable => Virtualisation::Usable,
+        KvmState::NotPermitted { reason, cure } => Virtualisation::NotPermitted { reason, cure },
+        KvmState::Absent { reason } | KvmState::Unusable { reason, .. } => {
+            Virtualisation::Unusable { reason }
+        }
+    }
+}
+
+/// Processors this process may use.
+pub(crate) fn processors() -> u32 {
+    std::thread::available_parallelism()
+        .map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(u32::MAX))
+}
+
+/// Memory of this host.
+pub(crate) fn memory() -> ByteSize {
+    let info = rustix::system::sysinfo();
+    ByteSize::bytes(info.totalram.saturating_mul(u64::from(info.mem_unit)))
+}
+
+fn extra_roots() -> String {
+    let mut bundle = String::new();
+    for directory in ROOT_DIRECTORIES {
+        let Ok(entries) = std::fs::read_dir(directory) else { continue };
+        let mut files: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+        files.sort();
+        for file in files {
+            let Ok(text) = sbx_sys::file::read_bounded(&file, MAX_ROOTS) else { continue };
+            let Ok(text) = String::from_utf8(text) else { continue };
+            if text.contains("-----BEGIN CERTIFICATE-----")
+                && bundle.len() + text.len() < MAX_ROOTS
+            {
+                bundle.push_str(text.trim_end());
+                bundle.push('\n');
+            }
+        }
+    }
+    bundle
+}

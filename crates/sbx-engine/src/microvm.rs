@@ -1,0 +1,7 @@
+//! The isolation `microvm`: what each process of it is told.
+
+pub(crate) mod network;
+pub(crate) mod qemu;
+pub(crate) mod setup;
+pub(crate) mod shares;
+pub(crate) mod vmm;

@@ -1,0 +1,155 @@
+//! QEMU's command line for a planned machine.
+//!
+//! Owns: which devices a guest sees. There are no others: no PCI, no
+//! firmware beyond the boot stub, no default device, no user configuration.
+//! Every link to the outside is a descriptor that was opened before QEMU
+//! started, so that it needs no path and no socket of its own.
+
+use sbx_net::layout::GUEST_MAC;
+use sbx_net::limits::MTU;
+
+use crate::plan::{Accelerator, Machine};
+
+/// Descriptors of the machine monitor, from 4 on in this order.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Descriptors {
+    /// The control link to PID 1.
+    pub(crate) control: i32,
+    /// The machine protocol.
+    pub(crate) qmp: i32,
+    /// The kernel's console.
+    pub(crate) console: i32,
+    /// The kernel's image.
+    pub(crate) kernel: i32,
+    /// The initial file system.
+    pub(crate) initrd: i32,
+    /// One for each disk.
+    pub(crate) disks: Vec<i32>,
+    /// Ethernet frames.
+    pub(crate) network: Option<i32>,
+    /// One for each share.
+    pub(crate) shares: Vec<i32>,
+}
+
+impl Descriptors {
+    /// Numbers for a machine of so many disks and shares.
+    pub(crate) fn number(disks: usize, network: bool, shares: usize) -> Self {
+        let mut next = 4..;
+        let mut take = || next.next().unwrap_or(i32::MAX);
+        Self {
+            control: take(),
+            qmp: take(),
+            console: take(),
+            kernel: take(),
+            initrd: take(),
+            disks: (0..disks).map(|_| take()).collect(),
+            network: network.then(&mut take),
+            shares: (0..shares).map(|_| take()).collect(),
+        }
+    }
+}
+
+/// The arguments after the program's name. `tags` name the shares.
+pub(crate) fn arguments(machine: &Machine, fds: &Descriptors, tags: &[String]) -> Vec<String> {
+    let mut line = Line(Vec::new());
+    let memory = machine.memory.as_mib();
+    let (accel, cpu) = match machine.accelerator {
+        Accelerator::Kvm => ("kvm".to_owned(), "host"),
+        Accelerator::Tcg => (format!("tcg,thread=multi,tb-size={}", tb_size(memory)), "max"),
+    };
+    line.add(
+        "-machine",
+        "microvm,acpi=on,rtc=on,pit=on,pic=on,isa-serial=on,x-option-roms=off,usb=off,pcie=off,\
+         graphics=off,dump-guest-core=off,mem-merge=off,memory-backend=mem",
+    );
+    line.add("-accel", &accel);
+    line.add("-cpu", cpu);
+    line.add("-smp", &machine.cpus.to_string());
+    line.add("-m", &format!("{memory}M"));
+    // Shared, because the file servers read and write the guest's buffers.
+    line.add("-object", &format!("memory-backend-memfd,id=mem,size={memory}M,share=on,seal=on"));
+    for flag in ["-nodefaults", "-no-user-config", "-no-reboot"] {
+        line.0.push(flag.to_owned());
+    }
+    for flag in ["-display", "-monitor", "-parallel"] {
+        line.add(flag, "none");
+    }
+    line.add(
+        "-sandbox",
+        "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+    );
+    line.add("-kernel", &format!("/proc/self/fd/{}", fds.kernel));
+    line.add("-initrd", &format!("/proc/self/fd/{}", fds.initrd));
+    line.add("-append", &kernel_arguments(machine));
+    line.add("-chardev", &format!("socket,id=qmp,fd={}", fds.qmp));
+    line.add("-mon", "chardev=qmp,mode=control");
+    line.add("-chardev", &format!("socket,id=console,fd={}", fds.console));
+    line.add("-serial", "chardev:console");
+    line.add("-device", "virtio-serial-device,max_ports=2");
+    line.add("-chardev", &format!("socket,id=control,fd={}", fds.control));
+    line.add("-device", "virtserialport,chardev=control,name=sbx.control");
+    for (number, (disk, fd)) in machine.disks.iter().zip(&fds.disks).enumerate() {
+        let mode = if disk.writable { "off" } else { "on" };
+        line.add("-add-fd", &format!("fd={fd},set={number}"));
+        line.add(
+            "-blockdev",
+            &format!(
+                "driver=file,node-name=f{number},filename=/dev/fdset/{number},\
+                 read-only={mode},auto-read-only=off,locking=off,discard=unmap"
+            ),
+        );
+        line.add(
+            "-blockdev",
+            &format!("driver=raw,node-name=d{number},file=f{number},read-only={mode},discard=unmap"),
+        );
+        line.add(
+            "-device",
+            &format!("virtio-blk-device,drive=d{number},serial={}", disk.serial),
+        );
+    }
+    if let Some(fd) = fds.network {
+        line.add("-netdev", &format!("stream,id=net,server=off,addr.type=fd,addr.str={fd}"));
+        line.add(
+            "-device",
+            &format!("virtio-net-device,netdev=net,mac={},host_mtu={MTU}", mac()),
+        );
+    }
+    for (tag, fd) in tags.iter().zip(&fds.shares) {
+        line.add("-chardev", &format!("socket,id={tag},fd={fd}"));
+        line.add("-device", &format!("vhost-user-fs-device,chardev={tag},tag={tag},queue-size=1024"));
+    }
+    line.add("-device", "virtio-rng-device");
+    line.add("-device", "virtio-balloon-device,free-page-reporting=on,deflate-on-oom=on");
+    line.0
+}
+
+/// Arguments of the guest kernel. The time stamp counter's rate is given
+/// because a guest that has to measure it under emulation on a busy host
+/// sometimes never gets past doing so.
+fn kernel_arguments(machine: &Machine) -> String {
+    let mut text = "console=ttyS0 quiet loglevel=4 panic=-1 reboot=t \
+                    no_timer_check random.trust_cpu=on"
+        .to_owned();
+    if let (Accelerator::Tcg, Some(khz)) = (machine.accelerator, machine.tsc_khz) {
+        text.push_str(&format!(" tsc_early_khz={khz}"));
+    }
+    text
+}
+
+/// Memory for translated code, in MiB: QEMU's own default is up to 1 GiB.
+fn tb_size(memory: u64) -> u64 {
+    (memory / 8).clamp(32, 256)
+}
+
+fn mac() -> String {
+    GUEST_MAC.0.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+struct Line(Vec<String>);
+
+impl Line {
+    fn add(&mut self, flag: &str, value: &str) {
+        self.0.push(flag.to_owned());
+        self.0.push(value.to_owned());
+    }
+}

@@ -1,0 +1,73 @@
+//! What a file server is given: its root, opened once, and its rules.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+
+use sbx_share::ShareConfig;
+use sbx_spec::ShareRole;
+use sbx_sys::file;
+
+use crate::command::{Code, Error};
+use crate::plan::{Identity, SharePlan};
+
+/// An opened share.
+pub(crate) struct Served {
+    /// Configuration of the role, JSON.
+    pub(crate) config: Vec<u8>,
+    /// The root directory it serves.
+    pub(crate) root: OwnedFd,
+}
+
+/// The name served by a share of one file; `None` for a directory.
+pub(crate) fn single_file(share: &SharePlan) -> Option<Vec<u8>> {
+    if share.host.is_dir() {
+        return None;
+    }
+    share.host.file_name().map(|name| name.as_bytes().to_vec())
+}
+
+/// Opens what `share` serves. Where the caller is root, it is shown to the
+/// server through a mount in which its owner is the server's own user, so
+/// that no process of ours needs to be root to write it.
+///
+/// # Errors
+/// If it is gone, or the file system cannot map owners.
+pub(crate) fn open(share: &SharePlan, identity: Identity) -> Result<Served, Error> {
+    let single = single_file(share);
+    let path = match (&single, share.host.parent()) {
+        (Some(_), Some(parent)) => parent,
+        _ => &share.host,
+    };
+    let failed = |what: &str| {
+        Error::new(Code::Workspace, format!("cannot {what} `{}`", share.host.display()))
+    };
+    let root = file::open_dir(path).map_err(|source| failed("open").because(source))?;
+    let root = match identity.share {
+        None => root,
+        Some((uid, gid)) => {
+            let owner =
+                share.host.metadata().map_err(|source| failed("read").because(source))?;
+            let map = sbx_sys::idmap::IdMap {
+                disk_uid: owner.uid(),
+                disk_gid: owner.gid(),
+                run_uid: uid,
+                run_gid: gid,
+            };
+            sbx_sys::idmap::idmapped_root(root.as_fd(), map).map_err(|source| {
+                failed("map the owner of")
+                    .because(source)
+                    .hint("as root, sbx needs a file system with id-mapped mounts (ext4, xfs, btrfs, tmpfs); or run sbx as an ordinary user")
+            })?
+        }
+    };
+    let config = ShareConfig {
+        access: share.access,
+        file: single,
+        inside_git: share.role == ShareRole::GitCommon,
+        ..ShareConfig::writable()
+    };
+    let config = serde_json::to_vec(&config)
+        .map_err(|source| Error::new(Code::Internal, "cannot write").because(source))?;
+    Ok(Served { config, root })
+}

@@ -1,0 +1,83 @@
+//! What every process of ours finds when it starts: a sealed configuration
+//! as descriptor 3 and what its role needs from 4 on.
+
+use std::os::fd::OwnedFd;
+
+use parking_lot::Mutex;
+use sbx_sys::memfd;
+use serde::de::DeserializeOwned;
+
+use crate::command::{Code, Error};
+use crate::spawner::MAX_CONFIG;
+use crate::{spawner, supervisor};
+
+/// The processes that are started from the `sbx` program by sbx itself.
+pub const NAMES: [&str; 4] = ["supervise", "spawner", "net", "share"];
+
+/// Becomes the role `name` for the rest of this process.
+///
+/// # Errors
+/// If the process was not started by sbx, or what the role says.
+pub fn run(name: &str) -> Result<(), Error> {
+    let role = Role::take()?;
+    let ended = |what: &str| Error::new(Code::Jail, format!("`sbx {what}` ended"));
+    match name {
+        "supervise" => supervisor::run(role),
+        "spawner" => spawner::run(role),
+        "net" => sbx_net::process::run(role.config()?, role.fd(4)?, role.fd(5)?)
+            .map_err(|source| ended("net").because(source)),
+        "share" => {
+            let (listener, root) = (role.fd(4)?, role.fd(5)?);
+            let (shadow, control) = (role.fd(6)?, role.fd(7)?);
+            sbx_share::process::run(role.config()?, listener, root, shadow, control)
+                .map_err(|source| ended("share").because(source))
+        }
+        _ => Err(Error::new(Code::Usage, format!("no role `{name}`"))),
+    }
+}
+
+/// The inherited descriptors of this process, each taken once.
+#[derive(Debug)]
+pub(crate) struct Role {
+    fds: Mutex<Vec<(i32, OwnedFd)>>,
+}
+
+impl Role {
+    /// Takes over descriptors 3 and up of this process. To be called once,
+    /// first thing in `main`, before anything opened a descriptor.
+    ///
+    /// # Errors
+    /// If they cannot be listed.
+    pub(crate) fn take() -> Result<Self, Error> {
+        let fds = sbx_sys::fd::take_inherited(3)
+            .map_err(|source| Error::new(Code::Internal, "cannot start a role").because(source))?;
+        Ok(Self { fds: Mutex::new(fds) })
+    }
+
+    /// The descriptor with this number.
+    ///
+    /// # Errors
+    /// If it was not passed: this process was not started by ours.
+    pub(crate) fn fd(&self, number: i32) -> Result<OwnedFd, Error> {
+        let mut fds = self.fds.lock();
+        match fds.iter().position(|(found, _)| *found == number) {
+            Some(index) => Ok(fds.swap_remove(index).1),
+            None => Err(Error::new(
+                Code::Usage,
+                "this command is started by sbx itself and not by hand",
+            )),
+        }
+    }
+
+    /// The configuration, from descriptor 3.
+    ///
+    /// # Errors
+    /// If it is missing, not sealed, too large, or not of this role.
+    pub(crate) fn config<T: DeserializeOwned>(&self) -> Result<T, Error> {
+        let failed = "cannot read the configuration of this role";
+        let text = memfd::read_sealed(self.fd(3)?, MAX_CONFIG)
+            .map_err(|source| Error::new(Code::Internal, failed).because(source))?;
+        serde_json::from_slice(&text)
+            .map_err(|source| Error::new(Code::Internal, failed).because(source))
+    }
+}

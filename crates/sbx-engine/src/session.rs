@@ -1,0 +1,345 @@
+//! One attached session: the caller's streams on one side, a program inside
+//! on the other.
+//!
+//! The caller's descriptors may block and may be shared with other programs,
+//! so each is read or written by a thread of its own; everything else is one
+//! task. What the program prints is granted credit for only once it has been
+//! written out: a caller that does not read stops the program, nobody else.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+
+use sbx_proto::client::{Reply, Request, SESSION};
+use sbx_proto::flow::{Channel, Credit, Receiver, Sender};
+use sbx_proto::frame::{Frame, Kind};
+use sbx_proto::message::Message;
+use sbx_proto::session::{Exec, Exit, Refused, Resize, Signal};
+use tokio::sync::mpsc;
+
+use crate::client::{Client, refused};
+use crate::command::{Code, Ended, Error, OutputFilter, Terminal, TerminalEvent, TtySize};
+
+/// Bytes read from standard input at once.
+const CHUNK: usize = 32 * 1024;
+
+/// What one session needs.
+pub(crate) struct Opening {
+    /// The program, as the guest is told.
+    pub(crate) exec: Exec,
+    /// Whether standard input is passed on.
+    pub(crate) stdin: bool,
+}
+
+/// Asks for a session; returns when the sandbox is ready for it.
+///
+/// # Errors
+/// If the sandbox does not come up, or takes no more sessions.
+pub(crate) async fn request(client: &mut Client) -> Result<(), Error> {
+    client.send(&Request::Attach).await?;
+    match client.answer().await? {
+        Reply::Attached => Ok(()),
+        _ => Err(Error::new(Code::Link, "the supervisor answered something else")),
+    }
+}
+
+/// Runs a session to its end.
+///
+/// # Errors
+/// If the program cannot be started, or the sandbox goes down first.
+pub(crate) async fn attach(
+    mut client: Client,
+    opening: Opening,
+    mut terminal: Terminal,
+) -> Result<Ended, Error> {
+    let Opening { exec, stdin } = opening;
+    let raw = exec.tty.is_some();
+    let open = exec.to_frame(SESSION).map_err(|source| {
+        Error::new(Code::Usage, "cannot pass so many arguments and variables").because(source)
+    })?;
+    client.send_frame(&open).await?;
+    let first = client.next().await?;
+    started(&first)?;
+    if raw {
+        terminal
+            .mode
+            .raw()
+            .map_err(|source| Error::new(Code::Io, "cannot switch the terminal").because(source))?;
+    }
+    let (to_input, input) = mpsc::channel(2);
+    if stdin {
+        let source = File::from(terminal.stdin);
+        std::thread::spawn(move || read_input(source, &to_input));
+    } else {
+        drop(to_input);
+    }
+    let (done, consumed) = mpsc::unbounded_channel();
+    let stdout = Output::start(Channel::Stdout, terminal.stdout, terminal.stdout_filter, &done);
+    let stderr = Output::start(Channel::Stderr, terminal.stderr, terminal.stderr_filter, &done);
+    drop(done);
+    let mut session = Session {
+        client,
+        input,
+        pending: Vec::new(),
+        input_ended: false,
+        stdin: Sender::new(),
+        stdout,
+        stderr,
+        consumed,
+    };
+    let outcome = session.run(&mut terminal.events, terminal.size).await;
+    session.drain().await;
+    let restored = terminal.mode.restore();
+    let ended = outcome?;
+    restored.map_err(|source| {
+        Error::new(Code::Io, "cannot give the terminal back as it was").because(source)
+    })?;
+    Ok(ended)
+}
+
+fn started(first: &Frame) -> Result<(), Error> {
+    let broken = |source| Error::new(Code::Link, "cannot read the guest's answer").because(source);
+    match first.kind {
+        Kind::Started => Ok(()),
+        Kind::Refused => {
+            let refused = Refused::from_frame(first).map_err(broken)?;
+            let code = match refused.code {
+                126 => Code::CannotExecute,
+                127 => Code::ProgramNotFound,
+                _ => Code::Boot,
+            };
+            Err(Error::new(code, refused.message.escape_debug().to_string()))
+        }
+        Kind::Reply => {
+            let reply = Reply::from_frame(first).map_err(broken)?;
+            refused(reply)?;
+            Err(Error::new(Code::Link, "the supervisor answered something else"))
+        }
+        kind => Err(Error::new(Code::Link, format!("a {kind:?} frame before the session's start"))),
+    }
+}
+
+struct Session {
+    client: Client,
+    input: mpsc::Receiver<Vec<u8>>,
+    /// Input that waits for credit.
+    pending: Vec<u8>,
+    input_ended: bool,
+    stdin: Sender,
+    stdout: Output,
+    stderr: Output,
+    consumed: mpsc::UnboundedReceiver<(Channel, Written)>,
+}
+
+impl Session {
+    async fn run(
+        &mut self,
+        events: &mut mpsc::UnboundedReceiver<TerminalEvent>,
+        mut size: Option<TtySize>,
+    ) -> Result<Ended, Error> {
+        loop {
+            self.send_input().await?;
+            tokio::select! {
+                frame = self.client.next() => {
+                    if let Some(ended) = self.take(frame?)? {
+                        return Ok(ended);
+                    }
+                }
+                bytes = self.input.recv(), if !self.input_ended && self.pending.is_empty() => {
+                    match bytes {
+                        Some(bytes) => self.pending = bytes,
+                        None => {
+                            self.input_ended = true;
+                            self.client.send_frame(&Channel::Stdin.eof(SESSION)).await?;
+                        }
+                    }
+                }
+                Some((channel, written)) = self.consumed.recv() => {
+                    if self.acknowledge(channel, written).await? {
+                        // Nobody reads any more: the program inside would be
+                        // told by SIGPIPE, and so is whoever waits for us.
+                        return Ok(Ended::Signal(13));
+                    }
+                }
+                Some(event) = events.recv() => match event {
+                    TerminalEvent::Resized(now) => {
+                        size = Some(now);
+                        self.resize(now).await?;
+                    }
+                    TerminalEvent::Signal(number) => {
+                        let number = u8::try_from(number).unwrap_or(15);
+                        self.send(&Signal { number }).await?;
+                    }
+                    TerminalEvent::Continued => {
+                        if let Some(size) = size {
+                            self.resize(size).await?;
+                        }
+                    }
+                },
+            }
+        }
+    }
+
+    async fn resize(&mut self, size: TtySize) -> Result<(), Error> {
+        self.send(&Resize { rows: size.rows, cols: size.cols }).await
+    }
+
+    async fn send(&mut self, message: &impl Message) -> Result<(), Error> {
+        let frame = message.to_frame(SESSION).map_err(|source| {
+            Error::new(Code::Internal, "cannot write a message").because(source)
+        })?;
+        self.client.send_frame(&frame).await
+    }
+
+    async fn send_input(&mut self) -> Result<(), Error> {
+        let count = self.pending.len().min(self.stdin.available());
+        if count == 0 {
+            return Ok(());
+        }
+        let rest = self.pending.split_off(count);
+        let bytes = std::mem::replace(&mut self.pending, rest);
+        self.stdin.spend(bytes.len()).map_err(flow)?;
+        self.client.send_frame(&Frame::new(SESSION, Kind::Stdin, bytes)).await
+    }
+
+    /// Takes a frame of the session; returns how it ended if it did.
+    fn take(&mut self, frame: Frame) -> Result<Option<Ended>, Error> {
+        let broken =
+            |source| Error::new(Code::Link, "cannot read the guest's message").because(source);
+        match frame.kind {
+            Kind::Stdout => self.stdout.write(frame.payload)?,
+            Kind::Stderr => self.stderr.write(frame.payload)?,
+            Kind::Eof => match Channel::from_eof(&frame.payload).map_err(broken)? {
+                Channel::Stdin => {
+                    // The program reads no more; what is still typed is lost.
+                    self.input_ended = true;
+                    self.pending.clear();
+                    self.input.close();
+                }
+                Channel::Stdout => self.stdout.end(),
+                Channel::Stderr => self.stderr.end(),
+            },
+            Kind::Credit => {
+                let credit = Credit::from_payload(&frame.payload).map_err(broken)?;
+                self.stdin.grant(credit.bytes).map_err(flow)?;
+            }
+            Kind::Exit => {
+                let exit = Exit::from_frame(&frame).map_err(broken)?;
+                return Ok(Some(match (exit.code, exit.signal) {
+                    (Some(code), _) => Ended::Code(code),
+                    (None, signal) => Ended::Signal(signal.unwrap_or(9)),
+                }));
+            }
+            Kind::Reply => {
+                refused(Reply::from_frame(&frame).map_err(broken)?)?;
+            }
+            kind => {
+                return Err(Error::new(Code::Link, format!("a {kind:?} frame within a session")));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Grants credit for what was written out. True if it could not be,
+    /// because whoever read our output has gone.
+    async fn acknowledge(&mut self, channel: Channel, written: Written) -> Result<bool, Error> {
+        let Written::Bytes(count) = written else { return Ok(true) };
+        let output = match channel {
+            Channel::Stderr => &mut self.stderr,
+            _ => &mut self.stdout,
+        };
+        if let Some(bytes) = output.receiver.consume(count) {
+            // A session that has ended takes no credit any more.
+            let _ = self.client.send_frame(&Credit { channel, bytes }.to_frame(SESSION)).await;
+        }
+        Ok(false)
+    }
+
+    /// Waits until everything that was printed has been written out.
+    async fn drain(&mut self) {
+        self.stdout.end();
+        self.stderr.end();
+        while self.consumed.recv().await.is_some() {}
+    }
+}
+
+fn flow(source: sbx_proto::flow::FlowError) -> Error {
+    Error::new(Code::Link, "the flow of the session is broken").because(source)
+}
+
+/// What a writing thread tells.
+enum Written {
+    /// So many bytes of the program's are out.
+    Bytes(usize),
+    /// Nobody reads them.
+    Broken,
+}
+
+/// One of the caller's output streams.
+struct Output {
+    bytes: Option<std::sync::mpsc::Sender<Vec<u8>>>,
+    receiver: Receiver,
+}
+
+impl Output {
+    fn start(
+        channel: Channel,
+        fd: OwnedFd,
+        mut filter: Box<dyn OutputFilter>,
+        done: &mpsc::UnboundedSender<(Channel, Written)>,
+    ) -> Self {
+        let (bytes, queue) = std::sync::mpsc::channel::<Vec<u8>>();
+        let done = done.clone();
+        std::thread::spawn(move || {
+            let mut file = File::from(fd);
+            let mut shown = Vec::new();
+            for bytes in queue {
+                shown.clear();
+                filter.filter(&bytes, &mut shown);
+                let out = file.write_all(&shown).and_then(|()| file.flush());
+                let written = match out {
+                    Ok(()) => Written::Bytes(bytes.len()),
+                    Err(_) => Written::Broken,
+                };
+                let broken = matches!(written, Written::Broken);
+                if done.send((channel, written)).is_err() || broken {
+                    return;
+                }
+            }
+            shown.clear();
+            filter.finish(&mut shown);
+            let _ = file.write_all(&shown);
+        });
+        Self { bytes: Some(bytes), receiver: Receiver::new() }
+    }
+
+    fn write(&mut self, bytes: Vec<u8>) -> Result<(), Error> {
+        self.receiver.receive(bytes.len()).map_err(flow)?;
+        if let Some(queue) = &self.bytes {
+            // A thread that has ended has told why.
+            let _ = queue.send(bytes);
+        }
+        Ok(())
+    }
+
+    fn end(&mut self) {
+        self.bytes = None;
+    }
+}
+
+fn read_input(mut source: File, to: &mpsc::Sender<Vec<u8>>) {
+    loop {
+        let mut chunk = vec![0; CHUNK];
+        match source.read(&mut chunk) {
+            Ok(0) => return,
+            Ok(count) => {
+                chunk.truncate(count);
+                if to.blocking_send(chunk).is_err() {
+                    return;
+                }
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(_) => return,
+        }
+    }
+}

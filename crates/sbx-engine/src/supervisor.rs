@@ -1,0 +1,154 @@
+//! The process that owns one running sandbox.
+//!
+//! Owns: the sandbox's lock, its processes, the link to its guest, and the
+//! socket that clients come to. Ends when nobody has needed the sandbox for
+//! the stop grace, when it is told to, or when a part of it is gone. Trusts
+//! the plan it was given and nobody else.
+
+mod launch;
+mod lifecycle;
+mod log;
+mod machine;
+mod router;
+mod serve;
+mod wire;
+
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use sbx_spec::SandboxName;
+use serde::{Deserialize, Serialize};
+
+use crate::command::{Code, Error};
+use crate::plan::Plan;
+use crate::role::Role;
+use crate::spawner::{Spawner, SpawnerConfig};
+use crate::store::{RunRecord, Store};
+
+pub(crate) use log::MAX_FILE as MAX_LOG_FILE;
+pub(crate) use wire::{FrameReader, write as write_frame};
+
+/// Where the starter is told how it goes.
+pub(crate) const STATUS: i32 = 4;
+/// The `sbx` program.
+pub(crate) const PROGRAM: i32 = 5;
+/// The `sbx-vmm` program.
+pub(crate) const VMM: i32 = 6;
+
+/// What a supervisor is started with.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct SuperviseConfig {
+    /// The directory that holds all sandboxes.
+    pub(crate) sandboxes: PathBuf,
+    /// The directory of this sandbox's sockets.
+    pub(crate) runtime: PathBuf,
+    /// What to start.
+    pub(crate) plan: Plan,
+    /// Whether it stays up without a session until it is told to stop.
+    pub(crate) stay: bool,
+    /// Seconds without a session after which it stops.
+    pub(crate) idle_s: u32,
+}
+
+/// What the starter reads, one JSON line each.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum StartStatus {
+    /// It is at this step.
+    At(String),
+    /// Sessions can be opened.
+    Ready,
+    /// It has failed, and nothing of it is left.
+    Failed(Error),
+}
+
+/// The socket of a sandbox below the runtime directory.
+pub(crate) fn socket_directory(runtime: &std::path::Path, name: &SandboxName) -> PathBuf {
+    runtime.join(name.as_str())
+}
+
+/// Name of the socket in its directory.
+pub(crate) const SOCKET: &str = "supervisor.sock";
+
+/// The role `sbx supervise`.
+///
+/// # Errors
+/// If the sandbox could not be started, which the starter was told as well,
+/// or could not be cleaned up after.
+pub(crate) fn run(role: Role) -> Result<(), Error> {
+    let config: SuperviseConfig = role.config()?;
+    let mut status = Status(Some(UnixStream::from(role.fd(STATUS)?)));
+    let program = role.fd(PROGRAM)?;
+    let vmm = role.fd(VMM)?;
+    let done = supervise(config, program, vmm, &mut status);
+    if let Err(error) = &done {
+        status.tell(&StartStatus::Failed(error.clone()));
+    }
+    done
+}
+
+fn supervise(
+    config: SuperviseConfig,
+    program: OwnedFd,
+    vmm: OwnedFd,
+    status: &mut Status,
+) -> Result<(), Error> {
+    let io = |source: std::io::Error| {
+        Error::new(Code::Io, "cannot start the supervisor").because(source)
+    };
+    let store = Store::new(config.sandboxes.clone());
+    let name = config.plan.name.clone();
+    let sandbox = store.find(&name).ok_or_else(|| {
+        Error::new(Code::SandboxNotFound, format!("no sandbox `{name}`"))
+    })?;
+    let proof = sandbox.supervise()?;
+    log::open(&sandbox.join("log.jsonl")).map_err(io)?;
+    let spawner_config = SpawnerConfig {
+        service: config.plan.identity.service,
+        share: config.plan.identity.share,
+    };
+    let spawner_log = std::fs::OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(sandbox.join("supervisor.err"))
+        .map_err(io)?;
+    let (spawner, reports) =
+        Spawner::start(&spawner_config, program, vmm, spawner_log.into())?;
+    let mut record = RunRecord::starting();
+    sandbox.write_run(&record, &proof)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(io)?;
+    let local = tokio::task::LocalSet::new();
+    let lived = local.block_on(
+        &runtime,
+        lifecycle::live(&config, &sandbox, &proof, &spawner, reports, &mut record, status),
+    );
+    // Whatever is left of it goes now, however it ended.
+    spawner.kill();
+    let _ = std::fs::remove_dir_all(&config.runtime);
+    sandbox.clear_run();
+    if let Err(error) = &lived {
+        log::log(&format!("ended: {error}: {}", error.causes.join(": ")));
+    }
+    lived
+}
+
+/// The starter's end of things; silent once it has heard the outcome.
+pub(crate) struct Status(Option<UnixStream>);
+
+impl Status {
+    /// Tells the starter; one that is gone is not missed.
+    pub(crate) fn tell(&mut self, what: &StartStatus) {
+        let Some(stream) = &mut self.0 else { return };
+        if let Ok(mut line) = serde_json::to_vec(what) {
+            line.push(b'\n');
+            let _ = stream.set_write_timeout(Some(Duration::from_secs(5)));
+            let gone = stream.write_all(&line).is_err();
+            if gone || !matches!(what, StartStatus::At(_)) {
+                self.0 = None;
+            }
+        }
+    }
+}

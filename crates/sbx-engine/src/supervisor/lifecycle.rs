@@ -1,0 +1,379 @@
+//! From the first process to the last: start, serve, stop.
+
+use std::collections::BTreeMap;
+use std::os::unix::net::UnixStream as StdStream;
+use std::rc::Rc;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use sbx_proto::frame::{Frame, Kind, LINK, Side};
+use sbx_proto::link::{Clock, Hello, Ready, SetupFailed, Shutdown};
+use sbx_proto::message::Message;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::task::spawn_local;
+
+use super::launch::{self, Helper, Launched};
+use super::serve::{self, LinkEnd, Shared, Stage};
+use super::wire::{FrameReader, write};
+use super::{SOCKET, StartStatus, Status, SuperviseConfig, log, machine};
+use crate::command::{Code, Error};
+use crate::microvm::{setup, shares};
+use crate::spawner::{Report, Spawner};
+use crate::store::{Phase, RunRecord, SandboxDir, Supervising};
+
+/// How long a guest may take from its first instruction to its first
+/// session; emulated ones on a busy host need a good part of it.
+const BOOT_LIMIT: Duration = Duration::from_secs(180);
+/// How long a file server or network engine may take to raise its walls.
+const HELPER_LIMIT: Duration = Duration::from_secs(20);
+/// How long after the guest's own grace the machine may take to be gone.
+const OFF_LIMIT: Duration = Duration::from_secs(10);
+/// Grace of a stop nobody gave a grace for.
+const GRACE: Duration = Duration::from_secs(10);
+/// How often the guest is told the time; after the host slept this is how
+/// long its clock may stay wrong without a session.
+const CLOCK: Duration = Duration::from_secs(10);
+/// Longest line on a helper's control socket, in bytes.
+const MAX_LINE: usize = 64 * 1024;
+
+/// Lives as the supervisor of one sandbox.
+///
+/// # Errors
+/// If it could not be started, or a part of it ended before its time.
+pub(super) async fn live(
+    config: &SuperviseConfig,
+    sandbox: &SandboxDir,
+    proof: &Supervising,
+    spawner: &Spawner,
+    reports: StdStream,
+    record: &mut RunRecord,
+    status: &mut Status,
+) -> Result<(), Error> {
+    let ends = watch_ends(reports)?;
+    let plan = &config.plan;
+    status.tell(&StartStatus::At("starting the machine".to_owned()));
+    std::fs::create_dir_all(&config.runtime)
+        .map_err(|source| Error::new(Code::Io, "cannot make the runtime directory").because(source))?;
+    let mut parts = launch::launch(plan, spawner, &sandbox.join(""), &config.runtime)?;
+    let mut ends = Ends { reports: ends, names: names(&parts) };
+
+    let mut walls = Vec::new();
+    for helper in parts.helpers.iter_mut().chain([&mut parts.vmm]) {
+        let ready = tokio::select! {
+            ready = tokio::time::timeout(HELPER_LIMIT, first_line(&mut helper.control)) => ready,
+            end = ends.next() => return Err(part_ended(&end)),
+        };
+        match ready {
+            Ok(Ok(line)) => walls.push(format!("{}: {line}", helper.name)),
+            Ok(Err(_)) => return Err(part_ended(&ends.next().await)),
+            Err(_) => {
+                return Err(Error::new(Code::Timeout, format!("{} did not start", helper.name)));
+            }
+        }
+    }
+    let Launched { link, qmp, vmm, helpers } = parts;
+    let (reader, mut writer) = link.into_split();
+    let mut reader = FrameReader::new(reader, Side::Guest);
+    status.tell(&StartStatus::At("booting the guest".to_owned()));
+    let booted = tokio::select! {
+        booted = tokio::time::timeout(BOOT_LIMIT, boot(config, &mut reader, &mut writer)) => {
+            booted.unwrap_or_else(|_| Err(Error::new(
+                Code::Timeout,
+                format!("the guest did not come up within {} s", BOOT_LIMIT.as_secs()),
+            )))
+        }
+        end = ends.next() => Err(part_ended(&end)),
+    };
+    let ready = booted.map_err(|error| hint_logs(error, config))?;
+    walls.extend(ready.walls.iter().map(|wall| format!("guest: {wall}")));
+    for warning in &ready.warnings {
+        log::line("guest", warning);
+    }
+    log::log(&format!("the guest is up, {} ms after its kernel", ready.boot_ms));
+    record.phase = Phase::Running;
+    record.accelerator = Some(plan.machine.accelerator);
+    sandbox.write_run(record, proof)?;
+
+    let known = serde_json::json!({
+        "pid": std::process::id(),
+        "accel": plan.machine.accelerator,
+        "walls": walls,
+        "warnings": ready.warnings,
+        "boot_ms": ready.boot_ms,
+        "processes": ends.names.iter()
+            .map(|(pid, name)| (name.clone(), serde_json::json!(pid)))
+            .collect::<serde_json::Map<_, _>>(),
+    });
+    let machine = machine::Machine::connect(qmp);
+    let (shared, queue) = Shared::new(machine, Box::new(move || known.clone()));
+    shared.stay.set(config.stay);
+    let listener = listen(config)?;
+    spawn_local(serve::write_link(queue, writer));
+    let link = spawn_local(serve::read_link(Rc::clone(&shared), reader));
+    spawn_local(serve::accept(Rc::clone(&shared), listener));
+    for helper in helpers {
+        spawn_local(log_events(helper));
+    }
+    shared.enter(Stage::Ready);
+    status.tell(&StartStatus::Ready);
+
+    let end = until_end(config, &shared, &mut ends, link).await;
+    shared.enter(Stage::Stopping(end.to_string()));
+    record.phase = Phase::Stopping;
+    let _ = sandbox.write_run(record, proof);
+    log::log(&format!("stopping: {end}"));
+    let outcome = match end {
+        End::Asked(grace) => stop(&shared, &mut ends, vmm.process.pid, grace).await,
+        End::Idle => stop(&shared, &mut ends, vmm.process.pid, GRACE).await,
+        End::PoweredOff => Ok(()),
+        End::Lost(error) => Err(error),
+    };
+    shared.enter(Stage::Down);
+    // Lets those who asked for the stop hear of it before the process ends.
+    tokio::task::yield_now().await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    outcome
+}
+
+/// Why a sandbox stops.
+enum End {
+    Asked(Duration),
+    Idle,
+    PoweredOff,
+    Lost(Error),
+}
+
+impl std::fmt::Display for End {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Asked(_) => f.write_str("the sandbox was told to stop"),
+            Self::Idle => f.write_str("nobody uses the sandbox"),
+            Self::PoweredOff => f.write_str("the sandbox powered itself off"),
+            Self::Lost(error) => error.fmt(f),
+        }
+    }
+}
+
+async fn until_end(
+    config: &SuperviseConfig,
+    shared: &Rc<Shared>,
+    ends: &mut Ends,
+    mut link: tokio::task::JoinHandle<LinkEnd>,
+) -> End {
+    let mut asked = shared.stop.subscribe();
+    let (Ok(mut terminate), Ok(mut hangup)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::hangup()))
+    else {
+        return End::Lost(Error::new(Code::Io, "cannot watch for signals"));
+    };
+    let idle_limit = Duration::from_secs(config.idle_s.into());
+    let mut idle_since = tokio::time::Instant::now();
+    let mut clock = tokio::time::interval(CLOCK);
+    clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    loop {
+        let idle = !shared.stay.get() && shared.sessions() == 0;
+        tokio::select! {
+            end = ends.next() => return match end.name.as_str() {
+                "vmm" if end.report.code == Some(0) => End::PoweredOff,
+                _ => End::Lost(part_ended(&end)),
+            },
+            end = &mut link => return match end {
+                Ok(LinkEnd::Violation(what)) => {
+                    End::Lost(Error::new(Code::Link, format!("the guest broke the link's rules: {what}")))
+                }
+                // The machine's own end follows, and tells more.
+                _ => match tokio::time::timeout(OFF_LIMIT, ends.next()).await {
+                    Ok(end) if end.name == "vmm" && end.report.code == Some(0) => End::PoweredOff,
+                    Ok(end) => End::Lost(part_ended(&end)),
+                    Err(_) => End::Lost(Error::new(Code::Link, "the link to the guest closed")),
+                },
+            },
+            () = shared.traffic.notified() => {
+                if shared.sessions() == 0 {
+                    idle_since = tokio::time::Instant::now();
+                }
+            }
+            _ = asked.changed() => {
+                let grace = asked.borrow_and_update().unwrap_or(GRACE);
+                return End::Asked(grace);
+            }
+            _ = terminate.recv() => return End::Asked(GRACE),
+            _ = hangup.recv() => {}
+            _ = clock.tick() => shared.tell_guest(&Clock { ns: setup::clock_ns() }),
+            () = tokio::time::sleep_until(idle_since + idle_limit), if idle => return End::Idle,
+        }
+    }
+}
+
+/// Asks the guest to end, and ends its machine when it does not.
+async fn stop(
+    shared: &Shared,
+    ends: &mut Ends,
+    vmm: u32,
+    grace: Duration,
+) -> Result<(), Error> {
+    let grace_ms = u32::try_from(grace.as_millis()).unwrap_or(u32::MAX);
+    shared.tell_guest(&Shutdown { grace_ms });
+    let gone = async {
+        loop {
+            if ends.next().await.report.pid == vmm {
+                return;
+            }
+        }
+    };
+    if tokio::time::timeout(grace + OFF_LIMIT, gone).await.is_err() {
+        log::log("the guest did not power off in time and is ended");
+    }
+    Ok(())
+}
+
+/// The first exchange with the guest.
+async fn boot(
+    config: &SuperviseConfig,
+    reader: &mut FrameReader<OwnedReadHalf>,
+    writer: &mut OwnedWriteHalf,
+) -> Result<Ready, Error> {
+    let broken = |source: &dyn std::fmt::Display| {
+        Error::new(Code::Link, format!("cannot speak with the guest: {source}"))
+    };
+    let hello = next(reader).await?;
+    let hello = Hello::from_frame(&hello).map_err(|error| broken(&error))?;
+    if hello.generation != sbx_proto::GENERATION {
+        return Err(broken(&format!("it speaks generation {}", hello.generation)));
+    }
+    let files: Vec<_> = config.plan.shares.iter().map(shares::single_file).collect();
+    let message = setup::message(&config.plan, &files)
+        .to_frame(LINK)
+        .map_err(|error| broken(&error))?;
+    write(writer, &message).await.map_err(|error| broken(&error))?;
+    loop {
+        let answer: Frame = next(reader).await?;
+        match answer.kind {
+            Kind::Ready => return Ready::from_frame(&answer).map_err(|error| broken(&error)),
+            Kind::SetupFailed => {
+                let failed = SetupFailed::from_frame(&answer).map_err(|error| broken(&error))?;
+                let what: String = failed.what.chars().take(1000).collect();
+                return Err(Error::new(
+                    Code::Boot,
+                    format!("the guest could not set itself up: {}", what.escape_debug()),
+                ));
+            }
+            Kind::Event => {}
+            kind => return Err(broken(&format!("a {kind:?} frame before it was ready"))),
+        }
+    }
+}
+
+async fn next(reader: &mut FrameReader<OwnedReadHalf>) -> Result<Frame, Error> {
+    match reader.next().await {
+        Ok(Some(frame)) => Ok(frame),
+        Ok(None) => Err(Error::new(Code::Link, "the guest closed the link while starting")),
+        Err(source) => Err(Error::new(Code::Link, "cannot read from the guest").because(source)),
+    }
+}
+
+fn listen(config: &SuperviseConfig) -> Result<tokio::net::UnixListener, Error> {
+    let failed = |source: std::io::Error| {
+        Error::new(Code::Io, "cannot open the supervisor's socket").because(source)
+    };
+    let dir = sbx_sys::file::open_dir(&config.runtime)
+        .map_err(|source| Error::new(Code::Io, "cannot open the runtime directory").because(source))?;
+    let _ = std::fs::remove_file(config.runtime.join(SOCKET));
+    let listener = sbx_sys::unix::listen_at(&dir, SOCKET).map_err(|source| {
+        Error::new(Code::Io, "cannot open the supervisor's socket").because(source)
+    })?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    tokio::net::UnixListener::from_std(listener).map_err(failed)
+}
+
+/// How the parts of a sandbox end.
+struct Ends {
+    reports: mpsc::Receiver<Report>,
+    names: BTreeMap<u32, String>,
+}
+
+struct PartEnd {
+    name: String,
+    report: Report,
+}
+
+impl Ends {
+    /// The next part that ends. The spawner going counts as everything
+    /// ending at once.
+    async fn next(&mut self) -> PartEnd {
+        match self.reports.recv().await {
+            Some(report) => {
+                let name = self.names.get(&report.pid).cloned();
+                PartEnd { name: name.unwrap_or_else(|| "a process".to_owned()), report }
+            }
+            None => PartEnd {
+                name: "spawner".to_owned(),
+                report: Report { pid: 0, code: None, signal: Some(Signal::KILL.as_raw()) },
+            },
+        }
+    }
+}
+
+fn names(parts: &Launched) -> BTreeMap<u32, String> {
+    let helpers = parts.helpers.iter().map(|helper| (helper.process.pid, helper.name.clone()));
+    helpers.chain([(parts.vmm.process.pid, "vmm".to_owned())]).collect()
+}
+
+fn watch_ends(reports: StdStream) -> Result<mpsc::Receiver<Report>, Error> {
+    let failed = |source: std::io::Error| {
+        Error::new(Code::Io, "cannot watch the spawner").because(source)
+    };
+    reports.set_nonblocking(true).map_err(failed)?;
+    let stream = UnixStream::from_std(reports).map_err(failed)?;
+    let (to, from) = mpsc::channel(16);
+    spawn_local(async move {
+        let mut lines = BufReader::new(stream).lines();
+        while let Ok(Some(line)) = lines.next_line().await {
+            let Ok(report) = serde_json::from_str(&line) else { continue };
+            if to.send(report).await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok(from)
+}
+
+fn part_ended(end: &PartEnd) -> Error {
+    let how = match (end.report.code, end.report.signal) {
+        (Some(code), _) => format!("with code {code}"),
+        (None, Some(signal)) => format!("by signal {signal}"),
+        (None, None) => "for an unknown reason".to_owned(),
+    };
+    Error::new(Code::Boot, format!("the sandbox's {} process ended {how}", end.name))
+}
+
+fn hint_logs(error: Error, config: &SuperviseConfig) -> Error {
+    match error.hint {
+        Some(_) => error,
+        None => error.hint(format!("see what it printed with `sbx logs {}`", config.plan.name)),
+    }
+}
+
+async fn first_line(control: &mut UnixStream) -> std::io::Result<String> {
+    let mut line = Vec::new();
+    let mut byte = [0];
+    loop {
+        if tokio::io::AsyncReadExt::read(control, &mut byte).await? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        match byte {
+            [b'\n'] => return Ok(String::from_utf8_lossy(&line).into_owned()),
+            _ if line.len() >= MAX_LINE => return Err(std::io::ErrorKind::InvalidData.into()),
+            [byte] => line.push(byte),
+        }
+    }
+}
+
+/// What a helper says of its own accord goes to the log.
+async fn log_events(helper: Helper) {
+    log::copy(helper.name, helper.control).await;
+}
