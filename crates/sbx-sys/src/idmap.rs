@@ -104,9 +104,7 @@ impl Child {
             .and_then(Pid::from_raw)
             .filter(|_| pid > 0)
             .map(Self)
-            .ok_or_else(|| {
-                Error::new("make a user namespace", std::io::Error::last_os_error())
-            })
+            .ok_or_else(|| Error::new("make a user namespace", std::io::Error::last_os_error()))
     }
 }
 
