@@ -201,11 +201,16 @@ pub fn subject(
 }
 
 /// The candidate that is spelled most like `word`, if any is near enough to
-/// be a slip.
+/// be a slip: alike from the beginning, or one keystroke away.
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let likeness = |candidate: &str| {
+        let one_slip = strsim::osa_distance(word, candidate) == 1 && word.len() > 1;
+        let alike = strsim::jaro_winkler(word, candidate);
+        if one_slip { alike.max(0.9) } else { alike }
+    };
     candidates
         .into_iter()
-        .map(|candidate| (strsim::jaro_winkler(word, candidate), candidate))
+        .map(|candidate| (likeness(candidate), candidate))
         .filter(|(likeness, _)| *likeness > 0.8)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, candidate)| candidate)
@@ -305,5 +310,14 @@ mod tests {
             Some("claude")
         );
         assert!(means(Some("a b"), true).is_err());
+    }
+
+    #[test]
+    fn a_slip_is_one_keystroke_or_a_likeness() {
+        let words = ["run", "rm", "create", "exec"];
+        assert_eq!(nearest("rnu", words), Some("run"));
+        assert_eq!(nearest("crate", words), Some("create"));
+        assert_eq!(nearest("x", words), None);
+        assert_eq!(nearest("policy", words), None);
     }
 }
