@@ -29,7 +29,11 @@ fn main() {
     let begin = std::time::Instant::now();
     match args[2].as_str() {
         "kernel" => eprintln!("{:#?}", sbx_images::kernel(&cache, &host, &Stderr)),
-        _ => {}
+        "base" => eprintln!("{:#?}", sbx_images::base(&cache, &host, &Stderr)),
+        kit => {
+            let kit = sbx_images::Kit::named(&kit.parse().unwrap()).unwrap().unwrap();
+            eprintln!("{:#?}", sbx_images::prepare(&cache, &host, &kit, &Stderr).map(|p| p.kit_image));
+        }
     }
     eprintln!("{:?}", begin.elapsed());
 }

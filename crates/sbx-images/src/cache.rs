@@ -31,6 +31,7 @@ use sha2::{Digest, Sha256};
 use crate::error::Error;
 use crate::progress::Progress;
 
+pub(crate) use items::bytes_on_disk;
 pub use items::{CacheItem, CacheUse, ItemState};
 pub use record::FileIdent;
 pub(crate) use record::{hash_file, write_atomically};

@@ -9,6 +9,7 @@ use rustix::fs::FlockOperation;
 
 use super::{Cache, Key, open_lock, remove_tree};
 use crate::error::Error;
+use crate::template::remove_leftovers;
 
 /// Something in the cache that can be removed.
 #[derive(Clone, Debug)]
@@ -110,7 +111,11 @@ impl Cache {
             fs::rename(&item.path, &aside).map_err(Error::file("remove", &item.path))?;
             remove_tree(&aside)?;
         } else {
-            remove_tree(&item.path)?;
+            // The leftovers of a template build belong to its identities, so
+            // that an ordinary caller may need a namespace to remove them.
+            remove_tree(&item.path).or_else(|_| {
+                remove_leftovers(&item.path).and_then(|()| remove_tree(&item.path))
+            })?;
         }
         Ok(true)
     }
@@ -123,7 +128,7 @@ fn split_name(path: &Path) -> Option<(String, Key)> {
 }
 
 /// Bytes that a tree takes on disk; what cannot be read counts nothing.
-fn bytes_on_disk(path: &Path) -> u64 {
+pub(crate) fn bytes_on_disk(path: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
     let Ok(meta) = fs::symlink_metadata(path) else { return 0 };
     let own = meta.blocks() * 512;

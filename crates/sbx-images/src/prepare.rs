@@ -1,0 +1,48 @@
+//! Everything a sandbox needs before it can start, in one call.
+
+use crate::cache::{Artifact, Cache};
+use crate::error::Error;
+use crate::host::Host;
+use crate::kernel::{Kernel, kernel, missing_for_kernel};
+use crate::kit::Kit;
+use crate::progress::Progress;
+use crate::template::{Base, base, missing_for_base};
+
+/// What a sandbox boots from.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    /// The guest kernel.
+    pub kernel: Kernel,
+    /// The base root.
+    pub base: Base,
+    /// The agent's program, for a kit that brings one.
+    pub kit_image: Option<Artifact>,
+}
+
+/// Makes what is missing of kernel, base root and the kit's program; a few
+/// file system calls when all are there.
+///
+/// # Errors
+/// [`Error::MissingPackages`] with all that any of them lacks, before the
+/// first begins; else the error of the one that failed. What was finished
+/// stays, the rest goes on at the next call.
+pub fn prepare(
+    cache: &Cache,
+    host: &Host,
+    kit: &Kit,
+    progress: &dyn Progress,
+) -> Result<Prepared, Error> {
+    let mut missing = missing_for_kernel(cache, host)?;
+    missing.extend(missing_for_base(cache, host)?);
+    missing.extend(kit.missing(cache)?);
+    missing.sort();
+    missing.dedup_by(|a, b| a.program == b.program);
+    if !missing.is_empty() {
+        return Err(Error::MissingPackages(missing));
+    }
+    // The network is the most likely to fail: first.
+    let kit_image = kit.image(cache, host, progress)?;
+    let base = base(cache, host, progress)?;
+    let kernel = kernel(cache, host, progress)?;
+    Ok(Prepared { kernel, base, kit_image })
+}
