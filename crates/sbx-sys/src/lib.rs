@@ -10,6 +10,7 @@
 
 mod error;
 
+pub mod cgroup;
 pub mod fd;
 pub mod file;
 pub mod idmap;

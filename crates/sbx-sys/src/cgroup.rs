@@ -1,0 +1,291 @@
+//! A control group for the processes of one sandbox, in version 1 or 2.
+//!
+//! Owns: where a group can be made, its limits, its end. A group is located
+//! first and made second, so that the caller can write down what it is about
+//! to take. Where the kernel or the distribution does not delegate one, the
+//! answer is why, and the sandbox runs with the limits of its machine alone.
+//!
+//! Source: Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Attempt, Error, Result};
+use crate::file;
+
+mod hierarchy;
+
+use hierarchy::Hierarchies;
+
+/// The controllers that a group is made for.
+const CONTROLLERS: [Controller; 3] = [Controller::Memory, Controller::Cpu, Controller::Pids];
+
+/// What a group limits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Controller {
+    /// Memory of all its processes together, page cache included.
+    Memory,
+    /// Processor time.
+    Cpu,
+    /// Processes and threads.
+    Pids,
+}
+
+/// Upper bounds; what is `None` is not limited.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Limits {
+    /// In bytes.
+    pub memory: Option<u64>,
+    /// In thousandths of a processor.
+    pub cpu_millis: Option<u64>,
+    /// In processes and threads.
+    pub pids: Option<u64>,
+}
+
+/// Why there can be no group here, in words for the user.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Unavailable {
+    /// The missing fact.
+    pub why: String,
+}
+
+impl fmt::Display for Unavailable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no control group: {}", self.why)
+    }
+}
+
+/// Where a group is or will be. Serialisable, so that another process can
+/// remove what a killed one left.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Group {
+    places: Vec<Place>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+struct Place {
+    directory: PathBuf,
+    version: Version,
+    controllers: Vec<Controller>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Version {
+    V1,
+    V2,
+}
+
+impl Group {
+    /// Finds where a group called `name` can be made. Changes nothing.
+    ///
+    /// # Errors
+    /// Says what is missing.
+    pub fn locate(name: &str) -> Result<Self, Unavailable> {
+        file::plain(name).map_err(|error| Unavailable {
+            why: error.to_string(),
+        })?;
+        let hierarchies = Hierarchies::read().map_err(|error| Unavailable {
+            why: error.to_string(),
+        })?;
+        let mut places = Vec::new();
+        if let Some(place) = hierarchies.unified(name) {
+            places.push(place);
+        }
+        for place in hierarchies.legacy(name) {
+            let known = |controller: &Controller| {
+                places
+                    .iter()
+                    .any(|place: &Place| place.controllers.contains(controller))
+            };
+            if !place.controllers.iter().all(known) {
+                places.push(place);
+            }
+        }
+        if places.is_empty() {
+            return Err(Unavailable {
+                why: hierarchies.why_none(),
+            });
+        }
+        Ok(Self { places })
+    }
+
+    /// What a group made here can limit.
+    #[must_use]
+    pub fn controllers(&self) -> Vec<Controller> {
+        let mut all: Vec<_> = self
+            .places
+            .iter()
+            .flat_map(|place| place.controllers.iter().copied())
+            .collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    /// Makes the group and sets those of `limits` that it can; says which.
+    ///
+    /// # Errors
+    /// When a directory or a limit is refused; what was made is removed.
+    pub fn create(&self, limits: &Limits) -> Result<Vec<Controller>> {
+        let made = self.make(limits);
+        if made.is_err() {
+            let _ = self.remove();
+        }
+        made
+    }
+
+    fn make(&self, limits: &Limits) -> Result<Vec<Controller>> {
+        let mut set = Vec::new();
+        for place in &self.places {
+            match fs::create_dir(&place.directory) {
+                Ok(()) => {}
+                // Left by a killed owner of the same name.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => {
+                    return Err(Error::new(
+                        format!("make the control group `{}`", place.directory.display()),
+                        error,
+                    ));
+                }
+            }
+            for controller in &place.controllers {
+                if place.limit(*controller, limits)? {
+                    set.push(*controller);
+                }
+            }
+        }
+        set.sort_unstable();
+        Ok(set)
+    }
+
+    /// Moves process `pid`, with all its threads, into the group.
+    ///
+    /// # Errors
+    /// When the process is gone or may not be moved.
+    pub fn add(&self, pid: u32) -> Result<()> {
+        for place in &self.places {
+            write(&place.directory.join("cgroup.procs"), &pid.to_string())?;
+        }
+        Ok(())
+    }
+
+    /// Memory that the group's processes use now, in bytes, where it is known.
+    #[must_use]
+    pub fn memory_used(&self) -> Option<u64> {
+        let place = self
+            .places
+            .iter()
+            .find(|place| place.controllers.contains(&Controller::Memory))?;
+        let name = match place.version {
+            Version::V1 => "memory.usage_in_bytes",
+            Version::V2 => "memory.current",
+        };
+        let text = file::read_bounded(place.directory.join(name), 64).ok()?;
+        String::from_utf8_lossy(&text).trim().parse().ok()
+    }
+
+    /// Removes the group; one that is not there is fine.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::ResourceBusy`] while processes are left in it.
+    pub fn remove(&self) -> Result<()> {
+        let mut worst = Ok(());
+        for place in &self.places {
+            match fs::remove_dir(&place.directory) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    worst = Err(Error::new(
+                        format!("remove the control group `{}`", place.directory.display()),
+                        error,
+                    ));
+                }
+            }
+        }
+        worst
+    }
+}
+
+impl Place {
+    /// Sets one limit; whether there was one to set.
+    fn limit(&self, controller: Controller, limits: &Limits) -> Result<bool> {
+        const PERIOD_US: u64 = 100_000;
+        let quota = |millis: u64| (millis.saturating_mul(PERIOD_US) / 1000).max(1000);
+        let (name, value) = match (controller, self.version) {
+            (Controller::Memory, Version::V1) => (
+                "memory.limit_in_bytes",
+                limits.memory.map(|n| n.to_string()),
+            ),
+            (Controller::Memory, Version::V2) => {
+                ("memory.max", limits.memory.map(|n| n.to_string()))
+            }
+            (Controller::Cpu, Version::V1) => (
+                "cpu.cfs_quota_us",
+                limits.cpu_millis.map(|n| quota(n).to_string()),
+            ),
+            (Controller::Cpu, Version::V2) => (
+                "cpu.max",
+                limits
+                    .cpu_millis
+                    .map(|n| format!("{} {PERIOD_US}", quota(n))),
+            ),
+            (Controller::Pids, _) => ("pids.max", limits.pids.map(|n| n.to_string())),
+        };
+        let Some(value) = value else {
+            return Ok(false);
+        };
+        write(&self.directory.join(name), &value)?;
+        Ok(true)
+    }
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).attempt_with(|| format!("write `{text}` to `{}`", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spawn::{Signal, Spawn};
+
+    #[test]
+    fn a_group_limits_its_processes_and_goes_away() {
+        let name = format!("sbx-test-{}", std::process::id());
+        let group = match Group::locate(&name) {
+            Ok(group) => group,
+            Err(unavailable) => {
+                // Where none is delegated, the reason is the answer.
+                assert!(!unavailable.why.is_empty());
+                return;
+            }
+        };
+        let limits = Limits {
+            memory: Some(64 << 20),
+            cpu_millis: Some(500),
+            pids: Some(100),
+        };
+        let set = group.create(&limits).unwrap();
+        assert_eq!(set, group.controllers());
+        let child = Spawn::path("/bin/sleep").arg("600").spawn().unwrap();
+        group.add(child.pid()).unwrap();
+        let seen = fs::read_to_string(format!("/proc/{}/cgroup", child.pid())).unwrap();
+        assert_eq!(seen.matches(&name).count(), group.places.len(), "{seen}");
+        let busy = group.remove().unwrap_err();
+        assert_eq!(busy.kind(), io::ErrorKind::ResourceBusy);
+        child.signal(Signal::KILL).unwrap();
+        child.wait().unwrap();
+        group.remove().unwrap();
+        group.remove().unwrap();
+    }
+
+    #[test]
+    fn a_name_that_leaves_its_directory_is_refused() {
+        assert!(Group::locate("../x").is_err());
+    }
+}
