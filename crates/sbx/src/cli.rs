@@ -274,7 +274,7 @@ mod tests {
 
     #[test]
     fn later_words_and_roles_are_not_commands() {
-        for word in argv::LATER.iter().chain(crate::engine::ROLES) {
+        for word in argv::LATER.iter().chain(crate::engine::ROLES.iter()) {
             assert!(!words().iter().any(|known| known == word), "{word}");
         }
     }

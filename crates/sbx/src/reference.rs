@@ -52,7 +52,7 @@ fn the_documentation_is_what_the_program_says() {
 
 #[test]
 fn the_roles_are_not_documented() {
-    for role in ROLES {
+    for role in ROLES.iter() {
         assert!(!markdown().contains(&format!("## sbx {role}")), "{role}");
     }
 }
