@@ -19,8 +19,8 @@ pub const LINK_INPUT: usize = 512 * 1024;
 /// answers to the guest are dropped as a network would.
 pub const LINK_OUTPUT: usize = 2 * 1024 * 1024;
 
-/// Above this many waiting bytes, flows wait before they add data and the
-/// link is not read: the guest is slowed down by its own network card.
+/// Above this many waiting bytes, connections wait before they add data; the
+/// room above is for acknowledgements, names and refusals.
 pub const LINK_OUTPUT_SOFT: usize = 1024 * 1024;
 
 /// TCP connections of the guest at once. The next one is reset.

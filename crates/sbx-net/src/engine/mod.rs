@@ -2,7 +2,7 @@
 //!
 //! A packet costs one table lookup whatever the number of connections; timers
 //! are in a heap; connections that have something to do are in a list. Where
-//! the link is full, connections wait in that list and the link is not read.
+//! the link is full, connections wait in that list.
 
 mod serve;
 
@@ -158,7 +158,7 @@ impl Engine {
     }
 
     fn wait(&mut self, events: &mut Vec<epoll::Event>) -> Result<(), Error> {
-        let busy = self.output.has_room() && (self.link.readable || self.table.queued() > 0);
+        let busy = self.link.readable || (self.output.has_room() && self.table.queued() > 0);
         let timeout = if busy {
             Some(Duration::ZERO)
         } else {
@@ -226,8 +226,9 @@ impl Engine {
 
     /// Reads the link and deals with every whole frame; true at its end.
     fn take_frames(&mut self, input: &mut Input) -> Result<bool, Error> {
-        // A guest that does not read its answers is not heard either.
-        if !self.link.readable || !self.output.has_room() {
+        // Read even where the answers find no room: a VMM that writes before
+        // it reads would otherwise wait for us while we wait for it.
+        if !self.link.readable {
             return Ok(false);
         }
         let received = self.link.receive(input).map_err(Error::of(Attempt::Link))?;
