@@ -19,7 +19,7 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sbx_proto::link::{AgentUser, Clock, Hello, Ready, Setup, Shutdown};
 use sbx_proto::session::Refused;
@@ -39,10 +39,13 @@ pub(crate) use link::BlockingLink;
 pub(crate) use session::signal_session;
 pub(crate) use status::uptime_ms;
 
-/// Most sessions at once: each holds a few descriptors of PID 1.
-const MAX_SESSIONS: usize = 64;
+/// Most sessions at once: each holds up to five descriptors of PID 1, and a
+/// started process looks for what it inherited below number 256.
+const MAX_SESSIONS: usize = 40;
 /// Frames that wait for the link's writer; more make their session wait.
 const QUEUE: usize = 16;
+/// Between SIGTERM and SIGHUP for those that have a terminal.
+const HANGUP_DELAY: Duration = Duration::from_millis(200);
 
 /// What serving needs.
 pub(crate) struct Served {
@@ -193,6 +196,14 @@ async fn open(world: &Rc<World>, frame: Frame) {
 async fn stop(world: &Rc<World>, grace: Duration) {
     world.signal_all(false);
     let ended = async {
+        // Interactive shells take SIGTERM for nothing and end on SIGHUP.
+        let polite = Instant::now() + HANGUP_DELAY;
+        while !world.is_empty() && Instant::now() < polite {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        for inbox in world.sessions.borrow().values() {
+            let _ = inbox.send(Input::TerminalGone);
+        }
         while !world.is_empty() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -217,7 +228,7 @@ impl World {
         }
     }
 
-    /// SIGTERM (and what interactive shells end on), or SIGKILL, to all.
+    /// SIGTERM, or SIGKILL, to all.
     fn signal_all(&self, kill: bool) {
         match &self.cgroup {
             Some(cgroup) if kill => cgroup.kill(),

@@ -47,7 +47,7 @@ impl Reaper {
         let signals: &[Signal] = if kill {
             &[Signal::KILL]
         } else {
-            &[Signal::TERM, Signal::HUP, Signal::CONT]
+            &[Signal::TERM, Signal::CONT]
         };
         for &signal in signals {
             if self.is_init {

@@ -29,6 +29,8 @@ pub(crate) enum Input {
     Resize(Resize),
     Signal(Signal),
     Close,
+    /// From here, not from the client: the sandbox stops.
+    TerminalGone,
 }
 
 impl Input {
@@ -262,6 +264,11 @@ impl Control<'_> {
             }
             Input::Signal(Signal { number }) => self.signal(number),
             Input::Close => return false,
+            Input::TerminalGone => {
+                if self.master.is_some() && !self.phase.borrow().ended {
+                    let _ = rustix::process::kill_process_group(self.pid, Kill::HUP);
+                }
+            }
         }
         true
     }
