@@ -19,23 +19,17 @@ pub(crate) fn config(
     arguments: Vec<String>,
     fds: i32,
     report: i32,
-    by_descriptor: &[i32],
 ) -> Result<Vec<u8>, Error> {
     let mut argv = vec!["qemu".to_owned()];
     argv.extend(arguments);
-    // Kernel and initial file system are opened by the supervisor and found
-    // here by number: the monitor's user need not be able to walk to them.
-    let mut files: Vec<_> = by_descriptor
-        .iter()
-        .map(|fd| FileRule { path: PathBuf::from(format!("/proc/self/fd/{fd}")), access: Access::Read })
-        .collect();
+    let mut files = Vec::new();
     let mut groups = Vec::new();
     if plan.machine.accelerator == Accelerator::Kvm {
         let path = PathBuf::from("/dev/kvm");
         if let Ok(found) = std::fs::metadata(&path) {
             groups.push(std::os::unix::fs::MetadataExt::gid(&found));
         }
-        files.push(FileRule { path, access: Access::Write });
+        files.push(FileRule { path, access: Access::Device });
     }
     let disk = plan.machine.disks.iter().filter(|disk| disk.writable);
     let file_size = disk

@@ -113,8 +113,7 @@ pub(crate) fn launch(
     fds.push(report.into());
     let tags: Vec<_> = plan.shares.iter().map(|share| share.tag.clone()).collect();
     let arguments = qemu::arguments(&plan.machine, &numbers, &tags);
-    let by_descriptor = [numbers.kernel, numbers.initrd];
-    let config = vmm::config(plan, arguments, count, 4 + count, &by_descriptor)?;
+    let config = vmm::config(plan, arguments, count, 4 + count)?;
     let vmm = spawner.run(Verb::Vmm, &config, log_pipe("vmm")?, fds)?;
     let vmm = Helper { name: "vmm".to_owned(), process: vmm, control: tokio_stream(near)? };
     Ok(Launched { link: tokio_stream(link)?, qmp: tokio_stream(qmp)?, vmm, helpers })
