@@ -39,7 +39,7 @@ fn user_arguments_come_last_and_a_flag_once() {
 
 #[test]
 fn claude_is_told_what_it_would_ask() {
-    let workdir: GuestPath = "/home/me/\"app\"".parse().unwrap();
+    let workdir = GuestPath::new("/home/me/\"app\"").unwrap();
     let value = "sk-ant-0123456789abcdefghijklmnop".to_owned();
     let env = [EnvVar { name: "ANTHROPIC_API_KEY".to_owned(), value }];
     let context = HomeContext { workdir: &workdir, env: &env };
