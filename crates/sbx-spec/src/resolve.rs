@@ -244,7 +244,7 @@ fn limits(layers: Layers<'_>) -> Result<Limits, ResolveError> {
         return wrong(
             "--memory",
             &memory,
-            format!("this host has {}", host.memory),
+            format!("this host has {}", host.memory.about()),
         );
     }
     let most = host.disk.unwrap_or(ByteSize::bytes(u64::MAX));
@@ -263,7 +263,7 @@ fn limits(layers: Layers<'_>) -> Result<Limits, ResolveError> {
         return wrong(
             "--disk",
             &disk,
-            format!("the file system of the sandboxes has {most}"),
+            format!("the file system of the sandboxes has {}", most.about()),
         );
     }
     let pids = request.pids.or(config.pids).unwrap_or(DEFAULT_PIDS);

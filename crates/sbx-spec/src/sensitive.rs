@@ -101,7 +101,7 @@ impl fmt::Display for Why {
             Self::Root => "the host's root directory",
             Self::Home => "the home directory",
             Self::Keys => "keys or start-up files of the host's user",
-            Self::System => "a control point of the host's system",
+            Self::System => "a part of the host's system",
             Self::Own => "sbx's own files",
         })
     }

@@ -57,6 +57,22 @@ impl ByteSize {
         self.0
     }
 
+    /// Roughly, for people: one decimal of the largest unit that fits.
+    #[must_use]
+    pub fn about(self) -> String {
+        let units = [(40, "t"), (30, "g"), (20, "m"), (10, "k")];
+        match units.into_iter().find(|(shift, _)| self.0 >> shift > 0) {
+            Some((shift, unit)) => {
+                let tenths = (u128::from(self.0) * 10) >> shift;
+                match (tenths / 10, tenths % 10) {
+                    (whole, 0) => format!("{whole}{unit}"),
+                    (whole, tenth) => format!("{whole}.{tenth}{unit}"),
+                }
+            }
+            None => format!("{}b", self.0),
+        }
+    }
+
     /// Whole mebibytes, rounded down.
     #[must_use]
     pub const fn as_mib(self) -> u64 {
@@ -245,6 +261,14 @@ mod tests {
             assert_eq!(text.parse::<ByteSize>().unwrap().to_string(), text);
         }
         assert_eq!(ByteSize::bytes(3 << 29).to_string(), "1536m");
+    }
+
+    #[test]
+    fn a_size_is_shown_roughly_to_people() {
+        assert_eq!(ByteSize::bytes(24_683_656 << 10).about(), "23.5g");
+        assert_eq!(ByteSize::gib(8).about(), "8g");
+        assert_eq!(ByteSize::bytes(u64::MAX).about(), "16777215.9t");
+        assert_eq!(ByteSize::bytes(0).about(), "0b");
     }
 
     #[test]

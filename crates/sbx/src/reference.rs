@@ -56,3 +56,17 @@ fn the_roles_are_not_documented() {
         assert!(!markdown().contains(&format!("## sbx {role}")), "{role}");
     }
 }
+
+#[test]
+fn every_code_of_an_error_is_documented_with_what_it_returns() {
+    let text = include_str!("../../../docs/json.md");
+    for code in sbx_engine::command::Code::ALL {
+        let name = serde_json::to_value(code).unwrap();
+        let (name, exit, session) = (name.as_str().unwrap(), code.exit(), code.session_exit());
+        let row = text
+            .lines()
+            .find(|line| line.starts_with(&format!("| `{name}` |")));
+        let row = row.unwrap_or_else(|| panic!("{name} is not in docs/json.md"));
+        assert!(row.ends_with(&format!("| {exit} | {session} |")), "{row}");
+    }
+}

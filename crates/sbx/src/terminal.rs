@@ -59,15 +59,17 @@ pub(crate) fn restore_on_panic() {
     }));
 }
 
-/// Raw mode of the terminal on standard input.
-struct RawMode;
+/// Raw mode of the terminal on standard input, if that is one.
+struct RawMode {
+    terminal: Option<OwnedFd>,
+}
 
 impl TerminalMode for RawMode {
     fn raw(&mut self) -> io::Result<()> {
-        if !stdin().is_terminal() {
+        let Some(terminal) = &self.terminal else {
             return Ok(());
-        }
-        let terminal = stdin().as_fd().try_clone_to_owned()?;
+        };
+        let terminal = terminal.try_clone()?;
         let mut changed = CHANGED.lock();
         let before = match changed.take() {
             Some(earlier) => earlier.before,
@@ -222,14 +224,20 @@ impl SignalThread {
             stdout: stdout().is_terminal(),
             stderr: stderr().is_terminal(),
         };
+        let input = stdin().as_fd().try_clone_to_owned().map_err(failed)?;
+        let terminal = is
+            .stdin
+            .then(|| input.try_clone())
+            .transpose()
+            .map_err(failed)?;
         Ok(Terminal {
-            stdin: stdin().as_fd().try_clone_to_owned().map_err(failed)?,
+            stdin: input,
             stdout: stdout().as_fd().try_clone_to_owned().map_err(failed)?,
             stderr: stderr().as_fd().try_clone_to_owned().map_err(failed)?,
             is,
             size: size(),
             events,
-            mode: Box::new(RawMode),
+            mode: Box::new(RawMode { terminal }),
             stdout_filter: filter(is.stdout && !raw_terminal),
             stderr_filter: filter(is.stderr && !raw_terminal),
         })
@@ -265,5 +273,83 @@ fn resume() {
         mode.make_raw();
         // A terminal that is gone ends the session by itself.
         let _ = tcsetattr(&changed.terminal, OptionalActions::Drain, &mode);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
+    use rustix::termios::LocalModes;
+
+    use super::*;
+
+    /// A terminal, and its other end that keeps it alive.
+    fn terminal() -> (OwnedFd, OwnedFd) {
+        let other = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&other).unwrap();
+        unlockpt(&other).unwrap();
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        (ioctl_tiocgptpeer(&other, flags).unwrap(), other)
+    }
+
+    fn edits_lines(terminal: &OwnedFd) -> bool {
+        tcgetattr(terminal)
+            .unwrap()
+            .local_modes
+            .contains(LocalModes::ICANON | LocalModes::ECHO)
+    }
+
+    // One test, because a process has one terminal whose mode it changes.
+    #[test]
+    fn raw_mode_always_finds_its_way_back() {
+        let (terminal, _other) = terminal();
+        let mut mode = RawMode {
+            terminal: terminal.try_clone().ok(),
+        };
+        mode.raw().unwrap();
+        assert!(!edits_lines(&terminal));
+        mode.raw().unwrap();
+        mode.restore().unwrap();
+        assert!(edits_lines(&terminal));
+
+        mode.raw().unwrap();
+        drop(mode);
+        assert!(edits_lines(&terminal));
+
+        let mut mode = RawMode {
+            terminal: terminal.try_clone().ok(),
+        };
+        mode.raw().unwrap();
+        restore_on_panic();
+        let panicked = std::thread::spawn(|| panic!("on purpose")).join();
+        assert!(panicked.is_err());
+        assert!(edits_lines(&terminal));
+    }
+
+    #[test]
+    fn without_a_terminal_there_is_no_raw_mode() {
+        RawMode { terminal: None }.raw().unwrap();
+    }
+
+    #[test]
+    fn signals_cancel_before_a_session_and_are_events_during_one() {
+        let (canceller, cancel) = sbx_engine::command::cancellation();
+        let route = Route {
+            canceller,
+            cancelled: false,
+            session: None,
+        };
+        let signals = SignalThread {
+            route: Arc::new(Mutex::new(route)),
+        };
+        let mut session = signals.lend(false).unwrap();
+        signals.received(SIGINT);
+        assert_eq!(session.events.try_recv(), Ok(TerminalEvent::Signal(SIGINT)));
+        assert!(!cancel.is_cancelled());
+        drop(session);
+        signals.received(SIGUSR1);
+        assert!(!cancel.is_cancelled());
+        signals.received(SIGINT);
+        assert!(cancel.is_cancelled());
     }
 }

@@ -136,10 +136,7 @@ fn inspection(inspect: &InspectReply, paint: Paint) -> String {
         ("kernel", known(&inspect.kernel)),
         (
             "disk used",
-            inspect
-                .disk_used
-                .map(|size| size.to_string())
-                .unwrap_or_default(),
+            inspect.disk_used.map(ByteSize::about).unwrap_or_default(),
         ),
         ("directory", escape(&inspect.directory.to_string_lossy())),
     ]);
@@ -258,7 +255,7 @@ fn freed(gc: &GcReply, quiet: bool) -> String {
                 .path
                 .as_ref()
                 .map(|path| format!(" {}", escape(&path.to_string_lossy())));
-            let size = ByteSize::bytes(item.bytes);
+            let size = ByteSize::bytes(item.bytes).about();
             text += &format!(
                 "{size:>8}  {}{}\n",
                 escape(&item.what),
@@ -267,7 +264,7 @@ fn freed(gc: &GcReply, quiet: bool) -> String {
         }
     }
     let verb = if gc.dry_run { "would free" } else { "freed" };
-    text + &format!("{verb} {}\n", ByteSize::bytes(gc.freed))
+    text + &format!("{verb} {}\n", ByteSize::bytes(gc.freed).about())
 }
 
 fn versions(version: &VersionReply) -> String {
