@@ -24,6 +24,10 @@
 //! keyboard query, sizes (CSI 14, 16, 18 t), colours and their queries (OSC 4,
 //! 5, 10 to 19), titles, hyperlinks, progress, shell marks, sixel images.
 //!
+//! What a program switched on and left on when it was killed (the alternate
+//! screen, mouse reports, bracketed paste, the kitty keyboard) is switched off
+//! at the end of the stream: the host's shell would read its reports as typing.
+//!
 //! Operating system commands and device control strings are an allow list:
 //! one that is not known here is dropped, whatever a terminal of next year
 //! makes of it. A sequence is held until it is complete, so that a terminal
@@ -35,6 +39,7 @@
 //! the kitty, iTerm2 and ConEmu protocol documents.
 
 mod decide;
+mod modes;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -42,6 +47,7 @@ mod token;
 use sbx_engine::command::OutputFilter;
 
 use decide::{csi_allowed, osc_allowed};
+use modes::Modes;
 use token::{Token, Tokens};
 
 /// Longest control string that is let through, in bytes: a hyperlink of a
@@ -80,6 +86,8 @@ pub(crate) struct TerminalFilter {
     held: Vec<u8>,
     /// Where the part behind the introducer begins in `held`.
     body: usize,
+    /// What the sandbox switched on.
+    modes: Modes,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -127,6 +135,7 @@ impl OutputFilter for TerminalFilter {
             output.extend_from_slice(b"\x1b\\");
         }
         self.ground();
+        self.modes.switch_off(output);
     }
 }
 
@@ -138,6 +147,7 @@ impl TerminalFilter {
             state: State::Ground,
             held: Vec::new(),
             body: 0,
+            modes: Modes::default(),
         }
     }
 
@@ -245,6 +255,8 @@ impl TerminalFilter {
             }
             0x40..=0x7e => {
                 if csi_allowed(self.held_body(), byte) {
+                    let body = self.held.get(self.body..).unwrap_or_default();
+                    self.modes.follow(body, byte);
                     output.append(&mut self.held);
                     output.push(byte);
                 }

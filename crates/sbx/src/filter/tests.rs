@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 
+/// The whole stream, with what is appended at its end.
 fn filtered_in(chunks: &[&[u8]]) -> Vec<u8> {
     let mut filter = TerminalFilter::new();
     let mut output = Vec::new();
@@ -44,7 +45,7 @@ fn text_passes_byte_for_byte() {
 fn what_a_full_screen_program_needs_passes() {
     for sequence in [
         &b"\x1b[2J\x1b[1;1H\x1b[38;2;1;2;3m\x1b[38:2::1:2:3m\x1b[0m"[..],
-        b"\x1b[?1049h\x1b[?25l\x1b[?2004h\x1b[?1000;1006h\x1b[?2026h\x1b[?25h",
+        b"\x1b[?1049h\x1b[?25l\x1b[?1000;1006h\x1b[?25h\x1b[?1000;1006;1049l",
         b"\x1b(0\x1b)B\x1b7\x1b8\x1b=\x1b>\x1bM\x1bc\x1b#8",
         b"\x1b[!p\x1b[2 q\x1b[?2026$p\x1b[4;2m",
         b"\xc2\x9b2J\xc2\x85",
@@ -62,7 +63,7 @@ fn ordinary_queries_pass() {
         b"\x1b[6n",
         b"\x1b[?6n",
         b"\x1b[?u",
-        b"\x1b[>1u",
+        b"\x1b[>1u\x1b[<u",
         b"\x1b[18t",
         b"\x1b[14t",
         b"\x1b]11;?\x07",
@@ -179,7 +180,7 @@ fn the_terminal_stays_in_the_mode_that_is_filtered_for() {
     ] {
         drops(sequence);
     }
-    passes(b"\x1b[?25l");
+    passes(b"\x1b[?25l\x1b[?25h");
     passes(b"\x1b[2l");
 }
 
@@ -221,6 +222,15 @@ fn an_image_ends_at_what_does_not_belong_in_it() {
     assert_eq!(filtered(b"\x1bPq~~\x05\x1b\\x"), b"\x1bPq~~\x1b\\x");
     assert_eq!(filtered(b"\x1bPq~~\x1b]52;c;a\x07x"), b"\x1bPq~~\x1b\\x");
     assert_eq!(filtered(b"\x1bPq~~"), b"\x1bPq~~\x1b\\");
+}
+
+#[test]
+fn what_a_killed_program_left_on_is_switched_off() {
+    assert_eq!(
+        filtered(b"\x1b[?1049h\x1b[?1000;1006h\x1b[?25l\x1b[>1u"),
+        b"\x1b[?1049h\x1b[?1000;1006h\x1b[?25l\x1b[>1u\x1b[<1u\x1b[?1006l\x1b[?1000l\x1b[?1049l\x1b[?25h"
+    );
+    passes(b"\x1b[?1049h\x1b[?1049l\x1b[?7h");
 }
 
 #[test]
