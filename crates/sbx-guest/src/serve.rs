@@ -148,9 +148,7 @@ async fn dispatch(world: &Rc<World>, frame: Frame) -> Option<Shutdown> {
         _ if frame.kind.is_session() => {
             let stream = frame.stream;
             // A session that has just ended is no error.
-            let Some(inbox) = world.sessions.borrow().get(&stream).cloned() else {
-                return None;
-            };
+            let inbox = world.sessions.borrow().get(&stream).cloned()?;
             match Input::from_frame(frame) {
                 Ok(input) => drop(inbox.send(input)),
                 Err(error) => {

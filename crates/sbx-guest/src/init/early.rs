@@ -3,6 +3,7 @@
 use std::ffi::CStr;
 use std::path::Path;
 
+use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount};
 use rustix::process::{Resource, Rlimit, setrlimit};
@@ -94,6 +95,14 @@ pub(super) fn tune(warnings: &mut Warnings) {
     ] {
         let path = format!("/proc/sys/{name}");
         warnings.note(std::fs::write(&path, value).attempt(format!("set `{name}`")));
+    }
+    for (device, mode) in [
+        ("/dev/fuse", 0o666),
+        ("/dev/net/tun", 0o666),
+        ("/dev/kvm", 0o666),
+    ] {
+        // As common distributions have them; a kernel may lack one.
+        let _ = rustix::fs::chmod(device, Mode::from_raw_mode(mode));
     }
     let files = Rlimit {
         current: Some(65_536),

@@ -27,7 +27,9 @@ pub(super) fn power_off() -> ExitCode {
     if worker.is_ok() {
         let _ = waiting.recv_timeout(PATIENCE);
     }
-    for command in [RebootCommand::PowerOff, RebootCommand::Restart] {
+    // A restart, which the VMM takes for the end: a machine without ACPI
+    // cannot power off and would halt instead, for ever.
+    for command in [RebootCommand::Restart, RebootCommand::PowerOff] {
         if let Err(error) = reboot(command) {
             program::log(&format!("power off: {error}"));
         }

@@ -68,7 +68,7 @@ pub(crate) fn parse(words: Vec<OsString>) -> Result<Invocation, String> {
     let mut run = Run::default();
     let mut words = words.into_iter().peekable();
     let (mut reset, mut list, mut validate, mut any) = (false, false, false, false);
-    while let Some(word) = words.next_if(|word| is_option(word)) {
+    while let Some(word) = words.next_if(is_option) {
         any = true;
         let Some(text) = word.to_str().map(str::to_owned) else {
             return Err("an option that is not text".to_owned());

@@ -65,7 +65,8 @@ pub(crate) fn run(words: Vec<OsString>) -> ExitCode {
             Ok(Answer::Killed { signal }) => die_by(signal),
             Ok(Answer::Refused { code, message }) => {
                 let _ = fail(&message);
-                ExitCode::from(code)
+                // 125 is what a sandbox says of itself; sudo says 1.
+                ExitCode::from(if code == 125 { 1 } else { code })
             }
             Err(error) => fail(&error.line()),
         },
