@@ -27,7 +27,7 @@ rm -f etc/apt/apt.conf.d/99mmdebstrap etc/resolv.conf etc/hostname
 rm -f var/cache/ldconfig/aux-cache var/lib/dpkg/*-old var/cache/debconf/*-old etc/*-
 rm -rf var/log/* var/cache/apt/* var/lib/apt/lists/* tmp/* run/* root/.cache
 : >etc/machine-id
-mkdir -p -m 755 opt/sbx/kits
+mkdir -p opt/sbx/kits
 # sbx is the only way to become root inside; nothing else changes identity.
 find . -xdev -type f -perm /6000 -exec chmod ug-s {} +
 # Two builds of the same packages are the same: files that the build itself
