@@ -54,7 +54,8 @@ fn main() -> ExitCode {
 
 fn make(cache: &Path, what: &str) -> Result<PathBuf, Error> {
     let cache = Cache::open(cache)?;
-    let env = std::env::vars_os().filter_map(|(n, v)| Some((n.into_string().ok()?, v.into_string().ok()?)));
+    let env = std::env::vars_os()
+        .filter_map(|(n, v)| Some((n.into_string().ok()?, v.into_string().ok()?)));
     let host = Host::new(PathBuf::from("/nonexistent/bin"), std::env::home_dir(), env);
     let progress = Lines(Mutex::new((String::new(), 0)));
     let path = |image: Artifact| image.path;
@@ -62,11 +63,18 @@ fn make(cache: &Path, what: &str) -> Result<PathBuf, Error> {
         "kernel" => sbx_images::kernel(&cache, &host, &progress).map(|k| path(k.image)),
         "base" => sbx_images::base(&cache, &host, &progress).map(|b| path(b.image)),
         kit => {
-            let form = |reason: String| Error::Form { what: format!("kit {kit}"), reason };
-            let name = kit.parse().map_err(|e: sbx_spec::NameError| form(e.to_string()))?;
+            let form = |reason: String| Error::Form {
+                what: format!("kit {kit}"),
+                reason,
+            };
+            let name = kit
+                .parse()
+                .map_err(|e: sbx_spec::NameError| form(e.to_string()))?;
             let kit = Kit::named(&name)?.ok_or_else(|| form("there is none".to_owned()))?;
             let image = kit.image(&cache, &host, &progress)?;
-            image.map(path).ok_or_else(|| form("it brings no program".to_owned()))
+            image
+                .map(path)
+                .ok_or_else(|| form("it brings no program".to_owned()))
         }
     }
 }

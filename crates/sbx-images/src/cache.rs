@@ -34,8 +34,8 @@ use crate::progress::Progress;
 pub(crate) use items::bytes_on_disk;
 pub use items::{CacheItem, CacheUse, ItemState};
 pub use record::FileIdent;
-pub(crate) use record::{hash_file, write_atomically};
 use record::Record;
+pub(crate) use record::{hash_file, write_atomically};
 
 /// How often a waiter looks whether another process has finished an entry,
 /// and whether it is asked to stop.
@@ -101,7 +101,10 @@ impl Artifact {
             return Ok(());
         }
         let reason = format!("its SHA-256 is {found}, not {}", self.sha256);
-        Err(Error::Corrupt { path: self.path.clone(), reason })
+        Err(Error::Corrupt {
+            path: self.path.clone(),
+            reason,
+        })
     }
 }
 
@@ -156,7 +159,9 @@ impl Cache {
         for part in ["", "entries", "locks", "tmp", "work"] {
             make_directory(&root.join(part))?;
         }
-        Ok(Self { root: root.to_path_buf() })
+        Ok(Self {
+            root: root.to_path_buf(),
+        })
     }
 
     /// Where the cache is.
@@ -172,11 +177,18 @@ impl Cache {
     /// hashed again and taken if its contents are right.
     pub(crate) fn find(&self, name: &EntryName) -> Result<Option<Artifact>, Error> {
         let directory = self.entry_path(name);
-        let Some(record) = Record::load(&directory)? else { return Ok(None) };
+        let Some(record) = Record::load(&directory)? else {
+            return Ok(None);
+        };
         let path = directory.join(name.payload);
-        let Some(file) = record.files.get(name.payload) else { return Ok(None) };
-        let Some(ident) = FileIdent::of(&path)? else { return Ok(None) };
-        if ident != file.ident && (ident.size != file.ident.size || hash_file(&path)? != file.sha256)
+        let Some(file) = record.files.get(name.payload) else {
+            return Ok(None);
+        };
+        let Some(ident) = FileIdent::of(&path)? else {
+            return Ok(None);
+        };
+        if ident != file.ident
+            && (ident.size != file.ident.size || hash_file(&path)? != file.sha256)
         {
             return Ok(None);
         }
@@ -185,7 +197,12 @@ impl Cache {
         }
         self.touch(name);
         let (key, sha256) = (name.key.clone(), file.sha256.clone());
-        Ok(Some(Artifact { path, key, sha256, ident }))
+        Ok(Some(Artifact {
+            path,
+            key,
+            sha256,
+            ident,
+        }))
     }
 
     /// The entry, made by `build` if it is not there or damaged.
@@ -210,8 +227,11 @@ impl Cache {
         let work = self.root.join("work").join(name.directory());
         remove_tree(&temp)?;
         make_directory(&temp)?;
-        let built = build(&Workplace { entry: &temp, work: work.clone() })
-            .and_then(|()| self.publish(name, &temp));
+        let built = build(&Workplace {
+            entry: &temp,
+            work: work.clone(),
+        })
+        .and_then(|()| self.publish(name, &temp));
         if let Err(error) = built {
             // What could not be removed now is removed by the next holder.
             let _ = remove_tree(&temp);
@@ -252,7 +272,10 @@ impl Cache {
                 return Err(Error::Cancelled);
             }
             if !told {
-                progress.note(&format!("{} is being made by another process, waiting", name.title));
+                progress.note(&format!(
+                    "{} is being made by another process, waiting",
+                    name.title
+                ));
                 told = true;
             }
             thread::sleep(LOCK_POLL);
@@ -260,11 +283,23 @@ impl Cache {
     }
 
     fn touch(&self, name: &EntryName) {
-        let omit = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
-        let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+        let omit = Timespec {
+            tv_sec: 0,
+            tv_nsec: UTIME_OMIT,
+        };
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: UTIME_NOW,
+        };
         // The last use is a hint for `gc`: a cache on a read-only disk works.
         let _ = open_lock(&self.lock_path(&name.directory())).map(|file| {
-            rustix::fs::futimens(&file, &Timestamps { last_access: omit, last_modification: now })
+            rustix::fs::futimens(
+                &file,
+                &Timestamps {
+                    last_access: omit,
+                    last_modification: now,
+                },
+            )
         });
     }
 
@@ -313,7 +348,9 @@ pub(crate) fn remove_tree(path: &Path) -> Result<(), Error> {
 }
 
 pub(crate) fn sync_directory(path: &Path) -> Result<(), Error> {
-    File::open(path).and_then(|dir| dir.sync_all()).map_err(Error::file("flush", path))
+    File::open(path)
+        .and_then(|dir| dir.sync_all())
+        .map_err(Error::file("flush", path))
 }
 
 #[cfg(test)]

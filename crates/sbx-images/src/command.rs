@@ -41,8 +41,7 @@ pub(crate) struct Tool {
 }
 
 /// A process namespace of its own, whose end ends everything in it.
-const CONTAIN_AS_ROOT: [&str; 5] =
-    ["/usr/bin/unshare", "--pid", "--fork", "--kill-child", "--"];
+const CONTAIN_AS_ROOT: [&str; 5] = ["/usr/bin/unshare", "--pid", "--fork", "--kill-child", "--"];
 const CONTAIN_AS_USER: [&str; 7] = [
     "/usr/bin/unshare",
     "--user",
@@ -68,7 +67,10 @@ impl Tool {
             program: find_program(program).unwrap_or_else(|| Path::new("/usr/bin").join(program)),
             args: Vec::new(),
             env: vec![
-                ("PATH".to_owned(), "/usr/sbin:/usr/bin:/sbin:/bin".to_owned()),
+                (
+                    "PATH".to_owned(),
+                    "/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
+                ),
                 ("LC_ALL".to_owned(), "C.UTF-8".to_owned()),
             ],
             directory: PathBuf::from("/"),
@@ -82,7 +84,11 @@ impl Tool {
     /// refuses that, only the program itself dies with us.
     pub(crate) fn contained(mut self) -> Self {
         let root = rustix::process::geteuid().is_root();
-        let wrapper: &[&str] = if root { &CONTAIN_AS_ROOT } else { &CONTAIN_AS_USER };
+        let wrapper: &[&str] = if root {
+            &CONTAIN_AS_ROOT
+        } else {
+            &CONTAIN_AS_USER
+        };
         let mut trial = Self::new("true", "try a process namespace");
         trial.wrapper = wrapper;
         if trial.output(0).is_ok() {
@@ -125,7 +131,11 @@ impl Tool {
         if finished.status.success() {
             return Ok(());
         }
-        Err(Error::Program { task, outcome: finished.status.to_string(), tail: finished.tail })
+        Err(Error::Program {
+            task,
+            outcome: finished.status.to_string(),
+            tail: finished.tail,
+        })
     }
 
     /// Runs it to its end, good or bad.
@@ -189,7 +199,11 @@ impl Tool {
                 .map_err(|error| failed(error.to_string()))?;
         }
         let status = child.wait().map_err(|error| failed(error.to_string()))?;
-        if status.success() { Ok(bytes) } else { Err(failed(status.to_string())) }
+        if status.success() {
+            Ok(bytes)
+        } else {
+            Err(failed(status.to_string()))
+        }
     }
 
     fn start(&self) -> Result<(std::io::PipeReader, Child), Error> {
@@ -200,11 +214,19 @@ impl Tool {
         };
         let (reader, writer) = std::io::pipe().map_err(failed)?;
         let both = writer.try_clone().map_err(failed)?;
-        let child = self.command().stdout(writer).stderr(both).spawn().map_err(failed)?;
+        let child = self
+            .command()
+            .stdout(writer)
+            .stderr(both)
+            .spawn()
+            .map_err(failed)?;
         Ok((reader, child))
     }
 
-    #[expect(clippy::disallowed_methods, reason = "the home of this crate's child processes")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the home of this crate's child processes"
+    )]
     fn command(&self) -> Command {
         let mut command = Command::new("/usr/bin/setpriv");
         command
@@ -241,7 +263,9 @@ fn watch(
 /// Ends a process group: asked first, so that `make` removes half-made
 /// files, then forced.
 fn end_group(child: &mut Child) {
-    let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) else { return };
+    let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) else {
+        return;
+    };
     let _ = rustix::process::kill_process_group(group, Signal::TERM);
     let deadline = Instant::now() + TERM_GRACE;
     while Instant::now() < deadline && matches!(child.try_wait(), Ok(None)) {
@@ -254,7 +278,11 @@ fn end_group(child: &mut Child) {
 /// at the end.
 fn next_line(reader: &mut impl BufRead) -> Option<String> {
     let mut line = Vec::new();
-    let n = reader.by_ref().take(MAX_LINE).read_until(b'\n', &mut line).ok()?;
+    let n = reader
+        .by_ref()
+        .take(MAX_LINE)
+        .read_until(b'\n', &mut line)
+        .ok()?;
     (n > 0).then(|| String::from_utf8_lossy(&line).trim_end().to_owned())
 }
 
@@ -285,7 +313,9 @@ mod tests {
         let result = shell("echo a; echo b >&2; exit 3")
             .run(&Silent, &mut |line| seen.push(line.to_owned()));
         assert_eq!(seen, ["a", "b"]);
-        let Err(Error::Program { outcome, tail, .. }) = result else { panic!("no failure") };
+        let Err(Error::Program { outcome, tail, .. }) = result else {
+            panic!("no failure")
+        };
         assert!(outcome.contains('3'));
         assert_eq!(tail, ["a", "b"]);
     }
@@ -294,7 +324,9 @@ mod tests {
     fn nothing_of_our_environment_is_passed_on() {
         let mut seen = Vec::new();
         Tool::new("env", "print the environment")
-            .run(&Silent, &mut |line| seen.push(line.split('=').next().unwrap_or("").to_owned()))
+            .run(&Silent, &mut |line| {
+                seen.push(line.split('=').next().unwrap_or("").to_owned())
+            })
             .unwrap();
         seen.sort();
         assert_eq!(seen, ["LC_ALL", "PATH"]);

@@ -88,7 +88,10 @@ impl Error {
     }
 
     pub(crate) fn form(what: impl Into<String>, reason: impl fmt::Display) -> Self {
-        Self::Form { what: what.into(), reason: reason.to_string() }
+        Self::Form {
+            what: what.into(),
+            reason: reason.to_string(),
+        }
     }
 
     /// A hint for the user, where there is one.
@@ -120,7 +123,11 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File { act, path, .. } => write!(f, "cannot {act} `{}`", path.display()),
-            Self::Program { task, outcome, tail } => {
+            Self::Program {
+                task,
+                outcome,
+                tail,
+            } => {
                 write!(f, "cannot {task}: {outcome}")?;
                 tail.iter().try_for_each(|line| write!(f, "\n  {line}"))
             }
@@ -128,7 +135,11 @@ impl fmt::Display for Error {
                 f.write_str("this host lacks")?;
                 for (i, missing) in list.iter().enumerate() {
                     let comma = if i == 0 { "" } else { "," };
-                    let MissingPackage { program, package, why } = missing;
+                    let MissingPackage {
+                        program,
+                        package,
+                        why,
+                    } = missing;
                     write!(f, "{comma} {program} (package {package}: {why})")?;
                 }
                 Ok(())
@@ -136,8 +147,15 @@ impl fmt::Display for Error {
             Self::Corrupt { path, reason } => {
                 write!(f, "`{}` is damaged: {reason}", path.display())
             }
-            Self::Integrity { what, expected, found } => {
-                write!(f, "{what} is not what is pinned: expected {expected}, found {found}")
+            Self::Integrity {
+                what,
+                expected,
+                found,
+            } => {
+                write!(
+                    f,
+                    "{what} is not what is pinned: expected {expected}, found {found}"
+                )
             }
             Self::Namespaces { reason } => {
                 write!(f, "this host refuses user namespaces: {reason}")

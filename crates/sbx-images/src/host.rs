@@ -53,7 +53,12 @@ impl Host {
             .filter(|(name, _)| CLIENT_VARIABLES.contains(&name.as_str()))
             .collect();
         client_env.sort();
-        Self { exe_dir, home, uid: rustix::process::geteuid().as_raw(), client_env }
+        Self {
+            exe_dir,
+            home,
+            uid: rustix::process::geteuid().as_raw(),
+            client_env,
+        }
     }
 
     /// Whether the caller is root.
@@ -78,7 +83,9 @@ pub(crate) struct Need {
 /// Which of `needs` are not there. A program with a `/` is a file of any
 /// kind at that path.
 pub(crate) fn missing(needs: &[Need]) -> Vec<MissingPackage> {
-    let absent = needs.iter().filter(|need| find_program(need.program).is_none());
+    let absent = needs
+        .iter()
+        .filter(|need| find_program(need.program).is_none());
     absent
         .map(|need| MissingPackage {
             program: need.program.to_owned(),
@@ -91,14 +98,21 @@ pub(crate) fn missing(needs: &[Need]) -> Vec<MissingPackage> {
 /// An error that lists everything missing, if anything is.
 pub(crate) fn require(needs: &[Need]) -> Result<(), Error> {
     let missing = missing(needs);
-    if missing.is_empty() { Ok(()) } else { Err(Error::MissingPackages(missing)) }
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::MissingPackages(missing))
+    }
 }
 
 pub(crate) fn find_program(program: &str) -> Option<PathBuf> {
     if program.starts_with('/') {
         return Path::new(program).exists().then(|| PathBuf::from(program));
     }
-    PROGRAM_DIRECTORIES.iter().map(|dir| Path::new(dir).join(program)).find(|path| path.is_file())
+    PROGRAM_DIRECTORIES
+        .iter()
+        .map(|dir| Path::new(dir).join(program))
+        .find(|path| path.is_file())
 }
 
 #[cfg(test)]
@@ -107,17 +121,29 @@ mod tests {
 
     #[test]
     fn only_what_clients_need_is_kept_of_the_environment() {
-        let env = [("https_proxy", "p"), ("AWS_SECRET_ACCESS_KEY", "s"), ("PATH", "/evil")];
+        let env = [
+            ("https_proxy", "p"),
+            ("AWS_SECRET_ACCESS_KEY", "s"),
+            ("PATH", "/evil"),
+        ];
         let env = env.map(|(n, v)| (n.to_owned(), v.to_owned()));
         let host = Host::new("/x".into(), None, env);
-        assert_eq!(host.client_env(), [("https_proxy".to_owned(), "p".to_owned())]);
+        assert_eq!(
+            host.client_env(),
+            [("https_proxy".to_owned(), "p".to_owned())]
+        );
     }
 
     #[test]
     fn everything_missing_is_listed_at_once() {
-        let needs = ["sh", "sbx-no-such-a", "sbx-no-such-b"]
-            .map(|program| Need { program, package: "p", why: "a test" });
-        let Err(Error::MissingPackages(list)) = require(&needs) else { panic!("nothing missing") };
+        let needs = ["sh", "sbx-no-such-a", "sbx-no-such-b"].map(|program| Need {
+            program,
+            package: "p",
+            why: "a test",
+        });
+        let Err(Error::MissingPackages(list)) = require(&needs) else {
+            panic!("nothing missing")
+        };
         assert_eq!(list.len(), 2);
         assert!(require(&needs[..1]).is_ok());
     }

@@ -26,14 +26,15 @@ const DIRECTORIES: [&str; 6] = ["dev", "proc", "sys", "run", "root", "tmp"];
 ///
 /// # Errors
 /// [`Error::File`] if the program cannot be read or the cache not written.
-pub fn initramfs(
-    cache: &Cache,
-    guest: &Path,
-    progress: &dyn Progress,
-) -> Result<Artifact, Error> {
-    let size = fs::metadata(guest).map_err(Error::file("look at", guest))?.len();
+pub fn initramfs(cache: &Cache, guest: &Path, progress: &dyn Progress) -> Result<Artifact, Error> {
+    let size = fs::metadata(guest)
+        .map_err(Error::file("look at", guest))?
+        .len();
     if size == 0 || size > MAX_GUEST {
-        return Err(Error::form(guest.display().to_string(), format!("a size of {size} bytes")));
+        return Err(Error::form(
+            guest.display().to_string(),
+            format!("a size of {size} bytes"),
+        ));
     }
     let program = fs::read(guest).map_err(Error::file("read", guest))?;
     let name = EntryName {
@@ -54,7 +55,13 @@ fn archive(program: &[u8]) -> Vec<u8> {
     let mut inode = 0;
     let mut add = |name: &str, mode: u32, device: (u32, u32), data: &[u8]| {
         inode += 1;
-        let fields = Header { inode, mode, device, links: 1, size: data.len() };
+        let fields = Header {
+            inode,
+            mode,
+            device,
+            links: 1,
+            size: data.len(),
+        };
         entry(&mut out, &fields, name, data);
     };
     for name in DIRECTORIES {
@@ -64,7 +71,13 @@ fn archive(program: &[u8]) -> Vec<u8> {
     // there; without it the first lines of an init that fails are lost.
     add("dev/console", 0o020_600, (5, 1), &[]);
     add("init", 0o100_755, (0, 0), program);
-    let trailer = Header { inode: 0, mode: 0, device: (0, 0), links: 1, size: 0 };
+    let trailer = Header {
+        inode: 0,
+        mode: 0,
+        device: (0, 0),
+        links: 1,
+        size: 0,
+    };
     entry(&mut out, &trailer, "TRAILER!!!", &[]);
     out
 }
@@ -137,16 +150,30 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("a.cpio");
         fs::write(&file, archive(&[7; 5000])).unwrap();
-        #[expect(clippy::disallowed_methods, reason = "a test runs the other reader of the format")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a test runs the other reader of the format"
+        )]
         let out = std::process::Command::new(cpio)
             .args(["-tv", "--quiet", "-F"])
             .arg(&file)
             .output()
             .unwrap();
         let list = String::from_utf8_lossy(&out.stdout).into_owned();
-        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-        assert!(list.contains("-rwxr-xr-x") && list.contains("5000"), "{list}");
-        assert!(list.lines().any(|l| l.starts_with("crw-------") && l.contains("5,")), "{list}");
+        assert!(
+            out.status.success(),
+            "{}",
+            String::from_utf8_lossy(&out.stderr)
+        );
+        assert!(
+            list.contains("-rwxr-xr-x") && list.contains("5000"),
+            "{list}"
+        );
+        assert!(
+            list.lines()
+                .any(|l| l.starts_with("crw-------") && l.contains("5,")),
+            "{list}"
+        );
     }
 
     #[test]
@@ -167,6 +194,9 @@ mod tests {
         let cache = Cache::open(dir.path()).unwrap();
         let guest = dir.path().join("guest");
         fs::write(&guest, b"").unwrap();
-        assert!(matches!(initramfs(&cache, &guest, &Silent), Err(Error::Form { .. })));
+        assert!(matches!(
+            initramfs(&cache, &guest, &Silent),
+            Err(Error::Form { .. })
+        ));
     }
 }

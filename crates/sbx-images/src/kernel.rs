@@ -137,16 +137,29 @@ fn options_digest() -> String {
 }
 
 fn entry_name(source: &Source) -> EntryName {
-    named(Key::of(&[BUILDER, CONFIG.as_bytes(), source.version.as_bytes()]))
+    named(Key::of(&[
+        BUILDER,
+        CONFIG.as_bytes(),
+        source.version.as_bytes(),
+    ]))
 }
 
 fn named(key: Key) -> EntryName {
-    EntryName { kind: "kernel", key, payload: IMAGE, title: "the guest kernel".to_owned() }
+    EntryName {
+        kind: "kernel",
+        key,
+        payload: IMAGE,
+        title: "the guest kernel".to_owned(),
+    }
 }
 
 fn from_entry(cache: &Cache, name: &EntryName) -> Result<Option<Kernel>, Error> {
-    let Some(image) = cache.find(name)? else { return Ok(None) };
-    let Some(description) = describe(&cache.entry_path(name)) else { return Ok(None) };
+    let Some(image) = cache.find(name)? else {
+        return Ok(None);
+    };
+    let Some(description) = describe(&cache.entry_path(name)) else {
+        return Ok(None);
+    };
     Ok(Some(assemble(image, description, false)))
 }
 
@@ -155,7 +168,9 @@ fn assemble(image: Artifact, description: Description, shipped: bool) -> Kernel 
         release: description.release,
         source: description.source,
         config: image.path.with_file_name(FINAL_CONFIG),
-        built: fs::metadata(&image.path).and_then(|meta| meta.modified()).ok(),
+        built: fs::metadata(&image.path)
+            .and_then(|meta| meta.modified())
+            .ok(),
         image,
         shipped,
     }
@@ -169,7 +184,8 @@ fn newest_entry(cache: &Cache) -> Result<Option<Kernel>, Error> {
             continue;
         }
         let name = named(item.key);
-        let ours = describe(&cache.entry_path(&name)).is_some_and(|d| d.options == options_digest());
+        let ours =
+            describe(&cache.entry_path(&name)).is_some_and(|d| d.options == options_digest());
         if !ours {
             continue;
         }
@@ -183,22 +199,37 @@ fn newest_entry(cache: &Cache) -> Result<Option<Kernel>, Error> {
 
 /// The kernel beside the program: `<exe dir>/../lib/sbx/vmlinux`.
 fn shipped(cache: &Cache, host: &Host) -> Result<Option<Kernel>, Error> {
-    let Some(prefix) = host.exe_dir.parent() else { return Ok(None) };
+    let Some(prefix) = host.exe_dir.parent() else {
+        return Ok(None);
+    };
     let directory = prefix.join("lib/sbx");
-    let Some(description) = describe(&directory) else { return Ok(None) };
-    let Some(key) = Key::parse(&description.key) else { return Ok(None) };
+    let Some(description) = describe(&directory) else {
+        return Ok(None);
+    };
+    let Some(key) = Key::parse(&description.key) else {
+        return Ok(None);
+    };
     if description.options != options_digest() {
         return Ok(None);
     }
     let path = directory.join(IMAGE);
-    let Some(ident) = cache.vouch(&path, &description.sha256)? else { return Ok(None) };
-    let image = Artifact { path, key, sha256: description.sha256.clone(), ident };
+    let Some(ident) = cache.vouch(&path, &description.sha256)? else {
+        return Ok(None);
+    };
+    let image = Artifact {
+        path,
+        key,
+        sha256: description.sha256.clone(),
+        ident,
+    };
     Ok(Some(assemble(image, description, true)))
 }
 
 fn describe(directory: &Path) -> Option<Description> {
     let text = fs::read(directory.join(DESCRIPTION)).ok()?;
-    serde_json::from_slice(&text).ok().filter(|d: &Description| d.version == 1)
+    serde_json::from_slice(&text)
+        .ok()
+        .filter(|d: &Description| d.version == 1)
 }
 
 impl Cache {
@@ -210,7 +241,9 @@ impl Cache {
         sha256: &str,
     ) -> Result<Option<crate::cache::FileIdent>, Error> {
         use std::os::unix::ffi::OsStrExt;
-        let Some(ident) = crate::cache::FileIdent::of(path)? else { return Ok(None) };
+        let Some(ident) = crate::cache::FileIdent::of(path)? else {
+            return Ok(None);
+        };
         let vouched = self.root().join("vouched");
         let note = vouched.join(Key::of(&[path.as_os_str().as_bytes()]).as_str());
         let line = serde_json::to_vec(&(sha256, ident))

@@ -30,10 +30,26 @@ const IMAGE: &str = "kit.erofs";
 const BUILDER: &[u8] = b"kit-1";
 
 const NEEDS: [Need; 4] = [
-    Need { program: "npm", package: "npm", why: "fetches the agent's program" },
-    Need { program: "node", package: "nodejs", why: "runs npm" },
-    Need { program: "bwrap", package: "bubblewrap", why: "holds npm while it fetches" },
-    Need { program: "mkfs.erofs", package: "erofs-utils", why: "makes read-only images" },
+    Need {
+        program: "npm",
+        package: "npm",
+        why: "fetches the agent's program",
+    },
+    Need {
+        program: "node",
+        package: "nodejs",
+        why: "runs npm",
+    },
+    Need {
+        program: "bwrap",
+        package: "bubblewrap",
+        why: "holds npm while it fetches",
+    },
+    Need {
+        program: "mkfs.erofs",
+        package: "erofs-utils",
+        why: "makes read-only images",
+    },
 ];
 
 /// How an agent is installed, started and spared its first questions.
@@ -82,8 +98,12 @@ impl Kit {
     /// those of this version).
     pub fn named(name: &KitName) -> Result<Option<Self>, Error> {
         let found = BUILT_IN.iter().find(|(known, _)| *known == name.as_str());
-        let Some((_, text)) = found else { return Ok(None) };
-        toml::from_str(text).map(Some).map_err(|error| Error::form(format!("kit {name}"), error))
+        let Some((_, text)) = found else {
+            return Ok(None);
+        };
+        toml::from_str(text)
+            .map(Some)
+            .map_err(|error| Error::form(format!("kit {name}"), error))
     }
 
     /// The names of all kits.
@@ -96,7 +116,10 @@ impl Kit {
     #[must_use]
     pub fn command(&self, unattended: bool, user_args: &[String]) -> Vec<String> {
         let mut argv = self.start.clone();
-        let wanted = self.unattended.iter().filter(|arg| unattended && !user_args.contains(arg));
+        let wanted = self
+            .unattended
+            .iter()
+            .filter(|arg| unattended && !user_args.contains(arg));
         argv.extend(wanted.cloned());
         argv.extend_from_slice(user_args);
         argv
@@ -114,7 +137,9 @@ impl Kit {
     /// The version of the agent's program, if the kit brings one.
     #[must_use]
     pub fn version(&self) -> Option<&str> {
-        self.install.as_ref().map(|install| install.npm.version.as_str())
+        self.install
+            .as_ref()
+            .map(|install| install.npm.version.as_str())
     }
 
     /// The image with the agent's program, fetched if it is not there;
@@ -131,7 +156,9 @@ impl Kit {
         host: &Host,
         progress: &dyn Progress,
     ) -> Result<Option<Artifact>, Error> {
-        let Some(install) = &self.install else { return Ok(None) };
+        let Some(install) = &self.install else {
+            return Ok(None);
+        };
         if let Some(image) = self.present_image(cache)? {
             return Ok(Some(image));
         }
@@ -142,7 +169,13 @@ impl Kit {
         let image = cache.make(&self.entry_name(&install.npm), progress, |place| {
             let archive = fetch::fetch(&install.npm, host, place.work()?, progress)?;
             progress.note(&format!("unpacking {} {}", self.name, install.npm.version));
-            image::make(&install.npm, &archive, place.work()?, &place.entry.join(IMAGE), progress)
+            image::make(
+                &install.npm,
+                &archive,
+                place.work()?,
+                &place.entry.join(IMAGE),
+                progress,
+            )
         })?;
         Ok(Some(image))
     }

@@ -11,10 +11,10 @@ mod cache;
 mod command;
 mod error;
 mod host;
+mod initramfs;
 mod kernel;
 mod kit;
 mod prepare;
-mod initramfs;
 mod progress;
 mod scratch;
 mod template;
@@ -22,8 +22,10 @@ mod template;
 pub use cache::{Artifact, Cache, CacheItem, CacheUse, FileIdent, ItemState, Key};
 pub use error::{Error, MissingPackage};
 pub use host::Host;
-pub use kernel::{CONFIG as KERNEL_CONFIG, Kernel, kernel, missing_for_kernel, present as present_kernel};
 pub use initramfs::initramfs;
+pub use kernel::{
+    CONFIG as KERNEL_CONFIG, Kernel, kernel, missing_for_kernel, present as present_kernel,
+};
 pub use kit::{HomeContext, HomeFile, Kit};
 pub use prepare::{Prepared, prepare};
 pub use progress::{Progress, Silent};

@@ -44,5 +44,9 @@ pub fn prepare(
     let kit_image = kit.image(cache, host, progress)?;
     let base = base(cache, host, progress)?;
     let kernel = kernel(cache, host, progress)?;
-    Ok(Prepared { kernel, base, kit_image })
+    Ok(Prepared {
+        kernel,
+        base,
+        kit_image,
+    })
 }

@@ -34,7 +34,10 @@ const MIN_SIZE: ByteSize = ByteSize::mib(16);
 pub fn scratch(path: &Path, size: ByteSize) -> Result<(), Error> {
     require(&NEEDS)?;
     if size < MIN_SIZE {
-        return Err(Error::form(format!("a disk of {size}"), format!("the least is {MIN_SIZE}")));
+        return Err(Error::form(
+            format!("a disk of {size}"),
+            format!("the least is {MIN_SIZE}"),
+        ));
     }
     let file = OpenOptions::new()
         .write(true)
@@ -55,7 +58,9 @@ pub fn scratch(path: &Path, size: ByteSize) -> Result<(), Error> {
 fn make_file_system(path: &Path) -> Result<(), Error> {
     let make = |extended: &str| {
         Tool::new("mkfs.ext4", "make the sandbox's disk")
-            .args(["-F", "-q", "-L", "sbx", "-b", "4096", "-I", "256", "-m", "0", "-T", "default"])
+            .args([
+                "-F", "-q", "-L", "sbx", "-b", "4096", "-I", "256", "-m", "0", "-T", "default",
+            ])
             .args(["-E", extended])
             .arg(path)
             .run(&Silent, &mut |_| {})
@@ -78,7 +83,11 @@ mod tests {
         let begin = std::time::Instant::now();
         scratch(&path, ByteSize::gib(20)).unwrap();
         let meta = fs::metadata(&path).unwrap();
-        eprintln!("20g: {:?}, {} KiB on disk", begin.elapsed(), meta.blocks() / 2);
+        eprintln!(
+            "20g: {:?}, {} KiB on disk",
+            begin.elapsed(),
+            meta.blocks() / 2
+        );
         assert_eq!(meta.len(), 20 << 30);
         assert!(meta.blocks() * 512 < 8 << 20, "{} blocks", meta.blocks());
         assert_eq!(meta.mode() & 0o777, 0o600);
@@ -102,7 +111,10 @@ mod tests {
     fn a_disk_that_cannot_hold_a_file_system_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("disk");
-        assert!(matches!(scratch(&path, ByteSize::mib(1)), Err(Error::Form { .. })));
+        assert!(matches!(
+            scratch(&path, ByteSize::mib(1)),
+            Err(Error::Form { .. })
+        ));
         assert!(!path.exists());
         scratch(&path, MIN_SIZE).unwrap();
     }

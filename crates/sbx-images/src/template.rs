@@ -67,9 +67,21 @@ const REFRESHES: &str = "base-refreshes";
 const EXPECTED_LINES: u64 = 2_900;
 
 const NEEDS: [Need; 3] = [
-    Need { program: "mmdebstrap", package: "mmdebstrap", why: "builds the base template" },
-    Need { program: "mkfs.erofs", package: "erofs-utils", why: "makes read-only images" },
-    Need { program: "apt-get", package: "apt", why: "names the archive of this host" },
+    Need {
+        program: "mmdebstrap",
+        package: "mmdebstrap",
+        why: "builds the base template",
+    },
+    Need {
+        program: "mkfs.erofs",
+        package: "erofs-utils",
+        why: "makes read-only images",
+    },
+    Need {
+        program: "apt-get",
+        package: "apt",
+        why: "names the archive of this host",
+    },
 ];
 
 /// The base root of sandboxes.
@@ -102,7 +114,8 @@ pub fn base(cache: &Cache, host: &Host, progress: &dyn Progress) -> Result<Base,
         if fs::write(&sources, archive.lines.join("\n")).is_err() {
             // An earlier attempt left the directory to its build identities.
             remove_leftovers(work)?;
-            fs::write(&sources, archive.lines.join("\n")).map_err(Error::file("write", &sources))?;
+            fs::write(&sources, archive.lines.join("\n"))
+                .map_err(Error::file("write", &sources))?;
         }
         build(host, work, &archive, progress)?;
         let built = work.join(IMAGE);
@@ -157,14 +170,23 @@ fn entry_name(cache: &Cache) -> Result<EntryName, Error> {
         .lines()
         .filter(|line| line.starts_with("ID=") || line.starts_with("VERSION_CODENAME="))
         .collect();
-    let recipe = hex(&Sha256::digest([INNER, OUTER, &PACKAGES.join(" ")].join("\n")));
+    let recipe = hex(&Sha256::digest(
+        [INNER, OUTER, &PACKAGES.join(" ")].join("\n"),
+    ));
     let refreshes = refreshes(cache).to_le_bytes();
     let key = Key::of(&[BUILDER, recipe.as_bytes(), release.as_bytes(), &refreshes]);
-    Ok(EntryName { kind: "base", key, payload: IMAGE, title: "the base template".to_owned() })
+    Ok(EntryName {
+        kind: "base",
+        key,
+        payload: IMAGE,
+        title: "the base template".to_owned(),
+    })
 }
 
 fn with_age(image: Artifact) -> Base {
-    let built = fs::metadata(&image.path).and_then(|meta| meta.modified()).ok();
+    let built = fs::metadata(&image.path)
+        .and_then(|meta| meta.modified())
+        .ok();
     Base { image, built }
 }
 
@@ -175,7 +197,12 @@ fn build(
     progress: &dyn Progress,
 ) -> Result<(), Error> {
     let mut args = vec![archive.suite.clone(), PACKAGES.join(" ")];
-    args.extend(archive.options.iter().map(|option| format!("--aptopt={option}")));
+    args.extend(
+        archive
+            .options
+            .iter()
+            .map(|option| format!("--aptopt={option}")),
+    );
     let script = namespace::Script {
         task: "build the base template",
         text: INNER,
@@ -183,7 +210,10 @@ fn build(
         result: IMAGE,
     };
     let mut lines = 0;
-    let step = format!("build base template ({} {})", archive.distribution, archive.suite);
+    let step = format!(
+        "build base template ({} {})",
+        archive.distribution, archive.suite
+    );
     namespace::run(host, work, &script, progress, &mut |_| {
         lines += 1;
         progress.step(&step, lines, EXPECTED_LINES.max(lines + 1));

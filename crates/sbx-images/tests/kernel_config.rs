@@ -11,13 +11,19 @@ use std::path::{Path, PathBuf};
 const WORK: &[(&str, &str)] = &[
     ("PVH", "the entry point of an uncompressed kernel"),
     ("VIRTIO_MMIO", "the bus of a microVM"),
-    ("VIRTIO_MMIO_CMDLINE_DEVICES", "an embedded VMM announces its devices so"),
+    (
+        "VIRTIO_MMIO_CMDLINE_DEVICES",
+        "an embedded VMM announces its devices so",
+    ),
     ("VIRTIO_CONSOLE", "the control link"),
     ("VIRTIO_NET", "the network"),
     ("VIRTIO_BLK", "base, kits and the sandbox's own disk"),
     ("VIRTIO_FS", "shares"),
     ("VIRTIO_BALLOON", "memory goes back to the host"),
-    ("PAGE_REPORTING", "memory goes back to the host without being asked for"),
+    (
+        "PAGE_REPORTING",
+        "memory goes back to the host without being asked for",
+    ),
     ("HW_RANDOM_VIRTIO", "randomness at the first moment"),
     ("BLK_DEV_INITRD", "the first program comes in an initramfs"),
     ("DEVTMPFS", "device nodes without a helper"),
@@ -26,7 +32,10 @@ const WORK: &[(&str, &str)] = &[
     ("OVERLAY_FS", "the root, and containers inside"),
     ("FUSE_FS", "shares, and user file systems inside"),
     ("TMPFS_XATTR", "containers inside"),
-    ("USER_NS", "the agent's own sandbox, and rootless containers inside"),
+    (
+        "USER_NS",
+        "the agent's own sandbox, and rootless containers inside",
+    ),
     ("PID_NS", "containers inside"),
     ("NET_NS", "containers inside"),
     ("CGROUP_PIDS", "the limit on processes"),
@@ -43,7 +52,10 @@ const WORK: &[(&str, &str)] = &[
 
 /// Walls between a task inside and the guest's kernel.
 const HARD: &[(&str, &str)] = &[
-    ("SECCOMP_FILTER", "agents and containers build walls of their own"),
+    (
+        "SECCOMP_FILTER",
+        "agents and containers build walls of their own",
+    ),
     ("SECURITY_LANDLOCK", "agents build walls of their own"),
     ("SECURITY_YAMA", "ptrace of descendants only"),
     ("SECURITY_DMESG_RESTRICT", "kernel addresses stay root's"),
@@ -59,7 +71,10 @@ const HARD: &[(&str, &str)] = &[
     ("RANDOM_KMALLOC_CACHES", "heap layout is not predictable"),
     ("SHUFFLE_PAGE_ALLOCATOR", "page layout is not predictable"),
     ("LIST_HARDENED", "corrupted lists stop"),
-    ("BUG_ON_DATA_CORRUPTION", "corruption stops the guest instead of going on"),
+    (
+        "BUG_ON_DATA_CORRUPTION",
+        "corruption stops the guest instead of going on",
+    ),
     ("SCHED_STACK_END_CHECK", "stack overruns stop"),
     ("INIT_STACK_ALL_ZERO", "nothing old on the stack"),
     ("INIT_ON_ALLOC_DEFAULT_ON", "nothing old on the heap"),
@@ -72,21 +87,30 @@ const HARD: &[(&str, &str)] = &[
 
 /// Doors that nothing inside needs.
 const OFF: &[(&str, &str)] = &[
-    ("MODULES", "everything is built in: root inside cannot add code"),
+    (
+        "MODULES",
+        "everything is built in: root inside cannot add code",
+    ),
     ("DEVMEM", "physical memory"),
     ("DEVPORT", "input and output ports"),
     ("PROC_KCORE", "kernel memory as a file"),
     ("KEXEC", "another kernel"),
     ("KEXEC_FILE", "another kernel"),
     ("HIBERNATION", "another kernel's memory"),
-    ("USERFAULTFD", "stops the kernel in the middle of a copy: a tool of exploits"),
+    (
+        "USERFAULTFD",
+        "stops the kernel in the middle of a copy: a tool of exploits",
+    ),
     ("MODIFY_LDT_SYSCALL", "old and often wrong"),
     ("IA32_EMULATION", "a second system call table"),
     ("X86_X32_ABI", "a third system call table"),
     ("LEGACY_TIOCSTI", "types into the terminal of another"),
     ("LDISC_AUTOLOAD", "rare line disciplines"),
     ("LEGACY_PTYS", "old terminals"),
-    ("MAGIC_SYSRQ", "commands from a console that the guest's user types at"),
+    (
+        "MAGIC_SYSRQ",
+        "commands from a console that the guest's user types at",
+    ),
     ("DEBUG_FS", "kernel internals as files"),
     ("FTRACE", "kernel internals as files"),
     ("KPROBES", "code injected into the kernel"),
@@ -105,16 +129,48 @@ const OFF: &[(&str, &str)] = &[
 /// What a hardening checker asks and we do not do, and why. The other value
 /// is checked, so that an entry that is no longer true fails.
 const EXCEPTIONS: &[(&str, bool, &str)] = &[
-    ("RANDOMIZE_BASE", false, "an uncompressed kernel entered by PVH cannot move itself"),
-    ("KALLSYMS", true, "a kernel that fails must say where; addresses are root's"),
-    ("BINFMT_MISC", true, "emulated programs of other architectures in containers"),
-    ("IO_URING", true, "databases and runtimes inside use it; the wall is the VM"),
+    (
+        "RANDOMIZE_BASE",
+        false,
+        "an uncompressed kernel entered by PVH cannot move itself",
+    ),
+    (
+        "KALLSYMS",
+        true,
+        "a kernel that fails must say where; addresses are root's",
+    ),
+    (
+        "BINFMT_MISC",
+        true,
+        "emulated programs of other architectures in containers",
+    ),
+    (
+        "IO_URING",
+        true,
+        "databases and runtimes inside use it; the wall is the VM",
+    ),
     ("KEYS", true, "containers and TLS tools use it"),
     ("COREDUMP", true, "developers debug inside"),
-    ("SLAB_MERGE_DEFAULT", true, "memory of an idle guest; free lists are hardened"),
-    ("INIT_ON_FREE_DEFAULT_ON", false, "memory is cleared when it is handed out"),
-    ("RANDOMIZE_KSTACK_OFFSET", false, "a cost per system call, large under emulation"),
-    ("SECURITY_LOCKDOWN_LSM", false, "no modules, no kexec, no /dev/mem to lock down"),
+    (
+        "SLAB_MERGE_DEFAULT",
+        true,
+        "memory of an idle guest; free lists are hardened",
+    ),
+    (
+        "INIT_ON_FREE_DEFAULT_ON",
+        false,
+        "memory is cleared when it is handed out",
+    ),
+    (
+        "RANDOMIZE_KSTACK_OFFSET",
+        false,
+        "a cost per system call, large under emulation",
+    ),
+    (
+        "SECURITY_LOCKDOWN_LSM",
+        false,
+        "no modules, no kexec, no /dev/mem to lock down",
+    ),
 ];
 
 type Options = BTreeMap<String, String>;
@@ -126,10 +182,10 @@ fn parse(text: &str) -> Options {
             if let Some(name) = name.strip_suffix(" is not set") {
                 options.insert(name.to_owned(), "n".to_owned());
             }
-        } else if let Some((name, value)) = line.split_once('=') {
-            if let Some(name) = name.strip_prefix("CONFIG_") {
-                options.insert(name.to_owned(), value.to_owned());
-            }
+        } else if let Some((name, value)) = line.split_once('=')
+            && let Some(name) = name.strip_prefix("CONFIG_")
+        {
+            options.insert(name.to_owned(), value.to_owned());
         }
     }
     options
@@ -163,7 +219,10 @@ fn faults(options: &Options, complete: bool) -> Vec<String> {
 
 /// The configuration of the newest kernel built with today's options.
 fn built_config() -> Option<PathBuf> {
-    #[expect(clippy::disallowed_methods, reason = "a test has no caller that could tell it")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a test has no caller that could tell it"
+    )]
     let var = |name: &str| std::env::var_os(name).map(PathBuf::from);
     if let Some(path) = var("SBX_KERNEL_CONFIG") {
         return Some(path);
@@ -171,7 +230,9 @@ fn built_config() -> Option<PathBuf> {
     let cache = var("SBX_CACHE_DIR")
         .or_else(|| var("XDG_CACHE_HOME").map(|dir| dir.join("sbx")))
         .or_else(|| var("HOME").map(|dir| dir.join(".cache/sbx")))?;
-    let cache = cache.is_dir().then(|| sbx_images::Cache::open(&cache).ok())??;
+    let cache = cache
+        .is_dir()
+        .then(|| sbx_images::Cache::open(&cache).ok())??;
     let host = sbx_images::Host::new("/nonexistent/bin".into(), None, []);
     let kernel = sbx_images::present_kernel(&cache, &host).ok()??;
     Some(kernel.config).filter(|path: &PathBuf| Path::exists(path))
@@ -183,8 +244,15 @@ fn the_list_of_options_says_what_must_be() {
     let faults = faults(&options, false);
     assert!(faults.is_empty(), "{}", faults.join("\n"));
     let stated = |name: &&str| options.contains_key(*name);
-    let unstated: Vec<_> = HARD.iter().map(|(name, _)| *name).filter(|n| !stated(n)).collect();
-    assert!(unstated.is_empty(), "left to the source's defaults: {unstated:?}");
+    let unstated: Vec<_> = HARD
+        .iter()
+        .map(|(name, _)| *name)
+        .filter(|n| !stated(n))
+        .collect();
+    assert!(
+        unstated.is_empty(),
+        "left to the source's defaults: {unstated:?}"
+    );
 }
 
 #[test]
@@ -195,7 +263,12 @@ fn a_built_kernel_has_what_must_be() {
     };
     let options = parse(&std::fs::read_to_string(&path).unwrap());
     let faults = faults(&options, true);
-    assert!(faults.is_empty(), "{}:\n{}", path.display(), faults.join("\n"));
+    assert!(
+        faults.is_empty(),
+        "{}:\n{}",
+        path.display(),
+        faults.join("\n")
+    );
 }
 
 #[test]
@@ -205,5 +278,9 @@ fn a_door_left_open_is_found() {
     options.remove("STACKPROTECTOR_STRONG");
     let faults = faults(&options, true);
     assert!(faults.iter().any(|fault| fault.contains("DEVMEM is on")));
-    assert!(faults.iter().any(|fault| fault.contains("STACKPROTECTOR_STRONG is off")));
+    assert!(
+        faults
+            .iter()
+            .any(|fault| fault.contains("STACKPROTECTOR_STRONG is off"))
+    );
 }

@@ -58,18 +58,29 @@ impl Cache {
     /// [`Error::File`] if a directory cannot be listed.
     pub fn list(&self) -> Result<Vec<CacheItem>, Error> {
         let mut items = Vec::new();
-        for (part, state) in
-            [("entries", ItemState::Entry), ("work", ItemState::Work), ("tmp", ItemState::Stale)]
-        {
+        for (part, state) in [
+            ("entries", ItemState::Entry),
+            ("work", ItemState::Work),
+            ("tmp", ItemState::Stale),
+        ] {
             let directory = self.root.join(part);
             for item in fs::read_dir(&directory).map_err(Error::file("list", &directory))? {
                 let path = item.map_err(Error::file("list", &directory))?.path();
-                let Some((kind, key)) = split_name(&path) else { continue };
+                let Some((kind, key)) = split_name(&path) else {
+                    continue;
+                };
                 let last_use = fs::metadata(self.lock_path(&format!("{kind}-{key}")))
                     .and_then(|meta| meta.modified())
                     .ok();
                 let bytes = bytes_on_disk(&path);
-                items.push(CacheItem { kind, key, state, bytes, last_use, path });
+                items.push(CacheItem {
+                    kind,
+                    key,
+                    state,
+                    bytes,
+                    last_use,
+                    path,
+                });
             }
         }
         items.sort_by(|a, b| (&a.kind, &a.key).cmp(&(&b.kind, &b.key)));
@@ -84,7 +95,8 @@ impl Cache {
     pub fn unused(&self, used: &CacheUse, idle: Duration) -> Result<Vec<CacheItem>, Error> {
         let now = SystemTime::now();
         let idle_long = |item: &CacheItem| {
-            item.last_use.is_none_or(|t| now.duration_since(t).is_ok_and(|age| age >= idle))
+            item.last_use
+                .is_none_or(|t| now.duration_since(t).is_ok_and(|age| age >= idle))
         };
         let mut items = self.list()?;
         items.retain(|item| match item.state {
@@ -106,16 +118,18 @@ impl Cache {
         }
         if item.state == ItemState::Entry {
             // Out of sight first, so that nobody finds it half removed.
-            let aside = self.root.join("tmp").join(format!("{}-{}", item.kind, item.key));
+            let aside = self
+                .root
+                .join("tmp")
+                .join(format!("{}-{}", item.kind, item.key));
             remove_tree(&aside)?;
             fs::rename(&item.path, &aside).map_err(Error::file("remove", &item.path))?;
             remove_tree(&aside)?;
         } else {
             // The leftovers of a template build belong to its identities, so
             // that an ordinary caller may need a namespace to remove them.
-            remove_tree(&item.path).or_else(|_| {
-                remove_leftovers(&item.path).and_then(|()| remove_tree(&item.path))
-            })?;
+            remove_tree(&item.path)
+                .or_else(|_| remove_leftovers(&item.path).and_then(|()| remove_tree(&item.path)))?;
         }
         Ok(true)
     }
@@ -130,11 +144,15 @@ fn split_name(path: &Path) -> Option<(String, Key)> {
 /// Bytes that a tree takes on disk; what cannot be read counts nothing.
 pub(crate) fn bytes_on_disk(path: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
-    let Ok(meta) = fs::symlink_metadata(path) else { return 0 };
+    let Ok(meta) = fs::symlink_metadata(path) else {
+        return 0;
+    };
     let own = meta.blocks() * 512;
     if !meta.is_dir() {
         return own;
     }
     let children = fs::read_dir(path).into_iter().flatten().flatten();
-    children.fold(own, |sum, child| sum.saturating_add(bytes_on_disk(&child.path())))
+    children.fold(own, |sum, child| {
+        sum.saturating_add(bytes_on_disk(&child.path()))
+    })
 }

@@ -76,14 +76,23 @@ impl Record {
         let path = directory.join(FILE_NAME);
         let file = match File::open(&path) {
             Ok(file) => file,
-            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) =>
+            {
                 return Ok(None);
             }
             Err(error) => return Err(Error::file("open", &path)(error)),
         };
         let mut text = Vec::new();
-        file.take(MAX_RECORD).read_to_end(&mut text).map_err(Error::file("read", &path))?;
-        Ok(serde_json::from_slice(&text).ok().filter(|record: &Self| record.version == 1))
+        file.take(MAX_RECORD)
+            .read_to_end(&mut text)
+            .map_err(Error::file("read", &path))?;
+        Ok(serde_json::from_slice(&text)
+            .ok()
+            .filter(|record: &Self| record.version == 1))
     }
 
     /// Hashes every file of `directory`, makes it read-only, flushes it, and
@@ -93,13 +102,17 @@ impl Record {
         for item in fs::read_dir(directory).map_err(Error::file("list", directory))? {
             let item = item.map_err(Error::file("list", directory))?;
             let path = item.path();
-            let Some(name) = item.file_name().to_str().map(str::to_owned) else { continue };
+            let Some(name) = item.file_name().to_str().map(str::to_owned) else {
+                continue;
+            };
             if name.starts_with(FILE_NAME) || !path.symlink_metadata().is_ok_and(|m| m.is_file()) {
                 continue;
             }
             fs::set_permissions(&path, fs::Permissions::from_mode(0o444))
                 .map_err(Error::file("protect", &path))?;
-            File::open(&path).and_then(|f| f.sync_all()).map_err(Error::file("flush", &path))?;
+            File::open(&path)
+                .and_then(|f| f.sync_all())
+                .map_err(Error::file("flush", &path))?;
             let sha256 = hash_file(&path)?;
             if let Some(ident) = FileIdent::of(&path)? {
                 files.insert(name, RecordedFile { sha256, ident });
@@ -130,7 +143,9 @@ pub(crate) fn hash_file(path: &Path) -> Result<String, Error> {
     let mut buffer = vec![0; 1 << 20];
     loop {
         let n = file.read(&mut buffer).map_err(Error::file("read", path))?;
-        let Some(chunk) = buffer.get(..n).filter(|chunk| !chunk.is_empty()) else { break };
+        let Some(chunk) = buffer.get(..n).filter(|chunk| !chunk.is_empty()) else {
+            break;
+        };
         hash.update(chunk);
     }
     Ok(hex(&hash.finalize()))

@@ -5,7 +5,12 @@ use super::*;
 use crate::progress::Silent;
 
 fn name(key: &[u8]) -> EntryName {
-    EntryName { kind: "test", key: Key::of(&[key]), payload: "file", title: "a test".to_owned() }
+    EntryName {
+        kind: "test",
+        key: Key::of(&[key]),
+        payload: "file",
+        title: "a test".to_owned(),
+    }
 }
 
 fn write(place: &Workplace<'_>, text: &str) -> Result<(), Error> {
@@ -22,15 +27,22 @@ fn cache() -> (tempfile::TempDir, Cache) {
 #[test]
 fn keys_differ_where_the_parts_do() {
     assert_ne!(Key::of(&[b"ab", b"c"]), Key::of(&[b"a", b"bc"]));
-    assert_eq!(Key::parse(Key::of(&[b"a"]).as_str()), Some(Key::of(&[b"a"])));
+    assert_eq!(
+        Key::parse(Key::of(&[b"a"]).as_str()),
+        Some(Key::of(&[b"a"]))
+    );
     assert_eq!(Key::parse("../../x"), None);
 }
 
 #[test]
 fn an_entry_is_made_once_and_found_again() {
     let (_dir, cache) = cache();
-    let made = cache.make(&name(b"k"), &Silent, |p| write(p, "hello")).unwrap();
-    let again = cache.make(&name(b"k"), &Silent, |_| panic!("made twice")).unwrap();
+    let made = cache
+        .make(&name(b"k"), &Silent, |p| write(p, "hello"))
+        .unwrap();
+    let again = cache
+        .make(&name(b"k"), &Silent, |_| panic!("made twice"))
+        .unwrap();
     assert_eq!(made, again);
     assert_eq!(fs::read(&made.path).unwrap(), b"hello");
     made.verify_full().unwrap();
@@ -72,7 +84,13 @@ fn a_failed_build_leaves_no_entry_and_keeps_its_work() {
             write(p, "whole")
         })
         .unwrap();
-    assert!(cache.list().unwrap().iter().all(|item| item.state == ItemState::Entry));
+    assert!(
+        cache
+            .list()
+            .unwrap()
+            .iter()
+            .all(|item| item.state == ItemState::Entry)
+    );
 }
 
 #[test]
@@ -83,14 +101,18 @@ fn what_a_killed_process_left_is_removed_by_the_next() {
     fs::write(temp.join("junk"), b"x").unwrap();
     let stale = cache.unused(&CacheUse::default(), Duration::MAX).unwrap();
     assert_eq!(stale.len(), 1);
-    let made = cache.make(&name(b"k"), &Silent, |p| write(p, "hello")).unwrap();
+    let made = cache
+        .make(&name(b"k"), &Silent, |p| write(p, "hello"))
+        .unwrap();
     assert!(!made.path.with_file_name("junk").exists());
 }
 
 #[test]
 fn a_changed_file_is_made_again_and_a_copied_one_is_taken() {
     let (_dir, cache) = cache();
-    let made = cache.make(&name(b"k"), &Silent, |p| write(p, "hello")).unwrap();
+    let made = cache
+        .make(&name(b"k"), &Silent, |p| write(p, "hello"))
+        .unwrap();
 
     let copy = made.path.with_extension("copy");
     fs::copy(&made.path, &copy).unwrap();
@@ -103,29 +125,44 @@ fn a_changed_file_is_made_again_and_a_copied_one_is_taken() {
     fs::write(&made.path, "hallo").unwrap();
     assert!(taken.verify_full().is_err());
     assert!(cache.find(&name(b"k")).unwrap().is_none());
-    let remade = cache.make(&name(b"k"), &Silent, |p| write(p, "hello")).unwrap();
+    let remade = cache
+        .make(&name(b"k"), &Silent, |p| write(p, "hello"))
+        .unwrap();
     assert_eq!(fs::read(&remade.path).unwrap(), b"hello");
 }
 
 #[test]
 fn a_corrupt_record_means_the_entry_is_made_again() {
     let (_dir, cache) = cache();
-    let made = cache.make(&name(b"k"), &Silent, |p| write(p, "hello")).unwrap();
+    let made = cache
+        .make(&name(b"k"), &Silent, |p| write(p, "hello"))
+        .unwrap();
     fs::write(made.path.with_file_name("record.json"), b"{\"version\":1").unwrap();
     assert!(cache.find(&name(b"k")).unwrap().is_none());
-    cache.make(&name(b"k"), &Silent, |p| write(p, "hello")).unwrap();
+    cache
+        .make(&name(b"k"), &Silent, |p| write(p, "hello"))
+        .unwrap();
 }
 
 #[test]
 fn only_what_nobody_uses_is_removed() {
     let (_dir, cache) = cache();
-    cache.make(&name(b"used"), &Silent, |p| write(p, "1")).unwrap();
-    cache.make(&name(b"idle"), &Silent, |p| write(p, "2")).unwrap();
+    cache
+        .make(&name(b"used"), &Silent, |p| write(p, "1"))
+        .unwrap();
+    cache
+        .make(&name(b"idle"), &Silent, |p| write(p, "2"))
+        .unwrap();
     let mut used = CacheUse::default();
     used.add(Key::of(&[b"used"]));
     let idle = cache.unused(&used, Duration::ZERO).unwrap();
     assert_eq!(idle.len(), 1);
-    assert!(cache.unused(&used, Duration::from_secs(3600)).unwrap().is_empty());
+    assert!(
+        cache
+            .unused(&used, Duration::from_secs(3600))
+            .unwrap()
+            .is_empty()
+    );
     assert!(cache.remove(&idle[0]).unwrap());
     assert!(cache.find(&name(b"used")).unwrap().is_some());
     assert!(cache.find(&name(b"idle")).unwrap().is_none());

@@ -20,13 +20,21 @@ pub(super) const NEEDS: [Need; 9] = [
     need("bison", "bison", "reads the kernel's options"),
     need("bc", "bc", "the kernel's build calls it"),
     need("ld", "binutils", "links the guest kernel"),
-    need("/usr/include/gelf.h", "libelf-dev", "the kernel's objtool needs it"),
+    need(
+        "/usr/include/gelf.h",
+        "libelf-dev",
+        "the kernel's objtool needs it",
+    ),
     need("xz", "xz-utils", "unpacks the kernel's source"),
     need("tar", "tar", "unpacks the kernel's source"),
 ];
 
 const fn need(program: &'static str, package: &'static str, why: &'static str) -> Need {
-    Need { program, package, why }
+    Need {
+        program,
+        package,
+        why,
+    }
 }
 
 /// Lines that a whole build writes, about: 6.12.117 with gcc 12.
@@ -73,12 +81,7 @@ pub(super) fn build(
     Ok(text.trim().to_owned())
 }
 
-fn unpack(
-    source: &Source,
-    work: &Path,
-    tree: &Path,
-    progress: &dyn Progress,
-) -> Result<(), Error> {
+fn unpack(source: &Source, work: &Path, tree: &Path, progress: &dyn Progress) -> Result<(), Error> {
     let done = work.join("unpacked");
     if done.exists() {
         return Ok(());
@@ -87,7 +90,12 @@ fn unpack(
     make_directory(tree)?;
     let mut files = 0;
     Tool::new("tar", "unpack the kernel source")
-        .args(["--extract", "--verbose", "--strip-components=1", "--no-same-owner"])
+        .args([
+            "--extract",
+            "--verbose",
+            "--strip-components=1",
+            "--no-same-owner",
+        ])
         .args(LEFT_OUT.map(|pattern| format!("--exclude={pattern}")))
         .arg("--file")
         .arg(&source.archive)
@@ -111,20 +119,26 @@ fn configure(tree: &Path, work: &Path, progress: &dyn Progress) -> Result<(), Er
     let options = work.join("sbx.config");
     fs::write(&options, CONFIG).map_err(Error::file("write", &options))?;
     let task = "configure the guest kernel";
-    make(tree, task).args(["-s", "tinyconfig"]).run(progress, &mut |_| {})?;
+    make(tree, task)
+        .args(["-s", "tinyconfig"])
+        .run(progress, &mut |_| {})?;
     Tool::new("sh", task)
         .args(["scripts/kconfig/merge_config.sh", "-m", ".config"])
         .arg(&options)
         .directory(tree)
         .run(progress, &mut |_| {})?;
-    make(tree, task).args(["-s", "olddefconfig"]).run(progress, &mut |_| {})?;
+    make(tree, task)
+        .args(["-s", "olddefconfig"])
+        .run(progress, &mut |_| {})?;
     fs::write(&done, b"").map_err(Error::file("write", &done))
 }
 
 fn compile(tree: &Path, work: &Path, progress: &dyn Progress) -> Result<(), Error> {
     let note = work.join("lines");
-    let mut lines: u64 =
-        fs::read_to_string(&note).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+    let mut lines: u64 = fs::read_to_string(&note)
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(0);
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
     let step = "build kernel";
     progress.step(step, lines, EXPECTED_LINES);

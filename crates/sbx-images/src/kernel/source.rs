@@ -32,16 +32,28 @@ struct Memo {
 
 /// The newest source on this host.
 pub(super) fn newest(cache: &Cache) -> Result<Option<Source>, Error> {
-    let Some(archive) = newest_archive(Path::new(SOURCES)) else { return Ok(None) };
-    let Some(ident) = FileIdent::of(&archive)? else { return Ok(None) };
+    let Some(archive) = newest_archive(Path::new(SOURCES)) else {
+        return Ok(None);
+    };
+    let Some(ident) = FileIdent::of(&archive)? else {
+        return Ok(None);
+    };
     let memo_path = cache.root().join("kernel-source.json");
-    let memo: Option<Memo> =
-        fs::read(&memo_path).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    let memo: Option<Memo> = fs::read(&memo_path)
+        .ok()
+        .and_then(|text| serde_json::from_slice(&text).ok());
     if let Some(memo) = memo.filter(|memo| memo.archive == archive && memo.ident == ident) {
-        return Ok(Some(Source { archive, version: memo.version }));
+        return Ok(Some(Source {
+            archive,
+            version: memo.version,
+        }));
     }
     let version = package_version(&archive).map_or_else(|| hash_file(&archive), Ok)?;
-    let memo = Memo { archive: archive.clone(), ident, version: version.clone() };
+    let memo = Memo {
+        archive: archive.clone(),
+        ident,
+        version: version.clone(),
+    };
     let text =
         serde_json::to_vec(&memo).map_err(|error| Error::form("the note of a source", error))?;
     write_atomically(&memo_path, &text)?;
@@ -52,7 +64,12 @@ pub(super) fn newest(cache: &Cache) -> Result<Option<Source>, Error> {
 pub(super) fn package(os_release: &Path) -> String {
     let text = fs::read_to_string(os_release).unwrap_or_default();
     let debian = text.lines().any(|line| line == "ID=debian");
-    if debian { "linux-source-6.12" } else { "linux-source" }.to_owned()
+    if debian {
+        "linux-source-6.12"
+    } else {
+        "linux-source"
+    }
+    .to_owned()
 }
 
 /// `linux-source-6.12.tar.xz` in `directory`, or, as Ubuntu has it,
@@ -61,9 +78,17 @@ fn newest_archive(directory: &Path) -> Option<PathBuf> {
     let entries = |path: &Path| fs::read_dir(path).into_iter().flatten().flatten();
     let direct = entries(directory).map(|item| item.path());
     let nested = entries(directory)
-        .filter(|item| item.file_name().to_string_lossy().starts_with("linux-source-"))
+        .filter(|item| {
+            item.file_name()
+                .to_string_lossy()
+                .starts_with("linux-source-")
+        })
         .filter(|item| item.path().is_dir())
-        .flat_map(|item| entries(&item.path()).map(|item| item.path()).collect::<Vec<_>>());
+        .flat_map(|item| {
+            entries(&item.path())
+                .map(|item| item.path())
+                .collect::<Vec<_>>()
+        });
     direct
         .chain(nested)
         .filter_map(|path| {
@@ -80,7 +105,9 @@ fn newest_archive(directory: &Path) -> Option<PathBuf> {
 /// `linux-source-6.12.tar.xz` is 6.12.0.
 fn archive_version(name: &str) -> Option<(u32, u32, u32)> {
     let rest = name.strip_prefix("linux-source-")?;
-    let version = rest.strip_suffix(".tar.xz").or_else(|| rest.strip_suffix(".tar.bz2"))?;
+    let version = rest
+        .strip_suffix(".tar.xz")
+        .or_else(|| rest.strip_suffix(".tar.bz2"))?;
     let mut numbers = version.split('.').map(str::parse);
     let major = numbers.next()?.ok()?;
     let minor = numbers.next()?.ok()?;
@@ -90,7 +117,9 @@ fn archive_version(name: &str) -> Option<(u32, u32, u32)> {
 
 fn package_version(archive: &Path) -> Option<String> {
     let name = archive.file_name()?.to_str()?;
-    let package = name.strip_suffix(".tar.xz").or_else(|| name.strip_suffix(".tar.bz2"))?;
+    let package = name
+        .strip_suffix(".tar.xz")
+        .or_else(|| name.strip_suffix(".tar.bz2"))?;
     let output = Tool::new("dpkg-query", "ask for the version of the kernel source")
         .args(["-W", "-f", "${db:Status-Status} ${Version}", package])
         .output(1 << 10)

@@ -19,7 +19,11 @@ fn release(options: &str, image: &[u8]) -> (tempfile::TempDir, Host, Cache) {
             hash_file(&good).unwrap()
         },
     };
-    fs::write(lib.join(DESCRIPTION), serde_json::to_vec(&description).unwrap()).unwrap();
+    fs::write(
+        lib.join(DESCRIPTION),
+        serde_json::to_vec(&description).unwrap(),
+    )
+    .unwrap();
     let host = Host::new(dir.path().join("bin"), None, []);
     let cache = Cache::open(&dir.path().join("cache")).unwrap();
     (dir, host, cache)

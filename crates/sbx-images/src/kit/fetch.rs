@@ -74,7 +74,11 @@ pub(super) fn fetch(
         }
     }
     check(host)?;
-    let growing = Growing { progress, room: &room, npm };
+    let growing = Growing {
+        progress,
+        room: &room,
+        npm,
+    };
     client(npm, host, &room).run(&growing, &mut |_| {})?;
     progress.step(&growing.name(), npm.size, npm.size);
 
@@ -107,7 +111,13 @@ fn client(npm: &NpmPackage, host: &Host, room: &Path) -> Tool {
         .args(["--setenv", "npm_config_update_notifier", "false"])
         .arg("--");
     drop_identity(tool, host)
-        .args(["npm", "pack", "--ignore-scripts", "--loglevel=error", "--pack-destination=/room"])
+        .args([
+            "npm",
+            "pack",
+            "--ignore-scripts",
+            "--loglevel=error",
+            "--pack-destination=/room",
+        ])
         .arg(format!("{}@{}", npm.package, npm.version))
 }
 
@@ -163,16 +173,32 @@ fn boxed(host: &Host, task: &str) -> Tool {
     // Root needs no user namespace to build the room; inside it becomes a
     // user without a name instead, since root mapped to another number in a
     // namespace would still own root's files.
-    tool.args(["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--cap-add", "CAP_SETPCAP"])
+    tool.args([
+        "--cap-add",
+        "CAP_SETUID",
+        "--cap-add",
+        "CAP_SETGID",
+        "--cap-add",
+        "CAP_SETPCAP",
+    ])
 }
 
 fn drop_identity(tool: Tool, host: &Host) -> Tool {
     if !host.is_root() {
         return tool;
     }
-    let (user, group) = (format!("--reuid={CLIENT_ID}"), format!("--regid={CLIENT_ID}"));
-    tool.args(["setpriv", &user, &group, "--clear-groups", "--bounding-set=-all"])
-        .args(["--inh-caps=-all", "--no-new-privs", "--"])
+    let (user, group) = (
+        format!("--reuid={CLIENT_ID}"),
+        format!("--regid={CLIENT_ID}"),
+    );
+    tool.args([
+        "setpriv",
+        &user,
+        &group,
+        "--clear-groups",
+        "--bounding-set=-all",
+    ])
+    .args(["--inh-caps=-all", "--no-new-privs", "--"])
 }
 
 /// Says plainly what the host refuses, before the client fails on it.
@@ -182,7 +208,9 @@ fn check(host: &Host) -> Result<(), Error> {
     if tried.status.success() {
         return Ok(());
     }
-    Err(Error::Namespaces { reason: tried.tail.join("; ") })
+    Err(Error::Namespaces {
+        reason: tried.tail.join("; "),
+    })
 }
 
 /// The settings for the client: where the registry is, as the user has it.
@@ -193,9 +221,13 @@ fn npm_settings(npm: &NpmPackage, host: &Host) -> String {
     let text = own.as_deref().map(read).unwrap_or_default();
     let global = read(Path::new("/etc/npmrc"));
     let mut out = String::new();
-    let mut has_cafile = global.lines().any(|line| line.trim_start().starts_with("cafile"));
+    let mut has_cafile = global
+        .lines()
+        .any(|line| line.trim_start().starts_with("cafile"));
     for line in text.lines() {
-        let Some((name, _)) = line.split_once('=') else { continue };
+        let Some((name, _)) = line.split_once('=') else {
+            continue;
+        };
         let name = name.trim();
         has_cafile |= name == "cafile";
         // "//host/path/:_authToken" is how a private registry is entered.
@@ -218,8 +250,10 @@ fn npm_settings(npm: &NpmPackage, host: &Host) -> String {
 /// The one archive that the client left.
 fn made_archive(room: &Path) -> Result<PathBuf, Error> {
     let list = fs::read_dir(room).map_err(Error::file("list", room))?;
-    let mut archives =
-        list.flatten().map(|item| item.path()).filter(|path| path.extension() == Some("tgz".as_ref()));
+    let mut archives = list
+        .flatten()
+        .map(|item| item.path())
+        .filter(|path| path.extension() == Some("tgz".as_ref()));
     match (archives.next(), archives.next()) {
         (Some(path), None) => Ok(path),
         _ => Err(Error::form("what npm left", "it is not one archive")),
@@ -231,25 +265,40 @@ fn made_archive(room: &Path) -> Result<PathBuf, Error> {
 pub(super) fn verify(npm: &NpmPackage, archive: &Path) -> Result<(), Error> {
     let what = format!("{} {}", npm.package, npm.version);
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let fd = rustix::fs::open(archive, flags, Mode::empty())
-        .map_err(Error::errno("open", archive))?;
+    let fd =
+        rustix::fs::open(archive, flags, Mode::empty()).map_err(Error::errno("open", archive))?;
     let file = fs::File::from(fd);
     let meta = file.metadata().map_err(Error::file("look at", archive))?;
     if !meta.is_file() || meta.len() != npm.size {
-        let (expected, found) = (format!("{} bytes", npm.size), format!("{} bytes", meta.len()));
-        return Err(Error::Integrity { what, expected, found });
+        let (expected, found) = (
+            format!("{} bytes", npm.size),
+            format!("{} bytes", meta.len()),
+        );
+        return Err(Error::Integrity {
+            what,
+            expected,
+            found,
+        });
     }
     let mut hash = Sha512::new();
     let mut reader = file.take(npm.size);
     let mut buffer = vec![0; 1 << 20];
     loop {
-        let n = reader.read(&mut buffer).map_err(Error::file("read", archive))?;
-        let Some(chunk) = buffer.get(..n).filter(|chunk| !chunk.is_empty()) else { break };
+        let n = reader
+            .read(&mut buffer)
+            .map_err(Error::file("read", archive))?;
+        let Some(chunk) = buffer.get(..n).filter(|chunk| !chunk.is_empty()) else {
+            break;
+        };
         hash.update(chunk);
     }
     let found = format!("sha512-{}", STANDARD.encode(hash.finalize()));
     if found != npm.integrity {
-        return Err(Error::Integrity { what, expected: npm.integrity.clone(), found });
+        return Err(Error::Integrity {
+            what,
+            expected: npm.integrity.clone(),
+            found,
+        });
     }
     fs::set_permissions(archive, fs::Permissions::from_mode(0o400))
         .map_err(Error::file("protect", archive))

@@ -59,14 +59,21 @@ fn claude_json(context: &HomeContext<'_>) -> Result<HomeFile, Error> {
             context.workdir.as_path().to_string_lossy(): { "hasTrustDialogAccepted": true }
         },
     });
-    let key = context.env.iter().find(|var| var.name == "ANTHROPIC_API_KEY");
+    let key = context
+        .env
+        .iter()
+        .find(|var| var.name == "ANTHROPIC_API_KEY");
     if let Some(key) = key.filter(|key| !key.value.is_empty()) {
         settings["customApiKeyResponses"] =
             json!({ "approved": [last_characters(&key.value, 20)], "rejected": [] });
     }
     let content = serde_json::to_vec_pretty(&settings)
         .map_err(|error| Error::form("the settings of claude", error))?;
-    Ok(HomeFile { path: ".claude.json".to_owned(), mode: 0o600, content })
+    Ok(HomeFile {
+        path: ".claude.json".to_owned(),
+        mode: 0o600,
+        content,
+    })
 }
 
 /// The agent recognises an approved key by its end.

@@ -28,7 +28,10 @@ pub(super) fn make(
     remove_tree(&tree)?;
     let program = tree.join(&npm.install_as);
     make_directory(program.parent().unwrap_or(&tree))?;
-    for directory in [Some(tree.as_path()), program.parent()].into_iter().flatten() {
+    for directory in [Some(tree.as_path()), program.parent()]
+        .into_iter()
+        .flatten()
+    {
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         fs::set_permissions(directory, open).map_err(Error::file("open up", directory))?;
     }
@@ -63,10 +66,15 @@ fn unpack(npm: &NpmPackage, archive: &Path, program: &Path) -> Result<(), Error>
         let size = entry.size();
         let copied = io::copy(&mut entry, &mut out).map_err(Error::file("unpack", archive))?;
         if copied != size {
-            return Err(Error::form(format!("package {}", npm.package), "its program is cut off"));
+            return Err(Error::form(
+                format!("package {}", npm.package),
+                "its program is cut off",
+            ));
         }
         let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        return out.set_permissions(executable).map_err(Error::file("open up", program));
+        return out
+            .set_permissions(executable)
+            .map_err(Error::file("open up", program));
     }
     let reason = format!("it does not hold `{}`", npm.program);
     Err(Error::form(format!("package {}", npm.package), reason))
@@ -81,7 +89,10 @@ mod tests {
 
     fn package(entries: &[(&str, tar::EntryType, &[u8])]) -> (tempfile::TempDir, NpmPackage) {
         let dir = tempfile::tempdir().unwrap();
-        let gz = GzEncoder::new(File::create(dir.path().join("a.tgz")).unwrap(), Compression::fast());
+        let gz = GzEncoder::new(
+            File::create(dir.path().join("a.tgz")).unwrap(),
+            Compression::fast(),
+        );
         let mut tar = tar::Builder::new(gz);
         for (name, kind, data) in entries {
             let mut header = tar::Header::new_gnu();

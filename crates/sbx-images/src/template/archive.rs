@@ -44,14 +44,22 @@ impl Archive {
             .args(["dump", "--format", "%F \"%v\";%n", "Acquire"])
             .output(MAX_OUTPUT)?;
         let options = options(&String::from_utf8_lossy(&dump));
-        Ok(Self { distribution, suite, lines, options })
+        Ok(Self {
+            distribution,
+            suite,
+            lines,
+            options,
+        })
     }
 }
 
 fn distribution(os_release: &str) -> Result<(String, String), Error> {
     let field = |name: &str| {
-        let line = os_release.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
-        line.map(|value| value.trim_matches(['"', '\'']).to_owned()).filter(|v| is_word(v))
+        let line = os_release
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        line.map(|value| value.trim_matches(['"', '\'']).to_owned())
+            .filter(|v| is_word(v))
     };
     match (field("ID"), field("VERSION_CODENAME")) {
         (Some(id), Some(suite)) if id == "debian" || id == "ubuntu" => Ok((id, suite)),
@@ -68,10 +76,12 @@ fn lines(targets: &str, distribution: &str, suite: &str, keyring: Option<&str>) 
     let mut lines = Vec::new();
     for target in targets.lines() {
         let fields: Vec<&str> = target.split('|').collect();
-        let &[uri, release, component, origin] = fields.as_slice() else { continue };
-        let same_suite = release.strip_prefix(suite).is_some_and(|rest| {
-            matches!(rest, "" | "-updates" | "-security")
-        });
+        let &[uri, release, component, origin] = fields.as_slice() else {
+            continue;
+        };
+        let same_suite = release
+            .strip_prefix(suite)
+            .is_some_and(|rest| matches!(rest, "" | "-updates" | "-security"));
         // Without downloaded lists apt leaves the origin unexpanded.
         let same_origin = origin.eq_ignore_ascii_case(distribution) || origin.starts_with("$(");
         let clean = |text: &str| !text.contains(|c: char| c.is_whitespace() || c.is_control());
@@ -98,7 +108,10 @@ fn options(dump: &str) -> Vec<String> {
 }
 
 fn is_word(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.')
+    !text.is_empty()
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.')
 }
 
 #[cfg(test)]
@@ -127,7 +140,10 @@ mod tests {
     #[test]
     fn other_distributions_are_refused() {
         let ubuntu = "NAME=\"Ubuntu\"\nID=ubuntu\nVERSION_CODENAME=noble\n";
-        assert_eq!(distribution(ubuntu).unwrap(), ("ubuntu".to_owned(), "noble".to_owned()));
+        assert_eq!(
+            distribution(ubuntu).unwrap(),
+            ("ubuntu".to_owned(), "noble".to_owned())
+        );
         assert!(distribution("ID=fedora\nVERSION_CODENAME=\"\"\n").is_err());
         assert!(distribution("ID=debian\nVERSION_CODENAME=\"a b\"\n").is_err());
     }

@@ -18,8 +18,11 @@ const ROOT_BASE: u32 = 1_900_000_000;
 /// Identities of a build: 0 to 65534, `nobody` included.
 const COUNT: u32 = 65_535;
 
-const NEEDS: [Need; 1] =
-    [Need { program: "unshare", package: "util-linux", why: "makes the namespaces of a build" }];
+const NEEDS: [Need; 1] = [Need {
+    program: "unshare",
+    package: "util-linux",
+    why: "makes the namespaces of a build",
+}];
 const NEEDS_OF_USERS: [Need; 1] = [Need {
     program: "newuidmap",
     package: "uidmap",
@@ -48,7 +51,11 @@ pub(super) fn run(
     tool(host, script.task)
         .args(["sh", "-c", OUTER, "outer.sh"])
         .arg(work)
-        .args([base(host).to_string(), COUNT.to_string(), script.result.to_owned()])
+        .args([
+            base(host).to_string(),
+            COUNT.to_string(),
+            script.result.to_owned(),
+        ])
         .args(["sh", "-c", script.text, "inner.sh"])
         .args(script.args.iter().map(String::as_str))
         .run(progress, on_line)
@@ -77,8 +84,11 @@ pub(crate) fn remove_leftovers(work: &Path) -> Result<(), Error> {
 
 fn tool(host: &Host, task: &str) -> Tool {
     let tool = Tool::new("unshare", task);
-    let tool =
-        if host.is_root() { tool } else { tool.args(["--user", "--map-root-user", "--map-auto"]) };
+    let tool = if host.is_root() {
+        tool
+    } else {
+        tool.args(["--user", "--map-root-user", "--map-auto"])
+    };
     tool.args(["--mount", "--pid", "--fork", "--kill-child", "--"])
 }
 
@@ -95,11 +105,15 @@ fn check(host: &Host) -> Result<(), Error> {
             .to_owned();
         return Err(Error::Namespaces { reason });
     }
-    let tried = tool(host, "make a user namespace").arg("true").finish(&Silent, &mut |_| {})?;
+    let tried = tool(host, "make a user namespace")
+        .arg("true")
+        .finish(&Silent, &mut |_| {})?;
     if tried.status.success() {
         return Ok(());
     }
-    Err(Error::Namespaces { reason: tried.tail.join("; ") })
+    Err(Error::Namespaces {
+        reason: tried.tail.join("; "),
+    })
 }
 
 /// Whether both files name the user, by number or by the name that
