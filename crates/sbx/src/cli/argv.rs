@@ -119,6 +119,11 @@ pub(crate) fn prepare(mut args: Vec<OsString>, known: &[String]) -> Result<Prepa
         .get(index)
         .map(|word| word.to_string_lossy().into_owned())
         .unwrap_or_default();
+    if word == "help" {
+        args.remove(index);
+        args.push("--help".into());
+        return prepare(args, known);
+    }
     if LATER.contains(&word.as_str()) {
         return Err(not_in_this_version(&format!("`sbx {word}`")));
     }
@@ -229,6 +234,16 @@ mod tests {
             args("sbx run --detach")
         );
         assert!(prepared("sbx diagnose").unwrap().notes.is_empty());
+    }
+
+    #[test]
+    fn help_is_a_word_too() {
+        assert_eq!(prepared("sbx help").unwrap().args, args("sbx --help"));
+        assert_eq!(
+            prepared("sbx help run").unwrap().args,
+            args("sbx run --help")
+        );
+        assert!(prepared("sbx help me").is_err());
     }
 
     #[test]
