@@ -38,7 +38,7 @@ pub const HALF_OPEN: usize = 1_024;
 pub const DNS_STREAMS: usize = 64;
 
 /// Buffer of a connection in each direction, by how many connections hold
-/// that size already: bytes, and how many. Together 384 MiB.
+/// that size already: bytes, and how many. Together 416 MiB.
 pub const BUFFERS: [(usize, usize); 3] =
     [(512 * 1024, 128), (64 * 1024, 1_024), (16 * 1024, FLOWS)];
 

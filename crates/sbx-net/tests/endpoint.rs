@@ -417,3 +417,90 @@ fn an_unknown_ipv6_address_of_the_network_is_refused_too() {
     let stranger: Ipv6Addr = "fd73:6278:7800::77".parse().unwrap();
     guest.refused((IpAddr::V6(stranger), 80));
 }
+
+#[test]
+fn hostile_segments_of_real_connections_harm_only_themselves() {
+    let (server, port) = listener();
+    echo(server);
+    let mut guest = start(&[port]);
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut random = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    for round in 0..40_000_u32 {
+        let from = 1 + (random() % 64) as u16;
+        let server = if round % 5 == 0 {
+            (layout::GATEWAY_V4, 53)
+        } else {
+            (layout::HOST_V4, port)
+        };
+        let mut frame = syn_frame(from, server.0, server.1);
+        if round % 4 != 0 {
+            // Sequence and acknowledgement close to what is expected, any flags,
+            // any header length, any window, options and data at random.
+            frame[38..42].copy_from_slice(&((random() % 6) as u32).to_be_bytes());
+            frame[42..46].copy_from_slice(&(random() as u32).to_be_bytes());
+            frame[46] = ((5 + random() % 11) as u8) << 4;
+            frame[47] = random() as u8;
+            frame[48..50].copy_from_slice(&(random() as u16).to_be_bytes());
+            frame.extend((0..random() % 90).map(|_| random() as u8));
+            let length = (frame.len() - 14) as u16;
+            frame[16..18].copy_from_slice(&length.to_be_bytes());
+        }
+        guest.wire.send(&frame);
+        if round % 64 == 0 {
+            guest.wire.read();
+            // Acknowledge what was answered, so that connections come to stand.
+            while let Some(answer) = guest.wire.frames.pop_front() {
+                if answer.len() < 54 || answer[23] != 6 || answer[47] & 2 == 0 {
+                    continue;
+                }
+                let to = u16::from_be_bytes([answer[36], answer[37]]);
+                let port = u16::from_be_bytes([answer[34], answer[35]]);
+                let from: [u8; 4] = answer[26..30].try_into().unwrap();
+                let mut ack = syn_frame(to, from.into(), port);
+                let sequence = u32::from_be_bytes(answer[38..42].try_into().unwrap());
+                ack[38..42].copy_from_slice(&answer[42..46]);
+                ack[42..46].copy_from_slice(&sequence.wrapping_add(1).to_be_bytes());
+                ack[47] = 0x10;
+                guest.wire.send(&ack);
+            }
+        }
+    }
+    guest.wire.read();
+    guest.wire.frames.clear();
+    let connection = guest.established(host(port));
+    assert_eq!(guest.exchange(connection, b"unharmed", 8), b"unharmed");
+    guest.end().unwrap();
+}
+
+#[test]
+fn packets_from_any_other_source_are_met_with_silence() {
+    let mut guest = start(&[]);
+    for source in [
+        [198, 19, 255, 3],
+        [10, 0, 0, 1],
+        [127, 0, 0, 1],
+        [255; 4],
+        [0; 4],
+        [198, 19, 255, 1],
+    ] {
+        let mut frame = udp_frame(1000, layout::GATEWAY_V4.into(), 53, &query("a.example", 1));
+        frame[26..30].copy_from_slice(&source);
+        guest.wire.send(&frame);
+        let mut frame = syn_frame(1000, Ipv4Addr::new(10, 0, 0, 1), 80);
+        frame[26..30].copy_from_slice(&source);
+        guest.wire.send(&frame);
+    }
+    // The answer to this one is the first that comes.
+    let own = udp_frame(2000, layout::GATEWAY_V4.into(), 53, &query("b.example", 1));
+    guest.wire.send(&own);
+    guest.wire.wait(support::PATIENCE);
+    guest.wire.read();
+    let first = guest.wire.frames.pop_front().unwrap();
+    assert_eq!(first[36..38], 2000_u16.to_be_bytes());
+    assert!(guest.wire.frames.is_empty());
+}
