@@ -36,8 +36,8 @@ pub use request::{
     HostKind, HostPath, MountRequest, SandboxRequest, WorkspacePath, WorkspaceRequest,
 };
 pub use resolve::{
-    DEFAULT_DISK, DEFAULT_PIDS, HostLimits, Layers, MAX_MOUNTS, MIN_DISK, MIN_MEMORY, PIDS, Refusal,
-    ResolveError, Resolved, resolve,
+    DEFAULT_DISK, DEFAULT_PIDS, HostLimits, Layers, MAX_MOUNTS, MIN_DISK, MIN_MEMORY, PIDS,
+    Refusal, ResolveError, Resolved, resolve,
 };
 pub use sensitive::{Sensitive, SensitivePlaces, Why};
 pub use size::{ByteSize, ByteSizeError, Cpus, CpusError};
