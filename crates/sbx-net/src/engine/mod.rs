@@ -4,33 +4,30 @@
 //! are in a heap; connections that have something to do are in a list. Where
 //! the link is full, connections wait in that list.
 
+mod arrive;
 mod serve;
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::RandomState;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
-use sbx_spec::{Destination, Protocol};
-use smoltcp::wire::{EthernetAddress, IpProtocol};
+use sbx_spec::Destination;
+use smoltcp::wire::EthernetAddress;
 
 use crate::buffers::Buffers;
 use crate::config::NetConfig;
 use crate::control::{Closed, Control, Rate, Ready};
-use crate::device::link::{Input, Link, Output, Oversized, Received};
-use crate::device::neighbour;
-use crate::device::packet::{self, Carried, Outlet, Packet};
-use crate::entry::{dns, icmp, tcp, udp};
+use crate::device::link::{Input, Link, Output};
 use crate::error::{Attempt, Error};
-use crate::flow::{Dialling, DnsStream, Flow, State, Syn};
-use crate::gate::{Decision, Gate, Intent, Pass};
+use crate::flow::{Dialling, State};
+use crate::gate::{Decision, Gate, Pass};
 use crate::layout;
 use crate::limits;
 use crate::names::Names;
-use crate::resolve::{Asked, Resolver};
-use crate::stack::Stack;
+use crate::resolve::Resolver;
 use crate::table::{Key, Table};
 
 const LINK: u64 = u64::MAX;
@@ -224,293 +221,6 @@ impl Engine {
         self.table.queue(key);
     }
 
-    /// Reads the link and deals with every whole frame; true at its end.
-    fn take_frames(&mut self, input: &mut Input) -> Result<bool, Error> {
-        // Read even where the answers find no room: a VMM that writes before
-        // it reads would otherwise wait for us while we wait for it.
-        if !self.link.readable {
-            return Ok(false);
-        }
-        let received = self.link.receive(input).map_err(Error::of(Attempt::Link))?;
-        loop {
-            match input.frame() {
-                Ok(Some(frame)) => self.take_frame(frame),
-                Ok(None) => break,
-                Err(Oversized(length)) => return Err(Error::bare(Attempt::Frame(length))),
-            }
-        }
-        Ok(received == Received::End)
-    }
-
-    fn take_frame(&mut self, frame: &[u8]) {
-        let Some((sender, carried)) = packet::parse(frame) else {
-            return;
-        };
-        if !sender.is_unicast() {
-            return;
-        }
-        self.guest = sender;
-        let mut outlet = Outlet {
-            output: &mut self.output,
-            guest: self.guest,
-        };
-        match carried {
-            Carried::Arp(body) => neighbour::answer_arp(body, &mut outlet),
-            Carried::Ip(packet) => {
-                if packet.protocol == IpProtocol::Icmpv6
-                    && neighbour::answer_ndp(&packet, &mut outlet)
-                {
-                    return;
-                }
-                // Only the guest itself is answered, and only for itself:
-                // multicast and broadcast are met with silence, as they should.
-                if !layout::is_guest(packet.source) || !is_unicast(packet.destination) {
-                    return;
-                }
-                match packet.protocol {
-                    IpProtocol::Tcp => self.take_tcp(&packet),
-                    IpProtocol::Udp => self.take_udp(&packet),
-                    IpProtocol::Icmp | IpProtocol::Icmpv6 => self.take_icmp(&packet),
-                    _ => icmp::refuse(&packet, icmp::Refusal::Protocol, &mut outlet),
-                }
-            }
-        }
-    }
-
-    fn take_icmp(&mut self, packet: &Packet<'_>) {
-        if !icmp::is_echo_request(packet) {
-            return;
-        }
-        let intent = Intent::new(Protocol::Icmp, packet.destination, 0, &self.names);
-        let decision = self.gate.judge(&intent, self.now);
-        let mut outlet = Outlet {
-            output: &mut self.output,
-            guest: self.guest,
-        };
-        match decision {
-            Decision::Answer => icmp::answer_echo(packet, &mut outlet),
-            Decision::Deny(rule) => {
-                icmp::refuse(packet, icmp::Refusal::Prohibited, &mut outlet);
-                self.denied(&intent, rule);
-            }
-            Decision::Dial(_) | Decision::Resolve(_) => {
-                icmp::refuse(packet, icmp::Refusal::Prohibited, &mut outlet);
-            }
-        }
-    }
-
-    fn take_udp(&mut self, packet: &Packet<'_>) {
-        let Some(datagram) = udp::parse(packet) else {
-            return;
-        };
-        if layout::is_gateway(packet.destination) && datagram.destination == 53 {
-            let reply = self.answer_dns(datagram.payload, dns::Carrier::Udp);
-            if let Some(message) = reply {
-                let mut outlet = Outlet {
-                    output: &mut self.output,
-                    guest: self.guest,
-                };
-                udp::answer(packet, &datagram, &message, &mut outlet);
-            }
-            return;
-        }
-        let intent = Intent::new(
-            Protocol::Udp,
-            packet.destination,
-            datagram.destination,
-            &self.names,
-        );
-        let decision = self.gate.judge(&intent, self.now);
-        let mut outlet = Outlet {
-            output: &mut self.output,
-            guest: self.guest,
-        };
-        icmp::refuse(packet, icmp::Refusal::Port, &mut outlet);
-        // Nothing relays UDP yet, so what the policy may one day allow is
-        // refused all the same.
-        let rule = match decision {
-            Decision::Deny(rule) => rule,
-            _ => "default:udp",
-        };
-        self.denied(&intent, rule);
-    }
-
-    fn answer_dns(&mut self, query: &[u8], carrier: dns::Carrier) -> Option<Vec<u8>> {
-        let reply = if self.dns_rate.take(self.now) {
-            dns::answer(query, &mut self.names, carrier)
-        } else {
-            dns::refuse(query, "limit:dns-rate")
-        }?;
-        if let Some(rule) = reply.refused {
-            let protocol = match carrier {
-                dns::Carrier::Udp => Protocol::Udp,
-                dns::Carrier::Tcp => Protocol::Tcp,
-            };
-            let gateway = IpAddr::V4(layout::GATEWAY_V4);
-            self.denied(&Intent::new(protocol, gateway, 53, &self.names), rule);
-        }
-        Some(reply.message)
-    }
-
-    fn take_tcp(&mut self, packet: &Packet<'_>) {
-        let Some(segment) = tcp::parse(packet) else {
-            return;
-        };
-        let Some(key) = self.table.find(&segment.ends) else {
-            if segment.opens {
-                self.open(packet, &segment);
-            } else if !segment.resets {
-                self.refuse(&segment.ends, segment.reset());
-            }
-            return;
-        };
-        let now = self.smoltcp_now();
-        let Some(flow) = self.table.get_mut(key) else {
-            return;
-        };
-        match &mut flow.state {
-            State::Relaying(relay) => {
-                relay
-                    .stack
-                    .receive(packet.bytes, &mut self.output, self.guest, now);
-                self.table.queue(key);
-            }
-            State::Dns(stream) => {
-                stream
-                    .stack
-                    .receive(packet.bytes, &mut self.output, self.guest, now);
-                self.table.queue(key);
-            }
-            // The guest repeats its SYN while we dial; only a reset matters.
-            State::Resolving | State::Dialling(_) if segment.resets => {
-                self.close(key, "reset");
-            }
-            State::Resolving | State::Dialling(_) => {}
-        }
-    }
-
-    /// A new connection.
-    fn open(&mut self, packet: &Packet<'_>, segment: &tcp::Segment) {
-        let server = segment.ends.server;
-        let intent = Intent::new(Protocol::Tcp, server.ip(), server.port(), &self.names);
-        let reset = segment.reset();
-        if self.table.len() >= limits::FLOWS {
-            self.refuse(&segment.ends, reset);
-            return self.denied(&intent, "limit:flows");
-        }
-        if layout::is_gateway(server.ip()) && server.port() == 53 {
-            return self.open_dns(packet, segment, intent);
-        }
-        if self.dialling >= limits::DIALS || self.half_open >= limits::HALF_OPEN {
-            return;
-        }
-        let opening = (
-            segment.ends,
-            Some(Syn {
-                packet: packet.bytes.to_vec(),
-                reset,
-            }),
-        );
-        match self.gate.judge(&intent, self.now) {
-            Decision::Deny(rule) => {
-                self.refuse(&segment.ends, reset);
-                self.denied(&intent, rule);
-            }
-            Decision::Answer => self.refuse(&segment.ends, reset),
-            Decision::Dial(passes) => {
-                self.dialling += 1;
-                let state = dialling(passes, self.now);
-                let key = self.insert(opening, intent, state, limits::DIAL_TIME);
-                self.table.queue(key);
-            }
-            Decision::Resolve(name) => {
-                self.dialling += 1;
-                let key = self.insert(opening, intent, State::Resolving, limits::RESOLVE_TIME);
-                match self.resolver.ask(&name, key.token(0), self.now) {
-                    Asked::Found(addresses) => self.resolved(key, &addresses),
-                    Asked::Later => {}
-                    Asked::Full => self.deny(key, "limit:resolver"),
-                }
-            }
-        }
-    }
-
-    fn open_dns(&mut self, packet: &Packet<'_>, segment: &tcp::Segment, intent: Intent) {
-        let stack = match self.buffers.claim() {
-            Some((claim, _)) if self.dns_streams < limits::DNS_STREAMS => {
-                let size = 2 + limits::DNS_MESSAGE;
-                match self.listen(segment, size) {
-                    Some(stack) => Some((claim, stack)),
-                    None => {
-                        self.buffers.give_back(claim);
-                        None
-                    }
-                }
-            }
-            Some((claim, _)) => {
-                self.buffers.give_back(claim);
-                None
-            }
-            None => None,
-        };
-        let Some((claim, mut stack)) = stack else {
-            return self.refuse(&segment.ends, segment.reset());
-        };
-        let now = self.smoltcp_now();
-        stack.receive(packet.bytes, &mut self.output, self.guest, now);
-        self.dns_streams += 1;
-        let stream = Box::new(DnsStream {
-            stack,
-            claim,
-            question: Vec::new(),
-        });
-        let key = self.insert(
-            (segment.ends, None),
-            intent,
-            State::Dns(stream),
-            limits::DNS_STREAM_TIME,
-        );
-        self.table.queue(key);
-    }
-
-    fn listen(&self, segment: &tcp::Segment, size: usize) -> Option<Stack> {
-        Stack::listen(
-            segment.ends.server,
-            size,
-            self.next_seed(),
-            self.smoltcp_now(),
-        )
-    }
-
-    fn next_seed(&self) -> u64 {
-        self.seeds.hash_one(self.next_id)
-    }
-
-    fn insert(
-        &mut self,
-        (ends, syn): (tcp::Ends, Option<Syn>),
-        intent: Intent,
-        state: State,
-        within: Duration,
-    ) -> Key {
-        let id = self.next_id;
-        self.next_id += 1;
-        let deadline = self.now + within;
-        let key = self.table.insert(Flow {
-            id,
-            ends,
-            syn,
-            intent,
-            state,
-            deadline: Some(deadline),
-            timer: None,
-            queued: false,
-            generation: 0,
-        });
-        self.table.set_timer(key, deadline);
-        key
-    }
-
     fn take_answers(&mut self) {
         for (_, addresses, waiting) in self.resolver.answers(self.now) {
             for token in waiting {
@@ -555,11 +265,4 @@ fn dialling(mut passes: Vec<Pass>, now: Instant) -> State {
         next: now,
         failed: None,
     })
-}
-
-fn is_unicast(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => !(v4.is_multicast() || v4.is_broadcast() || v4.is_unspecified()),
-        IpAddr::V6(v6) => !(v6.is_multicast() || v6.is_unspecified()),
-    }
 }
