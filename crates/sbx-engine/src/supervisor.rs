@@ -11,6 +11,7 @@ mod log;
 mod machine;
 mod router;
 mod serve;
+mod walls;
 mod wire;
 
 use std::io::Write;

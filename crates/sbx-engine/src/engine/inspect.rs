@@ -114,16 +114,6 @@ fn enforced(spec: &SandboxSpec) -> Vec<Enforced> {
 
 /// The walls that each process said are in force.
 fn walls(known: &Value) -> Vec<Wall> {
-    let lines = known.get("walls").and_then(Value::as_array).into_iter().flatten();
-    lines
-        .filter_map(Value::as_str)
-        .filter_map(|line| line.split_once(": "))
-        .map(|(process, note)| Wall {
-            process: process.to_owned(),
-            wall: "in force".to_owned(),
-            up: true,
-            note: Some(note.to_owned()),
-        })
-        .collect()
+    let walls = known.get("walls").cloned().unwrap_or_default();
+    serde_json::from_value(walls).unwrap_or_default()
 }
-

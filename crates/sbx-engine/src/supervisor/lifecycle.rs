@@ -68,7 +68,7 @@ pub(super) async fn live(
             end = ends.next() => return Err(part_ended(&end)),
         };
         match ready {
-            Ok(Ok(line)) => walls.push(format!("{}: {line}", helper.name)),
+            Ok(Ok(line)) => walls.extend(super::walls::read(&helper.name, &line)?),
             Ok(Err(_)) => return Err(part_ended(&ends.next().await)),
             Err(_) => {
                 return Err(Error::new(Code::Timeout, format!("{} did not start", helper.name)));
@@ -89,7 +89,7 @@ pub(super) async fn live(
         end = ends.next() => Err(part_ended(&end)),
     };
     let ready = booted.map_err(|error| hint_logs(error, config))?;
-    walls.extend(ready.walls.iter().map(|wall| format!("guest: {wall}")));
+    walls.extend(ready.walls.iter().map(|wall| super::walls::of_guest(wall)));
     for warning in &ready.warnings {
         log::line("guest", warning);
     }
