@@ -48,6 +48,7 @@ pub struct HeldEntry {
 pub fn list(shadow_dir: BorrowedFd<'_>) -> io::Result<Vec<HeldEntry>> {
     let mut entries: Vec<HeldEntry> = shadow::read_gone(shadow_dir)?
         .iter()
+        .filter(|path| !is_noise(path))
         .take(LIST_MAX)
         .map(|path| HeldEntry {
             path: printable(path),
@@ -66,6 +67,9 @@ pub fn list(shadow_dir: BorrowedFd<'_>) -> io::Result<Vec<HeldEntry>> {
                 return Ok(entries);
             }
             let inner = shadow::join(&path, &name.name);
+            if is_noise(&inner) {
+                continue;
+            }
             match child_dir(dir.as_fd(), &name.name)? {
                 Some(fd) if depth < DEPTH_MAX => pending.push((fd, inner, depth + 1)),
                 _ => entries.push(HeldEntry {
@@ -76,6 +80,13 @@ pub fn list(shadow_dir: BorrowedFd<'_>) -> io::Result<Vec<HeldEntry>> {
         }
     }
     Ok(entries)
+}
+
+/// Held, but not worth a word: git's samples, which it never runs, come by the dozen with every
+/// new repository, and its lock files become what they lock.
+fn is_noise(path: &[u8]) -> bool {
+    path.ends_with(b".sample") && path.windows(7).any(|w| w == b"/hooks/")
+        || path.ends_with(b".lock")
 }
 
 fn child_dir(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<Option<OwnedFd>> {
@@ -136,6 +147,9 @@ impl Announcer {
 
     /// Announces that `path` changed, if that is new.
     pub(crate) fn changed(&self, path: &[u8], op: HeldOp) {
+        if is_noise(path) {
+            return;
+        }
         {
             let mut seen = self.seen.lock();
             if seen.len() >= ANNOUNCED_MAX || !seen.insert(path.to_vec()) {
@@ -152,6 +166,25 @@ impl Announcer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn samples_and_locks_are_no_news() {
+        for noise in [
+            "a/.git/hooks/pre-push.sample",
+            ".git/config.lock",
+            "HEAD.lock",
+        ] {
+            assert!(is_noise(noise.as_bytes()), "{noise}");
+        }
+        for news in [
+            ".git/hooks/pre-push",
+            ".vscode/x.sample",
+            ".git/config",
+            "HEAD",
+        ] {
+            assert!(!is_noise(news.as_bytes()), "{news}");
+        }
+    }
 
     #[test]
     fn guest_bytes_reach_no_terminal_raw() {

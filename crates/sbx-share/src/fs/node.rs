@@ -357,12 +357,6 @@ impl Nodes {
         drop(old);
     }
 
-    /// How many inodes are held.
-    #[cfg(test)]
-    pub(crate) fn live(&self) -> usize {
-        self.live.load(Ordering::Relaxed)
-    }
-
     fn make(&self, birth: Birth, key: Option<Key>) -> Arc<Node> {
         self.live.fetch_add(1, Ordering::Relaxed);
         Arc::new(Node {

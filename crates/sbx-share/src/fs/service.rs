@@ -336,11 +336,8 @@ impl FileSystem for ShareFs {
         for (at, name) in names.iter().enumerate().skip(index(offset)) {
             let entry = {
                 let _shape = self.shape.read();
-                match self.look_up(&node, &name.name) {
-                    Ok(entry) => entry,
-                    // Gone meanwhile: listed without attributes, so that the offset moves on.
-                    Err(_) => Entry::default(),
-                }
+                // Gone meanwhile: listed without attributes, so that the offset moves on.
+                self.look_up(&node, &name.name).unwrap_or_default()
             };
             let added = add_entry(dir_entry(name, at), entry);
             if !matches!(added, Ok(n) if n > 0) {

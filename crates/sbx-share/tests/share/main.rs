@@ -1,5 +1,8 @@
 //! The file server driven as a guest's kernel would drive it, without a kernel in between.
 
+#[cfg(test)]
 mod files;
+#[cfg(test)]
 mod guard;
+#[cfg(test)]
 mod world;
