@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::thread;
+use std::time::Duration;
 
 use crate::config::ShareConfig;
 use crate::control::{self, Control, Message};
@@ -10,6 +11,9 @@ use crate::error::Error;
 use crate::fs::ShareFs;
 use crate::jail;
 use crate::vhost;
+
+/// How long a supervisor that does not read can hold a serving thread up.
+const CONTROL_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Serves one share until the virtual machine hangs up.
 ///
@@ -33,6 +37,9 @@ pub fn run(
     jail::prepare([&listener, &root, &shadow, &control])?;
     let jail = jail::jail(&config, &root, &shadow)?;
     let stream = UnixStream::from(control);
+    stream
+        .set_write_timeout(Some(CONTROL_PATIENCE))
+        .map_err(Error::io("bound the wait for the supervisor"))?;
     let requests = stream
         .try_clone()
         .map_err(Error::io("share the control link"))?;

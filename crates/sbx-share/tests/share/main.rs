@@ -5,4 +5,6 @@ mod files;
 #[cfg(test)]
 mod guard;
 #[cfg(test)]
+mod messages;
+#[cfg(test)]
 mod world;
