@@ -3,6 +3,7 @@
 //! Each case runs in a process of its own: this test program again, with the
 //! name of the case among its arguments.
 
+#![cfg(test)]
 #![expect(unsafe_code, reason = "some forbidden calls have no safe wrapper")]
 
 use std::fs::File;
