@@ -1,3 +1,73 @@
-//! House rules as a program: `cargo xtask tidy`.
+//! House rules and measurements of this repository: `cargo xtask tidy`,
+//! `cargo xtask readme --list`, `cargo xtask bench`.
+//!
+//! Nothing here is part of what is shipped.
 
-fn main() {}
+mod programs;
+mod readme;
+mod rust;
+mod tidy;
+mod tree;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use tree::Tree;
+
+const USAGE: &str = "\
+usage: cargo xtask tidy            check the house rules
+       cargo xtask readme --list   print the commands that README shows
+";
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let outcome = match words.as_slice() {
+        ["tidy"] => tidy(),
+        ["readme", "--list"] => readme_list(),
+        _ => {
+            say(USAGE);
+            return ExitCode::from(2);
+        }
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(failure) => {
+            say(&format!("xtask: {failure}\n"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn tidy() -> Result<ExitCode, tree::Failure> {
+    let tree = Tree::of_this_repository()?;
+    let findings = tidy::check(&tree);
+    for finding in &findings {
+        say(&format!("{finding}\n"));
+    }
+    if findings.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    say(&format!("tidy: {} findings\n", findings.len()));
+    Ok(ExitCode::FAILURE)
+}
+
+fn readme_list() -> Result<ExitCode, tree::Failure> {
+    let tree = Tree::of_this_repository()?;
+    let commands = readme::commands(tree.text("README.md").unwrap_or_default());
+    put(&commands
+        .iter()
+        .map(|c| format!("{c}\n"))
+        .collect::<String>());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// To standard error; a reader that went away is no failure of the check.
+fn say(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
+/// To standard output.
+fn put(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
