@@ -245,6 +245,7 @@ impl ShareFs {
             Found::Held { .. } => self.remove_held(parent, name, &found, false),
             Found::Host { fd, .. } => {
                 let st = host::stat(fd.as_fd())?;
+                self.keep_open(&st);
                 host::unlink(borrow(&parent.host()?), name)?;
                 self.forget_owner_of_last_name(&st);
                 Ok(())
@@ -294,6 +295,21 @@ impl ShareFs {
             node.detach();
         }
         Ok(())
+    }
+
+    /// The file is about to lose a name by which its inode could be found again.
+    pub(super) fn keep_open(&self, st: &Statx) {
+        let key = super::node::Key::Host {
+            dev: device(st),
+            ino: st.stx_ino,
+            zone: None,
+        };
+        if let Some(node) = self.nodes.known(&key)
+            && let Err(e) = node.pin()
+        {
+            // Its other name is gone too: whoever still has it open reads through that.
+            log::debug!("cannot keep a removed file at hand: {e}");
+        }
     }
 
     /// Drops the record of a file whose last name was just removed.

@@ -136,7 +136,7 @@ impl ShareFs {
             Some(dir) => host::find_entry(borrow(&dir), name)?,
             None => None,
         };
-        let mut lower = match self.lower_of(parent) {
+        let mut lower = match self.lower_of(parent)? {
             Some(dir) => host::find_entry(borrow(&dir), name)?,
             None => None,
         };
@@ -157,16 +157,16 @@ impl ShareFs {
     }
 
     /// The directory of the share behind `parent`, if it has one.
-    pub(super) fn lower_of(&self, parent: &Arc<Node>) -> Option<Arc<OwnedFd>> {
-        match parent.backing() {
-            Backing::Host(fd) => Some(fd),
-            Backing::Held { lower, .. } => lower,
+    pub(super) fn lower_of(&self, parent: &Arc<Node>) -> io::Result<Option<Arc<OwnedFd>>> {
+        match parent.backing()? {
+            Backing::Host(fd) => Ok(Some(fd)),
+            Backing::Held { lower, .. } => Ok(lower),
         }
     }
 
     /// The directory of the shadow behind `parent`, if it has one.
     pub(super) fn upper_of(&self, parent: &Arc<Node>) -> io::Result<Option<Arc<OwnedFd>>> {
-        match parent.backing() {
+        match parent.backing()? {
             Backing::Host(_) => Ok(self.shadow.dir(&parent.path()?)?.map(Arc::new)),
             Backing::Held { upper, .. } => Ok(upper),
         }
@@ -194,10 +194,11 @@ impl ShareFs {
                     zone: is_dir.then_some(zone),
                 },
                 Birth {
+                    stat: st,
                     zone: if is_dir { zone } else { parent.zone },
                     kind,
                     backing: Backing::Host(Arc::new(fd)),
-                    place: is_dir.then_some(place),
+                    place: Some(place),
                 },
             ),
             Found::Held { upper, lower } => {
@@ -207,6 +208,7 @@ impl ShareFs {
                 };
                 self.drop_stale(&key, &st)?;
                 let birth = Birth {
+                    stat: st,
                     zone: Zone::Held,
                     kind,
                     backing: Backing::Held {
@@ -292,7 +294,7 @@ impl ShareFs {
     /// All names of a directory as the guest sees it.
     pub(super) fn list(&self, node: &Arc<Node>) -> io::Result<Vec<Name>> {
         let budget = self.limits.listings;
-        let mut names = match self.lower_of(node) {
+        let mut names = match self.lower_of(node)? {
             Some(dir) => host::names(self.open_dir(borrow(&dir))?, budget)?,
             None => Vec::new(),
         };

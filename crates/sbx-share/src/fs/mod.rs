@@ -34,12 +34,14 @@ use crate::guard::{GuardPatterns, Zone};
 use crate::held::{Announcer, HeldSink};
 use handle::Handles;
 use host::Proc;
-use node::{Backing, Birth, Nodes};
+use node::{Backing, Birth, NodeLimits, Nodes};
 use owner::Owners;
 
 /// How long the guest may believe names and attributes: the host's own changes are seen within
 /// this time.
 const BELIEF: Duration = Duration::from_millis(500);
+/// Files and directories whose descriptors are kept at hand.
+const MOST_OPEN_FILES: usize = 1 << 16;
 /// Descriptors kept free for handles, memory regions and the program itself.
 const RESERVED_DESCRIPTORS: usize = 512;
 
@@ -90,6 +92,7 @@ impl ShareFs {
             [root_dev, node::device(&shadow_stat)],
         )?;
         let birth = Birth {
+            stat: root_stat,
             zone: if config.inside_git {
                 Zone::GitRoot
             } else {
@@ -103,10 +106,10 @@ impl ShareFs {
             return Err(Errno::NOTDIR.into());
         }
         let mut limits = config.limits;
-        fit_descriptors(&mut limits);
+        let inodes = fit_descriptors(&mut limits);
         Ok(Self {
             proc: Proc::open()?,
-            nodes: Nodes::new(birth, limits.inodes),
+            nodes: Nodes::new(birth, inodes),
             handles: Handles::new(limits.handles, limits.listings),
             patterns: config.guard.clone(),
             shadow,
@@ -129,14 +132,19 @@ impl ShareFs {
     }
 }
 
-/// Lowers the limits so that a greedy guest runs into them and not into the descriptor limit,
-/// where it would take the server down with it. A held file costs two descriptors.
-fn fit_descriptors(limits: &mut ShareLimits) {
+/// Shares the descriptors of the process out, so that a greedy guest runs into limits of ours and
+/// not into the kernel's, where it would take the server down with it.
+fn fit_descriptors(limits: &mut ShareLimits) -> NodeLimits {
     let most = rustix::process::getrlimit(rustix::process::Resource::Nofile)
         .current
         .and_then(|n| usize::try_from(n).ok())
         .unwrap_or(usize::MAX)
         .saturating_sub(RESERVED_DESCRIPTORS);
     limits.handles = limits.handles.min(most / 4);
-    limits.inodes = limits.inodes.min(most - most / 4);
+    NodeLimits {
+        inodes: limits.inodes,
+        // A held file costs two; few are held.
+        fixed: most / 8,
+        files: (most / 4).clamp(1, MOST_OPEN_FILES),
+    }
 }

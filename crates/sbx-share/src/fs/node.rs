@@ -4,18 +4,19 @@
 //! The guest is trusted for nothing here: a wrong number is `EBADF`, a forged reference count
 //! can only make its own inode vanish.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 
 use fuse_backend_rs::api::filesystem::ROOT_ID;
 use parking_lot::{Mutex, RwLock};
-use rustix::fs::{FileType, Statx};
+use rustix::fs::{FileType, Statx, StatxFlags};
 use rustix::io::Errno;
 
+use super::host;
 use crate::guard::Zone;
 
 /// The longest path inside a share that the shadow will mirror, in bytes.
@@ -46,8 +47,8 @@ impl Backing {
     }
 }
 
-/// Where an inode was last seen: only for directories and held files, whose path in the share is
-/// their path in the shadow.
+/// Where an inode was last seen: the path in the share is the path in the shadow, and a file whose
+/// descriptor was closed is found again there.
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
     pub(crate) parent: Arc<Node>,
@@ -85,6 +86,65 @@ impl From<&Statx> for Version {
     }
 }
 
+/// What tells one file from every other that ever had its inode number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Identity {
+    dev: u64,
+    ino: u64,
+    born: (i64, u32),
+}
+
+impl From<&Statx> for Identity {
+    fn from(st: &Statx) -> Self {
+        let known = StatxFlags::from_bits_retain(st.stx_mask).contains(StatxFlags::BTIME);
+        Self {
+            dev: device(st),
+            ino: st.stx_ino,
+            born: if known {
+                (st.stx_btime.tv_sec, st.stx_btime.tv_nsec)
+            } else {
+                (0, 0)
+            },
+        }
+    }
+}
+
+/// The descriptors that may be closed and opened again: those of files that are not held.
+///
+/// The guest's kernel may know more files than this process may have descriptors. The ones not
+/// used for longest are closed; each is found again by its one name in its directory's
+/// descriptor, and only if it is still the same file.
+#[derive(Debug)]
+struct Pool {
+    open: Mutex<VecDeque<Weak<Node>>>,
+    budget: usize,
+    /// Of removed files, which could not be found again by name.
+    pinned: AtomicUsize,
+    /// Of held files, which stay open.
+    fixed: AtomicUsize,
+    /// All inodes.
+    live: AtomicUsize,
+}
+
+impl Pool {
+    fn admit(&self, node: Weak<Node>) {
+        let mut open = self.open.lock();
+        open.push_back(node);
+        let mut looks = 2 * open.len();
+        while open.len() > self.budget && looks > 0 {
+            looks -= 1;
+            let Some(oldest) = open.pop_front() else {
+                return;
+            };
+            match oldest.upgrade() {
+                None => {}
+                Some(node) if node.used.swap(false, Ordering::Relaxed) => open.push_back(oldest),
+                Some(node) => node.close(),
+            }
+        }
+    }
+}
+
 /// One inode as the guest knows it.
 #[derive(Debug)]
 pub(crate) struct Node {
@@ -94,54 +154,129 @@ pub(crate) struct Node {
     pub(crate) zone: Zone,
     /// The file type, which an inode never changes.
     pub(crate) kind: FileType,
-    backing: RwLock<Backing>,
+    identity: Identity,
+    /// `None` while its descriptor is closed.
+    backing: RwLock<Option<Backing>>,
+    used: AtomicBool,
+    pinned: AtomicBool,
+    me: Weak<Node>,
     place: RwLock<Option<Place>>,
     key: Mutex<Option<Key>>,
     lookups: AtomicU64,
     version: Mutex<Option<Version>>,
-    live: Arc<AtomicUsize>,
+    pool: Arc<Pool>,
 }
 
 impl Node {
     /// The current descriptors.
-    pub(crate) fn backing(&self) -> Backing {
-        self.backing.read().clone()
+    pub(crate) fn backing(&self) -> io::Result<Backing> {
+        self.used.store(true, Ordering::Relaxed);
+        if let Some(backing) = &*self.backing.read() {
+            return Ok(backing.clone());
+        }
+        self.reopen()
     }
 
     /// The descriptor that answers questions about this inode.
     pub(crate) fn top(&self) -> io::Result<Arc<OwnedFd>> {
-        self.backing.read().top().cloned()
+        self.backing()?.top().cloned()
     }
 
     /// The descriptor of an open host file; held files have none that may be written through.
     pub(crate) fn host(&self) -> io::Result<Arc<OwnedFd>> {
-        match &*self.backing.read() {
-            Backing::Host(fd) => Ok(Arc::clone(fd)),
+        match self.backing()? {
+            Backing::Host(fd) => Ok(fd),
             Backing::Held { .. } => Err(Errno::XDEV.into()),
         }
+    }
+
+    /// Keeps the descriptor of a file that is about to lose its name.
+    pub(crate) fn pin(&self) -> io::Result<()> {
+        if self.is_fixed() || self.pool.pinned.load(Ordering::Relaxed) >= self.pool.budget {
+            return Ok(());
+        }
+        if !self.pinned.swap(true, Ordering::Relaxed) {
+            self.pool.pinned.fetch_add(1, Ordering::Relaxed);
+        }
+        self.backing().map(drop)
+    }
+
+    /// Whether its descriptors stay open for as long as it lives.
+    fn is_fixed(&self) -> bool {
+        self.zone == Zone::Held || self.id == ROOT_ID
+    }
+
+    fn close(&self) {
+        if !self.pinned.load(Ordering::Relaxed) {
+            *self.backing.write() = None;
+        }
+    }
+
+    /// Opens the closed directories from here up, uppermost first, so that nothing recurses as
+    /// deep as a guest can nest directories.
+    fn reopen_above(self: &Arc<Self>) -> io::Result<()> {
+        let mut closed = Vec::new();
+        let mut at = Arc::clone(self);
+        while at.backing.read().is_none() {
+            let above = at.place().ok_or(Errno::STALE)?.parent;
+            closed.push(at);
+            at = above;
+        }
+        // Kept open until the end of the loop by what it returns.
+        let mut keep = None;
+        while let Some(node) = closed.pop() {
+            keep = Some(node.reopen_in_open_parent()?);
+        }
+        drop(keep);
+        Ok(())
+    }
+
+    fn reopen(&self) -> io::Result<Backing> {
+        if let Some(place) = self.place() {
+            place.parent.reopen_above()?;
+        }
+        self.reopen_in_open_parent()
+    }
+
+    fn reopen_in_open_parent(&self) -> io::Result<Backing> {
+        let place = self.place().ok_or(Errno::STALE)?;
+        let dir = place.parent.host()?;
+        let fd = host::find_entry(borrow(&dir), &place.name)?.ok_or(Errno::STALE)?;
+        if Identity::from(&host::stat(fd.as_fd())?) != self.identity {
+            return Err(Errno::STALE.into());
+        }
+        let opened = {
+            let mut backing = self.backing.write();
+            if let Some(already) = &*backing {
+                return Ok(already.clone());
+            }
+            backing.insert(Backing::Host(Arc::new(fd))).clone()
+        };
+        self.pool.admit(self.me.clone());
+        Ok(opened)
     }
 
     /// The shadow's copy, if this is a held file that has one.
     pub(crate) fn upper(&self) -> Option<Arc<OwnedFd>> {
         match &*self.backing.read() {
-            Backing::Held { upper, .. } => upper.clone(),
-            Backing::Host(_) => None,
+            Some(Backing::Held { upper, .. }) => upper.clone(),
+            _ => None,
         }
     }
 
     /// Gives a held file its shadow copy, unless it got one meanwhile; returns the one it has.
     pub(crate) fn set_upper(&self, fd: OwnedFd) -> io::Result<Arc<OwnedFd>> {
         match &mut *self.backing.write() {
-            Backing::Held { upper, .. } => {
+            Some(Backing::Held { upper, .. }) => {
                 Ok(Arc::clone(upper.get_or_insert_with(|| Arc::new(fd))))
             }
-            Backing::Host(_) => Err(Errno::XDEV.into()),
+            _ => Err(Errno::XDEV.into()),
         }
     }
 
     /// Whether this is a held file.
     pub(crate) fn is_held(&self) -> bool {
-        matches!(&*self.backing.read(), Backing::Held { .. })
+        matches!(&*self.backing.read(), Some(Backing::Held { .. }))
     }
 
     /// Whether this is a directory.
@@ -205,7 +340,13 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        self.live.fetch_sub(1, Ordering::Relaxed);
+        self.pool.live.fetch_sub(1, Ordering::Relaxed);
+        if self.is_fixed() {
+            self.pool.fixed.fetch_sub(1, Ordering::Relaxed);
+        }
+        if *self.pinned.get_mut() {
+            self.pool.pinned.fetch_sub(1, Ordering::Relaxed);
+        }
         // By hand, because a chain of parents may be longer than a stack is deep.
         let mut next = self.place.get_mut().take();
         while let Some(place) = next {
@@ -216,6 +357,7 @@ impl Drop for Node {
 
 /// What a new inode starts with.
 pub(crate) struct Birth {
+    pub(crate) stat: Statx,
     pub(crate) zone: Zone,
     pub(crate) kind: FileType,
     pub(crate) backing: Backing,
@@ -228,23 +370,40 @@ struct Maps {
     by_key: HashMap<Key, u64>,
 }
 
+/// Bounds of the table.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NodeLimits {
+    /// Inodes.
+    pub(crate) inodes: usize,
+    /// Those among them that keep their descriptors open: held files.
+    pub(crate) fixed: usize,
+    /// Descriptors of other files that are open at a time, and of removed ones again as many.
+    pub(crate) files: usize,
+}
+
 /// All inodes the guest knows.
 pub(crate) struct Nodes {
     maps: RwLock<Maps>,
     next: AtomicU64,
-    live: Arc<AtomicUsize>,
-    limit: usize,
+    pool: Arc<Pool>,
+    limits: NodeLimits,
     moves: Mutex<()>,
 }
 
 impl Nodes {
-    /// A table with only the root (number 1), holding at most `limit` inodes.
-    pub(crate) fn new(root: Birth, limit: usize) -> Self {
+    /// A table with only the root (number 1).
+    pub(crate) fn new(root: Birth, limits: NodeLimits) -> Self {
         let nodes = Self {
             maps: RwLock::new(Maps::default()),
             next: AtomicU64::new(ROOT_ID),
-            live: Arc::new(AtomicUsize::new(0)),
-            limit,
+            pool: Arc::new(Pool {
+                open: Mutex::new(VecDeque::new()),
+                budget: limits.files,
+                pinned: AtomicUsize::new(0),
+                fixed: AtomicUsize::new(0),
+                live: AtomicUsize::new(0),
+            }),
+            limits,
             moves: Mutex::new(()),
         };
         let node = nodes.make(root, None);
@@ -274,12 +433,19 @@ impl Nodes {
             }
             return Ok(node);
         }
-        if self.live.load(Ordering::Relaxed) >= self.limit {
+        if self.pool.live.load(Ordering::Relaxed) >= self.limits.inodes
+            || self.pool.fixed.load(Ordering::Relaxed) >= self.limits.fixed
+                && birth.zone == Zone::Held
+        {
             return Err(Errno::NFILE.into());
         }
         let node = self.make(birth, Some(key.clone()));
         maps.by_key.insert(key, node.id);
         maps.by_id.insert(node.id, Arc::clone(&node));
+        drop(maps);
+        if !node.is_fixed() {
+            self.pool.admit(Arc::downgrade(&node));
+        }
         Ok(node)
     }
 
@@ -358,18 +524,26 @@ impl Nodes {
     }
 
     fn make(&self, birth: Birth, key: Option<Key>) -> Arc<Node> {
-        self.live.fetch_add(1, Ordering::Relaxed);
-        Arc::new(Node {
+        let node = Arc::new_cyclic(|me| Node {
             id: self.next.fetch_add(1, Ordering::Relaxed),
             zone: birth.zone,
             kind: birth.kind,
-            backing: RwLock::new(birth.backing),
+            identity: Identity::from(&birth.stat),
+            backing: RwLock::new(Some(birth.backing)),
+            used: AtomicBool::new(false),
+            pinned: AtomicBool::new(false),
+            me: me.clone(),
             place: RwLock::new(birth.place),
             key: Mutex::new(key),
             lookups: AtomicU64::new(1),
             version: Mutex::new(None),
-            live: Arc::clone(&self.live),
-        })
+            pool: Arc::clone(&self.pool),
+        });
+        self.pool.live.fetch_add(1, Ordering::Relaxed);
+        if node.is_fixed() {
+            self.pool.fixed.fetch_add(1, Ordering::Relaxed);
+        }
+        node
     }
 }
 

@@ -170,7 +170,7 @@ impl ShareFs {
 
     /// Whether the host has an entry of this held name that the guest is to see.
     pub(super) fn has_lower(&self, parent: &Arc<Node>, name: &CStr) -> io::Result<bool> {
-        let Some(dir) = self.lower_of(parent) else {
+        let Some(dir) = self.lower_of(parent)? else {
             return Ok(false);
         };
         Ok(host::entry_type(borrow(&dir), name)?.is_some()
@@ -218,7 +218,7 @@ impl ShareFs {
         no_replace: bool,
     ) -> io::Result<()> {
         let is_dir = kind == FileType::Directory;
-        if is_dir && matches!(node.backing(), Backing::Held { lower: Some(_), .. }) {
+        if is_dir && matches!(node.backing()?, Backing::Held { lower: Some(_), .. }) {
             // Its contents are spread over two layers: the caller copies instead.
             return Err(Errno::XDEV.into());
         }

@@ -60,6 +60,7 @@ impl ShareFs {
         let new_path = join(&new.0.path()?, new.1);
         let old_path = join(&old.0.path()?, old.1);
         if let Some(target) = &target {
+            self.keep_open(target);
             if exchange {
                 may_move(target, (new, to), (old, from))?;
             } else if is_dir(target) && old_path != new_path && self.shadow.has_any(&new_path)? {
@@ -101,15 +102,12 @@ impl ShareFs {
         }
     }
 
-    /// Tells the inode of a directory where it is now.
+    /// Tells an inode where it is now.
     fn note_move(&self, st: &Statx, zone: Zone, end: End<'_>) {
-        if !is_dir(st) {
-            return;
-        }
         let key = Key::Host {
             dev: device(st),
             ino: st.stx_ino,
-            zone: Some(zone),
+            zone: is_dir(st).then_some(zone),
         };
         if let Some(node) = self.nodes.known(&key) {
             let place = Place {
