@@ -47,7 +47,10 @@ impl Client {
         stream.set_nonblocking(true).map_err(failed)?;
         let stream = UnixStream::from_std(stream).map_err(failed)?;
         let (reader, writer) = stream.into_split();
-        Ok(Self { reader: FrameReader::new(reader, Side::Supervisor), writer })
+        Ok(Self {
+            reader: FrameReader::new(reader, Side::Supervisor),
+            writer,
+        })
     }
 
     /// Sends the request of this connection.
@@ -68,7 +71,9 @@ impl Client {
     pub(crate) async fn send_frame(&mut self, frame: &Frame) -> Result<(), Error> {
         write_frame(&mut self.writer, frame)
             .await
-            .map_err(|source| Error::new(Code::Link, "the sandbox's supervisor is gone").because(source))
+            .map_err(|source| {
+                Error::new(Code::Link, "the sandbox's supervisor is gone").because(source)
+            })
     }
 
     /// The next frame that is not progress.
@@ -128,7 +133,10 @@ pub(crate) async fn inspect(runtime: &Path) -> Result<Value, Error> {
         Reply::Inspected { json } => serde_json::from_slice(&json).map_err(|source| {
             Error::new(Code::Link, "cannot read the supervisor's answer").because(source)
         }),
-        _ => Err(Error::new(Code::Link, "the supervisor answered something else")),
+        _ => Err(Error::new(
+            Code::Link,
+            "the supervisor answered something else",
+        )),
     }
 }
 
@@ -138,7 +146,9 @@ pub(crate) async fn inspect(runtime: &Path) -> Result<Value, Error> {
 /// If the supervisor does not answer in time.
 pub(crate) async fn stay(runtime: &Path) -> Result<(), Error> {
     let json = br#"{"stay":true}"#.to_vec().into();
-    ask(runtime, &Request::Call { json }, PATIENCE).await.map(drop)
+    ask(runtime, &Request::Call { json }, PATIENCE)
+        .await
+        .map(drop)
 }
 
 /// Stops the sandbox and waits until it is down.
@@ -162,8 +172,12 @@ async fn ask(runtime: &Path, request: &Request, patience: Duration) -> Result<Re
         client.send(request).await?;
         client.answer().await
     };
-    tokio::time::timeout(patience, asked).await.unwrap_or_else(|_| {
-        Err(Error::new(Code::Timeout, "the sandbox's supervisor does not answer")
-            .hint("end it with `sbx rm -f`, or look at it with `sbx logs`"))
-    })
+    tokio::time::timeout(patience, asked)
+        .await
+        .unwrap_or_else(|_| {
+            Err(
+                Error::new(Code::Timeout, "the sandbox's supervisor does not answer")
+                    .hint("end it with `sbx rm -f`, or look at it with `sbx logs`"),
+            )
+        })
 }

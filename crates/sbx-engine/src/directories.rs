@@ -45,14 +45,19 @@ impl Directories {
 
 fn private_directory(path: &Path) -> Result<(), Error> {
     let failed = |what: &str| {
-        Error::new(Code::State, format!("cannot {what} directory `{}`", path.display()))
+        Error::new(
+            Code::State,
+            format!("cannot {what} directory `{}`", path.display()),
+        )
     };
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(path)
         .map_err(|source| failed("make").because(source))?;
-    let found = path.symlink_metadata().map_err(|source| failed("read").because(source))?;
+    let found = path
+        .symlink_metadata()
+        .map_err(|source| failed("read").because(source))?;
     ours(&found).map_err(|source| failed("use").because(source))
 }
 

@@ -75,7 +75,8 @@ impl Engine {
                 .ok()
                 .and_then(|all| {
                     let names = all.iter().map(|sandbox| sandbox.name().as_str());
-                    sbx_spec::nearest(name.as_str(), names).map(|near| format!("did you mean `{near}`?"))
+                    sbx_spec::nearest(name.as_str(), names)
+                        .map(|near| format!("did you mean `{near}`?"))
                 })
                 .unwrap_or_else(|| "see which there are with `sbx ls`".to_owned());
             Error::new(Code::SandboxNotFound, format!("no sandbox `{name}`")).hint(hint)
@@ -94,7 +95,9 @@ impl Engine {
                 (_, Ok(state)) => status(&state),
             },
             ports: Vec::new(),
-            workspace: spec.and_then(|spec| spec.shares.first()).map(|share| share.host.clone()),
+            workspace: spec
+                .and_then(|spec| spec.shares.first())
+                .map(|share| share.host.clone()),
             created: record.as_ref().map(|record| record.created),
         }
     }

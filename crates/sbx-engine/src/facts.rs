@@ -11,8 +11,10 @@ use crate::command::Caller;
 const MAX_ROOTS: usize = 512 * 1024;
 
 /// Where distributions keep the root certificates an administrator added.
-const ROOT_DIRECTORIES: [&str; 2] =
-    ["/usr/local/share/ca-certificates", "/etc/pki/ca-trust/source/anchors"];
+const ROOT_DIRECTORIES: [&str; 2] = [
+    "/usr/local/share/ca-certificates",
+    "/etc/pki/ca-trust/source/anchors",
+];
 
 /// Facts of this host and its user.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -120,14 +122,19 @@ pub(crate) fn memory() -> ByteSize {
 fn extra_roots() -> String {
     let mut bundle = String::new();
     for directory in ROOT_DIRECTORIES {
-        let Ok(entries) = std::fs::read_dir(directory) else { continue };
+        let Ok(entries) = std::fs::read_dir(directory) else {
+            continue;
+        };
         let mut files: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
         files.sort();
         for file in files {
-            let Ok(text) = sbx_sys::file::read_bounded(&file, MAX_ROOTS) else { continue };
-            let Ok(text) = String::from_utf8(text) else { continue };
-            if text.contains("-----BEGIN CERTIFICATE-----")
-                && bundle.len() + text.len() < MAX_ROOTS
+            let Ok(text) = sbx_sys::file::read_bounded(&file, MAX_ROOTS) else {
+                continue;
+            };
+            let Ok(text) = String::from_utf8(text) else {
+                continue;
+            };
+            if text.contains("-----BEGIN CERTIFICATE-----") && bundle.len() + text.len() < MAX_ROOTS
             {
                 bundle.push_str(text.trim_end());
                 bundle.push('\n');

@@ -172,28 +172,47 @@ pub struct Artifacts {
 pub fn plan(spec: &SandboxSpec, facts: &HostFacts, files: &Artifacts) -> Result<Plan, Error> {
     let mut warnings = Vec::new();
     let program = facts.qemu.clone().ok_or_else(|| {
-        Error::new(Code::HostUnfit, "cannot run a virtual machine: no `qemu-system-x86_64` here")
-            .hint("install it: apt-get install qemu-system-x86")
+        Error::new(
+            Code::HostUnfit,
+            "cannot run a virtual machine: no `qemu-system-x86_64` here",
+        )
+        .hint("install it: apt-get install qemu-system-x86")
     })?;
     let accelerator = accelerator(spec.accel, &facts.virtualisation, &mut warnings)?;
     check_limits(spec, facts)?;
     let mut disks = vec![
-        Disk { serial: "base".to_owned(), path: files.base.clone(), writable: false },
-        Disk { serial: "scratch".to_owned(), path: files.scratch.clone(), writable: true },
+        Disk {
+            serial: "base".to_owned(),
+            path: files.base.clone(),
+            writable: false,
+        },
+        Disk {
+            serial: "scratch".to_owned(),
+            path: files.scratch.clone(),
+            writable: true,
+        },
     ];
     let mut kits = Vec::new();
     if let Some(path) = &files.kit {
         let serial = format!("kit-{}", spec.kit);
-        disks.push(Disk { serial, path: path.clone(), writable: false });
+        disks.push(Disk {
+            serial,
+            path: path.clone(),
+            writable: false,
+        });
         kits.push(spec.kit.clone());
     }
-    let shares = spec.shares.iter().enumerate().map(|(number, share)| SharePlan {
-        tag: format!("s{number}"),
-        host: share.host.clone(),
-        guest: share.guest.clone(),
-        access: share.access,
-        role: share.role,
-    });
+    let shares = spec
+        .shares
+        .iter()
+        .enumerate()
+        .map(|(number, share)| SharePlan {
+            tag: format!("s{number}"),
+            host: share.host.clone(),
+            guest: share.guest.clone(),
+            access: share.access,
+            role: share.role,
+        });
     let network = match spec.network.preset {
         NetworkPreset::None => None,
         preset => Some(NetworkPlan {
@@ -238,15 +257,16 @@ fn accelerator(
     match (asked, found) {
         (Accel::Tcg, _) => Ok(Accelerator::Tcg),
         (Accel::Auto | Accel::Kvm, Virtualisation::Usable) => Ok(Accelerator::Kvm),
-        (Accel::Auto | Accel::Kvm, Virtualisation::NotPermitted { reason, cure }) => {
-            Err(Error::new(Code::KvmDenied, format!("cannot use KVM: {reason}")).hint(format!(
+        (Accel::Auto | Accel::Kvm, Virtualisation::NotPermitted { reason, cure }) => Err(
+            Error::new(Code::KvmDenied, format!("cannot use KVM: {reason}")).hint(format!(
                 "{cure}; or pass --accel tcg to run emulated, at a tenth of the speed or less"
-            )))
-        }
-        (Accel::Kvm, Virtualisation::Unusable { reason }) => {
-            Err(Error::new(Code::HostUnfit, format!("cannot use KVM: {reason}"))
-                .hint("pass --accel tcg to run emulated"))
-        }
+            )),
+        ),
+        (Accel::Kvm, Virtualisation::Unusable { reason }) => Err(Error::new(
+            Code::HostUnfit,
+            format!("cannot use KVM: {reason}"),
+        )
+        .hint("pass --accel tcg to run emulated")),
         (Accel::Auto, Virtualisation::Unusable { reason }) => {
             warnings.push(format!(
                 "no usable KVM ({reason}): the machine is emulated, about 20 times slower; \
@@ -275,7 +295,10 @@ fn check_limits(spec: &SandboxSpec, facts: &HostFacts) -> Result<(), Error> {
     if spec.limits.cpus.is_fraction() {
         return Err(Error::new(
             Code::Limit,
-            format!("no control group can hold {} processors here", spec.limits.cpus),
+            format!(
+                "no control group can hold {} processors here",
+                spec.limits.cpus
+            ),
         )
         .hint("give a whole number of processors"));
     }
@@ -295,10 +318,18 @@ fn check_limits(spec: &SandboxSpec, facts: &HostFacts) -> Result<(), Error> {
 }
 
 fn guest_env(spec: &SandboxSpec, facts: &HostFacts) -> Vec<EnvVar> {
-    let mut env = vec![EnvVar { name: "SANDBOX_NAME".to_owned(), value: spec.name.to_string() }];
+    let mut env = vec![EnvVar {
+        name: "SANDBOX_NAME".to_owned(),
+        value: spec.name.to_string(),
+    }];
     if !facts.extra_roots.is_empty() {
         // These read a bundle of their own unless they are told otherwise.
-        for name in ["NODE_EXTRA_CA_CERTS", "REQUESTS_CA_BUNDLE", "PIP_CERT", "SSL_CERT_FILE"] {
+        for name in [
+            "NODE_EXTRA_CA_CERTS",
+            "REQUESTS_CA_BUNDLE",
+            "PIP_CERT",
+            "SSL_CERT_FILE",
+        ] {
             env.push(EnvVar {
                 name: name.to_owned(),
                 value: "/etc/ssl/certs/ca-certificates.crt".to_owned(),
@@ -317,6 +348,10 @@ fn identity(facts: &HostFacts) -> Identity {
             share: Some(AGENT_OF_ROOT),
         }
     } else {
-        Identity { agent: (facts.uid, facts.gid), service: None, share: None }
+        Identity {
+            agent: (facts.uid, facts.gid),
+            service: None,
+            share: None,
+        }
     }
 }

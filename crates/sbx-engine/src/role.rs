@@ -51,7 +51,9 @@ impl Role {
     pub(crate) fn take() -> Result<Self, Error> {
         let fds = sbx_sys::fd::take_inherited(3)
             .map_err(|source| Error::new(Code::Internal, "cannot start a role").because(source))?;
-        Ok(Self { fds: Mutex::new(fds) })
+        Ok(Self {
+            fds: Mutex::new(fds),
+        })
     }
 
     /// The descriptor with this number.

@@ -39,7 +39,10 @@ pub(crate) async fn request(client: &mut Client) -> Result<(), Error> {
     client.send(&Request::Attach).await?;
     match client.answer().await? {
         Reply::Attached => Ok(()),
-        _ => Err(Error::new(Code::Link, "the supervisor answered something else")),
+        _ => Err(Error::new(
+            Code::Link,
+            "the supervisor answered something else",
+        )),
     }
 }
 
@@ -74,8 +77,18 @@ pub(crate) async fn attach(
         drop(to_input);
     }
     let (done, consumed) = mpsc::unbounded_channel();
-    let stdout = Output::start(Channel::Stdout, terminal.stdout, terminal.stdout_filter, &done);
-    let stderr = Output::start(Channel::Stderr, terminal.stderr, terminal.stderr_filter, &done);
+    let stdout = Output::start(
+        Channel::Stdout,
+        terminal.stdout,
+        terminal.stdout_filter,
+        &done,
+    );
+    let stderr = Output::start(
+        Channel::Stderr,
+        terminal.stderr,
+        terminal.stderr_filter,
+        &done,
+    );
     drop(done);
     let mut session = Session {
         client,
@@ -113,9 +126,15 @@ fn started(first: &Frame) -> Result<(), Error> {
         Kind::Reply => {
             let reply = Reply::from_frame(first).map_err(broken)?;
             refused(reply)?;
-            Err(Error::new(Code::Link, "the supervisor answered something else"))
+            Err(Error::new(
+                Code::Link,
+                "the supervisor answered something else",
+            ))
         }
-        kind => Err(Error::new(Code::Link, format!("a {kind:?} frame before the session's start"))),
+        kind => Err(Error::new(
+            Code::Link,
+            format!("a {kind:?} frame before the session's start"),
+        )),
     }
 }
 
@@ -181,7 +200,11 @@ impl Session {
     }
 
     async fn resize(&mut self, size: TtySize) -> Result<(), Error> {
-        self.send(&Resize { rows: size.rows, cols: size.cols }).await
+        self.send(&Resize {
+            rows: size.rows,
+            cols: size.cols,
+        })
+        .await
     }
 
     async fn send(&mut self, message: &impl Message) -> Result<(), Error> {
@@ -199,7 +222,9 @@ impl Session {
         let rest = self.pending.split_off(count);
         let bytes = std::mem::replace(&mut self.pending, rest);
         self.stdin.spend(bytes.len()).map_err(flow)?;
-        self.client.send_frame(&Frame::new(SESSION, Kind::Stdin, bytes)).await
+        self.client
+            .send_frame(&Frame::new(SESSION, Kind::Stdin, bytes))
+            .await
     }
 
     /// Takes a frame of the session; returns how it ended if it did.
@@ -234,7 +259,10 @@ impl Session {
                 refused(Reply::from_frame(&frame).map_err(broken)?)?;
             }
             kind => {
-                return Err(Error::new(Code::Link, format!("a {kind:?} frame within a session")));
+                return Err(Error::new(
+                    Code::Link,
+                    format!("a {kind:?} frame within a session"),
+                ));
             }
         }
         Ok(None)
@@ -243,14 +271,19 @@ impl Session {
     /// Grants credit for what was written out. True if it could not be,
     /// because whoever read our output has gone.
     async fn acknowledge(&mut self, channel: Channel, written: Written) -> Result<bool, Error> {
-        let Written::Bytes(count) = written else { return Ok(true) };
+        let Written::Bytes(count) = written else {
+            return Ok(true);
+        };
         let output = match channel {
             Channel::Stderr => &mut self.stderr,
             _ => &mut self.stdout,
         };
         if let Some(bytes) = output.receiver.consume(count) {
             // A session that has ended takes no credit any more.
-            let _ = self.client.send_frame(&Credit { channel, bytes }.to_frame(SESSION)).await;
+            let _ = self
+                .client
+                .send_frame(&Credit { channel, bytes }.to_frame(SESSION))
+                .await;
         }
         Ok(false)
     }
@@ -310,7 +343,10 @@ impl Output {
             filter.finish(&mut shown);
             let _ = file.write_all(&shown);
         });
-        Self { bytes: Some(bytes), receiver: Receiver::new() }
+        Self {
+            bytes: Some(bytes),
+            receiver: Receiver::new(),
+        }
     }
 
     fn write(&mut self, bytes: Vec<u8>) -> Result<(), Error> {

@@ -129,7 +129,13 @@ impl Spawner {
             .with_fd(vmm, VMM);
         spawn.parent_death_signal = Some(Signal::KILL);
         let child = spawn.spawn().map_err(failed)?;
-        Ok((Self { requests: near, child }, reports))
+        Ok((
+            Self {
+                requests: near,
+                child,
+            },
+            reports,
+        ))
     }
 
     /// Starts a role with its configuration, its log as descriptor 2 and
@@ -188,7 +194,9 @@ pub(crate) fn run(role: crate::role::Role) -> Result<(), Error> {
     loop {
         let ended = wait(&requests, &children)?;
         for pid in ended.children {
-            let Some(child) = children.get(&pid) else { continue };
+            let Some(child) = children.get(&pid) else {
+                continue;
+            };
             if let Ok(Some(how)) = child.try_wait() {
                 children.remove(&pid);
                 if report(&mut reports, pid, how).is_err() {
@@ -248,8 +256,12 @@ fn wait(requests: &OwnedFd, children: &BTreeMap<u32, Child>) -> Result<Woken, Er
     }
     let mut ready = polled.iter().map(|fd| !fd.revents().is_empty());
     let asked = ready.next().unwrap_or(false);
-    let children =
-        children.keys().zip(ready).filter(|(_, ready)| *ready).map(|(pid, _)| *pid).collect();
+    let children = children
+        .keys()
+        .zip(ready)
+        .filter(|(_, ready)| *ready)
+        .map(|(pid, _)| *pid)
+        .collect();
     Ok(Woken { asked, children })
 }
 
@@ -275,7 +287,11 @@ fn start(
     // 2 is the log, 3 the configuration, then what the role is given.
     spawn.fds = fds.into_iter().zip(2..).collect();
     spawn.parent_death_signal = Some(Signal::KILL);
-    spawn.ids = ids.map(|(uid, gid)| Ids { uid, gid, groups: Vec::new() });
+    spawn.ids = ids.map(|(uid, gid)| Ids {
+        uid,
+        gid,
+        groups: Vec::new(),
+    });
     spawn.limits = vec![(Resource::Core, 0)];
     spawn.no_new_privs = true;
     spawn.spawn()
@@ -283,8 +299,16 @@ fn start(
 
 fn report(reports: &mut UnixStream, pid: u32, how: Ended) -> std::io::Result<()> {
     let report = match how {
-        Ended::Exit(code) => Report { pid, code: Some(code), signal: None },
-        Ended::Signal(signal) => Report { pid, code: None, signal: Some(signal) },
+        Ended::Exit(code) => Report {
+            pid,
+            code: Some(code),
+            signal: None,
+        },
+        Ended::Signal(signal) => Report {
+            pid,
+            code: None,
+            signal: Some(signal),
+        },
     };
     let mut line = serde_json::to_vec(&report)?;
     line.push(b'\n');
@@ -298,5 +322,8 @@ fn refusal(error: &sbx_sys::Error) -> Answer {
         why.push(source.to_string());
         next = source.source();
     }
-    Answer::Failed { what: format!("cannot {error}"), why }
+    Answer::Failed {
+        what: format!("cannot {error}"),
+        why,
+    }
 }

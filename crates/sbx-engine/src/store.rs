@@ -119,8 +119,11 @@ impl Store {
     /// If the directory cannot be read.
     pub(crate) fn list(&self) -> Result<Vec<SandboxDir>, Error> {
         let failed = |source| {
-            Error::new(Code::State, format!("cannot read `{}`", self.root.display()))
-                .because(source)
+            Error::new(
+                Code::State,
+                format!("cannot read `{}`", self.root.display()),
+            )
+            .because(source)
         };
         let entries = match fs::read_dir(&self.root) {
             Ok(entries) => entries,
@@ -130,9 +133,15 @@ impl Store {
         let mut found = Vec::new();
         for entry in entries {
             let entry = entry.map_err(failed)?;
-            let name = entry.file_name().to_str().and_then(|text| text.parse().ok());
+            let name = entry
+                .file_name()
+                .to_str()
+                .and_then(|text| text.parse().ok());
             if let Some(name) = name {
-                found.push(SandboxDir { name, path: entry.path() });
+                found.push(SandboxDir {
+                    name,
+                    path: entry.path(),
+                });
             }
         }
         found.sort_by(|a, b| a.name.cmp(&b.name));
@@ -143,7 +152,10 @@ impl Store {
     #[must_use]
     pub(crate) fn find(&self, name: &SandboxName) -> Option<SandboxDir> {
         let path = self.root.join(name.as_str());
-        path.is_dir().then(|| SandboxDir { name: name.clone(), path })
+        path.is_dir().then(|| SandboxDir {
+            name: name.clone(),
+            path,
+        })
     }
 
     /// Writes down a new sandbox. It appears whole or not at all.
@@ -155,9 +167,15 @@ impl Store {
         let failed = |source: io::Error| {
             Error::new(Code::State, format!("cannot write down sandbox `{name}`")).because(source)
         };
-        let fresh = self.root.join(format!(".new-{}-{}", name, std::process::id()));
+        let fresh = self
+            .root
+            .join(format!(".new-{}-{}", name, std::process::id()));
         let path = self.root.join(name.as_str());
-        let record = SandboxRecord { version: VERSION, spec: spec.clone(), created: now() };
+        let record = SandboxRecord {
+            version: VERSION,
+            spec: spec.clone(),
+            created: now(),
+        };
         let written = fs::DirBuilder::new()
             .mode(0o700)
             .create(&fresh)
@@ -177,7 +195,10 @@ impl Store {
         if let Err(error) = written {
             let _ = fs::remove_dir_all(&fresh);
             if error.kind() == io::ErrorKind::AlreadyExists {
-                return Err(Error::new(Code::NameTaken, format!("a sandbox `{name}` exists")));
+                return Err(Error::new(
+                    Code::NameTaken,
+                    format!("a sandbox `{name}` exists"),
+                ));
             }
             return Err(failed(error));
         }
@@ -191,15 +212,21 @@ impl Store {
     /// If the directory cannot be read.
     pub(crate) fn leftovers(&self) -> Result<Vec<PathBuf>, Error> {
         let failed = |source| {
-            Error::new(Code::State, format!("cannot read `{}`", self.root.display()))
-                .because(source)
+            Error::new(
+                Code::State,
+                format!("cannot read `{}`", self.root.display()),
+            )
+            .because(source)
         };
         let mut found = Vec::new();
         for entry in fs::read_dir(&self.root).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             let name = entry.file_name();
             let text = name.to_string_lossy();
-            let maker = text.rsplit('-').next().and_then(|pid| pid.parse::<u32>().ok());
+            let maker = text
+                .rsplit('-')
+                .next()
+                .and_then(|pid| pid.parse::<u32>().ok());
             let alive = maker.is_some_and(|pid| Path::new(&format!("/proc/{pid}")).exists());
             if (text.starts_with(".new-") || text.starts_with(".gone-")) && !alive {
                 found.push(entry.path());
@@ -215,10 +242,15 @@ impl Store {
     /// If the file system refuses.
     pub(crate) fn remove(&self, sandbox: &SandboxDir, _leave: &Change) -> Result<(), Error> {
         let failed = |source: io::Error| {
-            Error::new(Code::State, format!("cannot remove sandbox `{}`", sandbox.name))
-                .because(source)
+            Error::new(
+                Code::State,
+                format!("cannot remove sandbox `{}`", sandbox.name),
+            )
+            .because(source)
         };
-        let gone = self.root.join(format!(".gone-{}-{}", sandbox.name, std::process::id()));
+        let gone = self
+            .root
+            .join(format!(".gone-{}-{}", sandbox.name, std::process::id()));
         fs::rename(&sandbox.path, &gone).map_err(failed)?;
         fs::remove_dir_all(&gone).map_err(failed)
     }
@@ -248,7 +280,10 @@ impl SandboxDir {
                 format!("cannot read the record of sandbox `{}`", self.name),
             )
             .because(source)
-            .hint(format!("remove it with `sbx rm -f {}`; workspace files stay", self.name))
+            .hint(format!(
+                "remove it with `sbx rm -f {}`; workspace files stay",
+                self.name
+            ))
         };
         let record: SandboxRecord = read_record(&self.join("sandbox.json")).map_err(failed)?;
         if record.version != VERSION {
@@ -302,8 +337,11 @@ impl SandboxDir {
     /// If another supervisor holds it.
     pub(crate) fn supervise(&self) -> Result<Supervising, Error> {
         let failed = |source: io::Error| {
-            Error::new(Code::Busy, format!("sandbox `{}` is supervised already", self.name))
-                .because(source)
+            Error::new(
+                Code::Busy,
+                format!("sandbox `{}` is supervised already", self.name),
+            )
+            .because(source)
         };
         let file = lock_file(&self.join("supervisor.lock")).map_err(failed)?;
         rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)
@@ -317,8 +355,7 @@ impl SandboxDir {
     /// If the lock cannot be probed.
     pub(crate) fn state(&self) -> Result<State, Error> {
         let failed = |source: io::Error| {
-            Error::new(Code::State, format!("cannot probe sandbox `{}`", self.name))
-                .because(source)
+            Error::new(Code::State, format!("cannot probe sandbox `{}`", self.name)).because(source)
         };
         let file = lock_file(&self.join("supervisor.lock")).map_err(failed)?;
         let run = read_record::<RunRecord>(&self.join("run.json")).ok();
@@ -335,8 +372,11 @@ impl SandboxDir {
     /// If the file system refuses.
     pub(crate) fn write_run(&self, record: &RunRecord, _proof: &Supervising) -> Result<(), Error> {
         write_record(&self.join("run.json"), record).map_err(|source| {
-            Error::new(Code::State, format!("cannot write down the run of `{}`", self.name))
-                .because(source)
+            Error::new(
+                Code::State,
+                format!("cannot write down the run of `{}`", self.name),
+            )
+            .because(source)
         })
     }
 
@@ -371,16 +411,26 @@ fn boot_id() -> String {
 
 /// Seconds since 1970.
 pub(crate) fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |passed| passed.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |passed| passed.as_secs())
 }
 
 fn lock_file(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
 }
 
 fn read_record<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
     let mut text = Vec::new();
-    File::open(path)?.take(MAX_RECORD + 1).read_to_end(&mut text)?;
+    File::open(path)?
+        .take(MAX_RECORD + 1)
+        .read_to_end(&mut text)?;
     if text.len() as u64 > MAX_RECORD {
         return Err(io::Error::other("it is larger than any record of ours"));
     }
@@ -390,8 +440,12 @@ fn read_record<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
 fn write_record<T: Serialize>(path: &Path, record: &T) -> io::Result<()> {
     let text = serde_json::to_vec_pretty(record).map_err(io::Error::other)?;
     let fresh = path.with_extension(format!("tmp-{}", std::process::id()));
-    let mut file =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&fresh)?;
     file.write_all(&text)?;
     rustix::fs::fsync(file.as_fd())?;
     fs::rename(&fresh, path)
@@ -425,7 +479,10 @@ mod tests {
             tmpfs: Vec::new(),
             workdir: GuestPath::new("/").unwrap(),
             env: Vec::new(),
-            network: Network { preset: NetworkPreset::None, localhost_ports: Vec::new() },
+            network: Network {
+                preset: NetworkPreset::None,
+                localhost_ports: Vec::new(),
+            },
         }
     }
 
@@ -488,7 +545,10 @@ mod tests {
         store.remove(&sandbox, &leave).unwrap();
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
         drop(leave);
-        assert_eq!(sandbox.change(Duration::ZERO).map(drop).unwrap_err().code, Code::Busy);
+        assert_eq!(
+            sandbox.change(Duration::ZERO).map(drop).unwrap_err().code,
+            Code::Busy
+        );
     }
 
     #[test]
@@ -497,6 +557,9 @@ mod tests {
         // No process has the highest id the kernel can be set to give.
         fs::create_dir(root.path().join(".gone-one-4194304")).unwrap();
         fs::create_dir(root.path().join(format!(".new-two-{}", std::process::id()))).unwrap();
-        assert_eq!(store.leftovers().unwrap(), [root.path().join(".gone-one-4194304")]);
+        assert_eq!(
+            store.leftovers().unwrap(),
+            [root.path().join(".gone-one-4194304")]
+        );
     }
 }

@@ -102,9 +102,9 @@ fn supervise(
     };
     let store = Store::new(config.sandboxes.clone());
     let name = config.plan.name.clone();
-    let sandbox = store.find(&name).ok_or_else(|| {
-        Error::new(Code::SandboxNotFound, format!("no sandbox `{name}`"))
-    })?;
+    let sandbox = store
+        .find(&name)
+        .ok_or_else(|| Error::new(Code::SandboxNotFound, format!("no sandbox `{name}`")))?;
     let proof = sandbox.supervise()?;
     log::open(&sandbox.join("log.jsonl")).map_err(io)?;
     let spawner_config = SpawnerConfig {
@@ -116,15 +116,25 @@ fn supervise(
         .create(true)
         .open(sandbox.join("supervisor.err"))
         .map_err(io)?;
-    let (spawner, reports) =
-        Spawner::start(&spawner_config, program, vmm, spawner_log.into())?;
+    let (spawner, reports) = Spawner::start(&spawner_config, program, vmm, spawner_log.into())?;
     let mut record = RunRecord::starting();
     sandbox.write_run(&record, &proof)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(io)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(io)?;
     let local = tokio::task::LocalSet::new();
     let lived = local.block_on(
         &runtime,
-        lifecycle::live(&config, &sandbox, &proof, &spawner, reports, &mut record, status),
+        lifecycle::live(
+            &config,
+            &sandbox,
+            &proof,
+            &spawner,
+            reports,
+            &mut record,
+            status,
+        ),
     );
     // Whatever is left of it goes now, however it ended.
     spawner.kill();

@@ -65,14 +65,10 @@ fn missing() -> Option<String> {
 }
 
 fn python() -> Option<PathBuf> {
-    [
-        "/usr/bin/python3",
-        "/usr/local/bin/python3",
-        "/root/.pyenv/shims/python3",
-    ]
-    .map(PathBuf::from)
-    .into_iter()
-    .find(|path| path.exists())
+    ["/usr/bin/python3", "/usr/local/bin/python3"]
+        .map(PathBuf::from)
+        .into_iter()
+        .find(|path| path.exists())
 }
 
 fn bed(test: &str) -> Option<Bed> {

@@ -18,7 +18,11 @@ use sbx_sys::spawn::{Resource, Spawn};
 fn answer(jail: &str, act: &str) -> String {
     let (read, write) = rustix::pipe::pipe().unwrap();
     let child = Spawn::path(std::env::current_exe().unwrap())
-        .args(["inside", "--exact", "--nocapture"])
+        .args([
+            "a_case_runs_inside_the_jail_it_was_given",
+            "--exact",
+            "--nocapture",
+        ])
         .arg(format!("jail:{jail}"))
         .arg(format!("act:{act}"))
         .with_fd(write, 1)
@@ -40,7 +44,7 @@ fn errno(number: i32) -> String {
 }
 
 #[test]
-fn inside() {
+fn a_case_runs_inside_the_jail_it_was_given() {
     let argument =
         |key: &str| std::env::args().find_map(|a| a.strip_prefix(key).map(str::to_owned));
     let (Some(jail), Some(act)) = (argument("jail:"), argument("act:")) else {

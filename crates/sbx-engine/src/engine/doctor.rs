@@ -13,11 +13,7 @@ use crate::facts::{HostFacts, Virtualisation, program};
 const OLD_DAYS: u64 = 60;
 
 impl Engine {
-    pub(super) fn doctor(
-        &self,
-        request: DoctorRequest,
-        ui: &mut dyn Ui,
-    ) -> Result<Reply, Error> {
+    pub(super) fn doctor(&self, request: DoctorRequest, ui: &mut dyn Ui) -> Result<Reply, Error> {
         let facts = HostFacts::gather(&self.caller);
         let mut checks = vec![
             kvm(&facts.virtualisation),
@@ -45,7 +41,12 @@ impl Engine {
             pass("parts", "the parts of sbx", "all there".to_owned())
         } else {
             let found = format!("missing: {}", missing.join(", "));
-            fail("parts", "the parts of sbx", found, "install sbx again: its parts belong side by side")
+            fail(
+                "parts",
+                "the parts of sbx",
+                found,
+                "install sbx again: its parts belong side by side",
+            )
         }
     }
 
@@ -92,14 +93,17 @@ impl Engine {
     fn tools(&self) -> Result<Check, Error> {
         let cache = self.cache()?;
         let failed = |error: sbx_images::Error| image_error(&error);
-        let mut missing =
-            sbx_images::missing_for_kernel(&cache, &self.host()).map_err(failed)?;
+        let mut missing = sbx_images::missing_for_kernel(&cache, &self.host()).map_err(failed)?;
         missing.extend(sbx_images::missing_for_base(&cache, &self.host()).map_err(failed)?);
         missing.sort();
         missing.dedup();
         let title = "programs that build kernel and template";
         if missing.is_empty() {
-            return Ok(pass("tools", title, "all there, or nothing left to build".to_owned()));
+            return Ok(pass(
+                "tools",
+                title,
+                "all there, or nothing left to build".to_owned(),
+            ));
         }
         let names: Vec<_> = missing.iter().map(|one| one.program.clone()).collect();
         let packages: Vec<_> = missing.iter().map(|one| one.package.clone()).collect();
@@ -125,7 +129,12 @@ impl Engine {
         if free >= 4 {
             pass("space", title, format!("{free} GiB free"))
         } else {
-            warn("space", title, format!("{free} GiB free"), "free some: `sbx gc`, `sbx rm`")
+            warn(
+                "space",
+                title,
+                format!("{free} GiB free"),
+                "free some: `sbx gc`, `sbx rm`",
+            )
         }
     }
 
@@ -145,11 +154,20 @@ impl Engine {
         for (done, image) in (0..).zip(&images) {
             ui.progress("check the contents of images", done, total);
             if let Err(error) = image.verify_full() {
-                return Ok(fail("contents", title, error.to_string(), "remove it: `sbx gc`"));
+                return Ok(fail(
+                    "contents",
+                    title,
+                    error.to_string(),
+                    "remove it: `sbx gc`",
+                ));
             }
         }
         ui.progress("check the contents of images", total, total);
-        Ok(pass("contents", title, format!("{total} images are what they were made as")))
+        Ok(pass(
+            "contents",
+            title,
+            format!("{total} images are what they were made as"),
+        ))
     }
 }
 
@@ -157,9 +175,7 @@ fn kvm(found: &Virtualisation) -> Check {
     let title = "hardware virtualisation";
     match found {
         Virtualisation::Usable => pass("kvm", title, "KVM runs guests".to_owned()),
-        Virtualisation::NotPermitted { reason, cure } => {
-            fail("kvm", title, reason.clone(), cure)
-        }
+        Virtualisation::NotPermitted { reason, cure } => fail("kvm", title, reason.clone(), cure),
         Virtualisation::Unusable { reason } => warn(
             "kvm",
             title,
@@ -183,12 +199,17 @@ fn qemu(facts: &HostFacts) -> Check {
 
 fn landlock() -> Check {
     match sbx_sys::jail::abi() {
-        abi @ 1.. => pass("landlock", "Landlock, the first wall", format!("ABI {abi}")),
-        0 => fail(
+        abi if abi >= sbx_sys::jail::MIN_ABI => {
+            pass("landlock", "Landlock, the first wall", format!("ABI {abi}"))
+        }
+        abi => fail(
             "landlock",
             "Landlock, the first wall",
-            "this kernel has none".to_owned(),
-            "boot with lsm=landlock,… or a kernel that has it (5.13 or later)",
+            format!(
+                "this kernel offers ABI {abi}, {} is needed",
+                sbx_sys::jail::MIN_ABI
+            ),
+            "boot a kernel of 5.19 or later with landlock in its lsm= list",
         ),
     }
 }
@@ -197,7 +218,11 @@ fn landlock() -> Check {
 pub(super) fn qemu_version() -> Option<String> {
     let path = program("qemu-system-x86_64")?;
     let (mut reader, writer) = std::io::pipe().ok()?;
-    let child = Spawn::path(path).arg("--version").with_fd(writer, 1).spawn().ok()?;
+    let child = Spawn::path(path)
+        .arg("--version")
+        .with_fd(writer, 1)
+        .spawn()
+        .ok()?;
     let mut text = Vec::new();
     std::io::Read::read_to_end(&mut std::io::Read::take(&mut reader, 4096), &mut text).ok()?;
     child.wait().ok()?;
@@ -210,16 +235,20 @@ fn aged(id: &str, title: &str, found: String, made: Option<SystemTime>, cure: &s
         .and_then(|made| SystemTime::now().duration_since(made).ok())
         .map(|age| age.as_secs() / 86_400);
     match days {
-        Some(days) if days > OLD_DAYS => {
-            warn(id, title, format!("{found}, {days} days old"), cure)
-        }
+        Some(days) if days > OLD_DAYS => warn(id, title, format!("{found}, {days} days old"), cure),
         Some(days) => pass(id, title, format!("{found}, {days} days old")),
         None => pass(id, title, found),
     }
 }
 
 fn pass(id: &str, title: &str, found: String) -> Check {
-    Check { id: id.to_owned(), title: title.to_owned(), outcome: Outcome::Pass, found, cure: None }
+    Check {
+        id: id.to_owned(),
+        title: title.to_owned(),
+        outcome: Outcome::Pass,
+        found,
+        cure: None,
+    }
 }
 
 fn warn(id: &str, title: &str, found: String, cure: &str) -> Check {
@@ -233,6 +262,8 @@ fn warn(id: &str, title: &str, found: String, cure: &str) -> Check {
 }
 
 fn fail(id: &str, title: &str, found: String, cure: &str) -> Check {
-    Check { outcome: Outcome::Fail, ..warn(id, title, found, cure) }
+    Check {
+        outcome: Outcome::Fail,
+        ..warn(id, title, found, cure)
+    }
 }
-

@@ -21,7 +21,11 @@ impl Engine {
         self.stray_sockets(request.dry_run, &mut items)?;
         self.images(request.dry_run, &mut items)?;
         let freed = items.iter().map(|item| item.bytes).sum();
-        Ok(Reply::Gc(GcReply { dry_run: request.dry_run, items, freed }))
+        Ok(Reply::Gc(GcReply {
+            dry_run: request.dry_run,
+            items,
+            freed,
+        }))
     }
 
     /// Records of supervisors that were killed.
@@ -63,9 +67,14 @@ impl Engine {
 
     /// Socket directories without a live sandbox.
     fn stray_sockets(&self, dry_run: bool, items: &mut Vec<GcItem>) -> Result<(), Error> {
-        let Ok(entries) = std::fs::read_dir(&self.directories.runtime) else { return Ok(()) };
+        let Ok(entries) = std::fs::read_dir(&self.directories.runtime) else {
+            return Ok(());
+        };
         for entry in entries.flatten() {
-            let name = entry.file_name().to_str().and_then(|text| text.parse().ok());
+            let name = entry
+                .file_name()
+                .to_str()
+                .and_then(|text| text.parse().ok());
             let Some(name) = name else { continue };
             let live = self
                 .store()
@@ -87,9 +96,7 @@ impl Engine {
         let cache = self.cache()?;
         let mut used = CacheUse::default();
         let failed = |error: sbx_images::Error| image_error(&error);
-        if let Some(kernel) =
-            sbx_images::present_kernel(&cache, &self.host()).map_err(failed)?
-        {
+        if let Some(kernel) = sbx_images::present_kernel(&cache, &self.host()).map_err(failed)? {
             used.add(kernel.image.key);
         }
         if let Some(base) = sbx_images::present_base(&cache).map_err(failed)? {
@@ -121,12 +128,17 @@ impl Engine {
 
 fn bytes_on_disk(path: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
-    let Ok(found) = path.symlink_metadata() else { return 0 };
+    let Ok(found) = path.symlink_metadata() else {
+        return 0;
+    };
     let mut bytes = found.blocks().saturating_mul(512);
     if found.is_dir()
         && let Ok(entries) = std::fs::read_dir(path)
     {
-        bytes += entries.flatten().map(|entry| bytes_on_disk(&entry.path())).sum::<u64>();
+        bytes += entries
+            .flatten()
+            .map(|entry| bytes_on_disk(&entry.path()))
+            .sum::<u64>();
     }
     bytes
 }

@@ -7,9 +7,7 @@ use sbx_spec::{ByteSize, SandboxName, SandboxSpec};
 use serde_json::Value;
 
 use super::Engine;
-use crate::command::{
-    Enforced, Error, HeldName, InspectReply, Reply, VersionReply, Wall,
-};
+use crate::command::{Enforced, Error, HeldName, InspectReply, Reply, VersionReply, Wall};
 use crate::plan::Accelerator;
 use crate::store::{SandboxDir, State};
 
@@ -80,10 +78,15 @@ impl Engine {
         let mut held = Vec::new();
         for (number, share) in spec.shares.iter().enumerate() {
             let path = sandbox.join("shadow").join(format!("s{number}"));
-            let Ok(shadow) = sbx_sys::file::open_dir(&path) else { continue };
+            let Ok(shadow) = sbx_sys::file::open_dir(&path) else {
+                continue;
+            };
             let entries = sbx_share::held::list(shadow.as_fd()).unwrap_or_default();
             for entry in entries.into_iter().take(MAX_HELD) {
-                held.push(HeldName { share: share.host.clone(), path: entry.path });
+                held.push(HeldName {
+                    share: share.host.clone(),
+                    path: entry.path,
+                });
             }
         }
         held
@@ -105,10 +108,26 @@ fn enforced(spec: &SandboxSpec) -> Vec<Enforced> {
         by: by.to_owned(),
     };
     vec![
-        limit("cpus", spec.limits.cpus.to_string(), "virtual processors of the machine"),
-        limit("memory", spec.limits.memory.to_string(), "size of the virtual machine"),
-        limit("disk", spec.limits.disk.to_string(), "size of the sandbox's disk"),
-        limit("pids", spec.limits.pids.to_string(), "guest kernel (cgroup of all sessions)"),
+        limit(
+            "cpus",
+            spec.limits.cpus.to_string(),
+            "virtual processors of the machine",
+        ),
+        limit(
+            "memory",
+            spec.limits.memory.to_string(),
+            "size of the virtual machine",
+        ),
+        limit(
+            "disk",
+            spec.limits.disk.to_string(),
+            "size of the sandbox's disk",
+        ),
+        limit(
+            "pids",
+            spec.limits.pids.to_string(),
+            "guest kernel (cgroup of all sessions)",
+        ),
     ]
 }
 

@@ -15,8 +15,12 @@ const GRACE_S: u32 = 10;
 
 impl Engine {
     pub(super) fn ls(&self, request: LsRequest) -> Result<Reply, Error> {
-        let mut sandboxes: Vec<_> =
-            self.store().list()?.iter().map(|sandbox| self.brief(sandbox)).collect();
+        let mut sandboxes: Vec<_> = self
+            .store()
+            .list()?
+            .iter()
+            .map(|sandbox| self.brief(sandbox))
+            .collect();
         if !request.all {
             sandboxes.retain(|sandbox| sandbox.status != Status::Broken);
         }
@@ -31,7 +35,10 @@ impl Engine {
         let mut acted = acted("started");
         for name in &request.names {
             let started = match self.find(name) {
-                Ok(sandbox) => self.bring_up(&sandbox, Stay::UntilStopped, ui).await.map(drop),
+                Ok(sandbox) => self
+                    .bring_up(&sandbox, Stay::UntilStopped, ui)
+                    .await
+                    .map(drop),
                 Err(error) => Err(error),
             };
             note(&mut acted, name, started);
@@ -58,7 +65,11 @@ impl Engine {
         ui: &mut dyn Ui,
     ) -> Result<Reply, Error> {
         let names = if request.all {
-            self.store().list()?.iter().map(|sandbox| sandbox.name().clone()).collect()
+            self.store()
+                .list()?
+                .iter()
+                .map(|sandbox| sandbox.name().clone())
+                .collect()
         } else {
             request.names.clone()
         };
@@ -113,7 +124,11 @@ impl Engine {
                     notes.push(format!("{held} held changes are lost"));
                 }
             }
-            let notes = if notes.is_empty() { String::new() } else { format!(" ({})", notes.join(", ")) };
+            let notes = if notes.is_empty() {
+                String::new()
+            } else {
+                format!(" ({})", notes.join(", "))
+            };
             lines.push(format!("{}{notes}", sandbox.name()));
         }
         format!("remove {}? workspace files stay", lines.join(", "))
@@ -121,12 +136,19 @@ impl Engine {
 }
 
 fn acted(act: &'static str) -> ActedReply {
-    ActedReply { act, done: Vec::new(), failed: Vec::new() }
+    ActedReply {
+        act,
+        done: Vec::new(),
+        failed: Vec::new(),
+    }
 }
 
 fn note(acted: &mut ActedReply, name: &sbx_spec::SandboxName, outcome: Result<(), Error>) {
     match outcome {
         Ok(()) => acted.done.push(name.clone()),
-        Err(error) => acted.failed.push(Failed { name: name.clone(), error }),
+        Err(error) => acted.failed.push(Failed {
+            name: name.clone(),
+            error,
+        }),
     }
 }

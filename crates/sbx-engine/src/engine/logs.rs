@@ -75,7 +75,9 @@ struct Tail {
 
 impl Tail {
     fn read(&mut self, path: &Path) -> Vec<LogLine> {
-        let Ok(mut file) = File::open(path) else { return Vec::new() };
+        let Ok(mut file) = File::open(path) else {
+            return Vec::new();
+        };
         let size = file.metadata().map_or(0, |found| found.len());
         if size < self.at {
             // It was turned over: start with the new one.
@@ -87,7 +89,10 @@ impl Tail {
         let mut lines = Vec::new();
         let mut reader = BufReader::new(file.take(2 * MAX_LOG_FILE));
         let mut line = Vec::new();
-        while reader.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
+        while reader
+            .read_until(b'\n', &mut line)
+            .is_ok_and(|count| count > 0)
+        {
             if line.last() != Some(&b'\n') {
                 break;
             }

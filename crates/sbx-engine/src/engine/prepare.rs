@@ -42,8 +42,8 @@ impl Engine {
         let prepared = sbx_images::prepare(&cache, &self.host(), &kit, &progress)
             .map_err(|error| image_error(&error))?;
         let guest = self.companion("sbx-guest")?;
-        let initrd =
-            sbx_images::initramfs(&cache, &guest, &progress).map_err(|error| image_error(&error))?;
+        let initrd = sbx_images::initramfs(&cache, &guest, &progress)
+            .map_err(|error| image_error(&error))?;
         let scratch = sandbox.join(SCRATCH);
         if !scratch.exists() {
             sbx_images::scratch(&scratch, spec.limits.disk).map_err(|error| image_error(&error))?;
@@ -61,10 +61,7 @@ impl Engine {
     ///
     /// # Errors
     /// If the cache cannot be read.
-    pub(super) fn foreseen(
-        &self,
-        spec: &SandboxSpec,
-    ) -> Result<(Artifacts, Vec<PlanStep>), Error> {
+    pub(super) fn foreseen(&self, spec: &SandboxSpec) -> Result<(Artifacts, Vec<PlanStep>), Error> {
         let kit = self.kit(&spec.kit)?;
         let cache = self.cache()?;
         let failed = |error: sbx_images::Error| image_error(&error);
@@ -92,17 +89,28 @@ impl Engine {
             initrd: later("initramfs"),
             base: base.unwrap_or_else(|| later("base")),
             kit: kit.version().map(|_| image.unwrap_or_else(|| later("kit"))),
-            scratch: self.directories.sandboxes().join(spec.name.as_str()).join(SCRATCH),
+            scratch: self
+                .directories
+                .sandboxes()
+                .join(spec.name.as_str())
+                .join(SCRATCH),
         };
         Ok((files, steps))
     }
 
     /// Versions of kernel and template that are in place.
     pub(super) fn in_place(&self) -> (Option<String>, Option<String>) {
-        let Ok(cache) = self.cache() else { return (None, None) };
-        let kernel = sbx_images::present_kernel(&cache, &self.host()).ok().flatten();
+        let Ok(cache) = self.cache() else {
+            return (None, None);
+        };
+        let kernel = sbx_images::present_kernel(&cache, &self.host())
+            .ok()
+            .flatten();
         let base = sbx_images::present_base(&cache).ok().flatten();
-        (kernel.map(|kernel| kernel.release), base.map(|base| base.image.sha256))
+        (
+            kernel.map(|kernel| kernel.release),
+            base.map(|base| base.image.sha256),
+        )
     }
 
     pub(super) fn cache(&self) -> Result<Cache, Error> {
@@ -110,8 +118,16 @@ impl Engine {
     }
 
     pub(super) fn host(&self) -> Host {
-        let exe_dir = self.caller.program.parent().map_or_else(PathBuf::new, Path::to_owned);
-        Host::new(exe_dir, Some(self.caller.home.clone()), self.caller.archives.iter().cloned())
+        let exe_dir = self
+            .caller
+            .program
+            .parent()
+            .map_or_else(PathBuf::new, Path::to_owned);
+        Host::new(
+            exe_dir,
+            Some(self.caller.home.clone()),
+            self.caller.archives.iter().cloned(),
+        )
     }
 }
 
@@ -147,7 +163,11 @@ struct Progress<'a> {
 impl<'a> Progress<'a> {
     fn new(ui: &'a mut dyn Ui) -> Self {
         let cancel = ui.cancel();
-        Self { ui: Mutex::new(ui), cancel, told: AtomicBool::new(false) }
+        Self {
+            ui: Mutex::new(ui),
+            cancel,
+            told: AtomicBool::new(false),
+        }
     }
 }
 

@@ -15,8 +15,8 @@ use super::start::Stay;
 use super::target::{Meaning, Target};
 use crate::client::Client;
 use crate::command::{
-    Afterwards, Code, CreateRequest, EndBlock, Ended, Entered, Error, ExecRequest, Fact,
-    PlanReply, PlanStep, Reply, RunRequest, SandboxReply, SessionOptions, SessionReply, ShareBrief,
+    Afterwards, Code, CreateRequest, EndBlock, Ended, Entered, Error, ExecRequest, Fact, PlanReply,
+    PlanStep, Reply, RunRequest, SandboxReply, SessionOptions, SessionReply, ShareBrief,
     StartBlock, StdinChoice, TtyChoice, TtySize, Ui, User,
 };
 use crate::facts::HostFacts;
@@ -26,17 +26,17 @@ use crate::session::{self, Opening};
 use crate::store::SandboxDir;
 
 impl Engine {
-    pub(super) async fn run(
-        &self,
-        request: RunRequest,
-        ui: &mut dyn Ui,
-    ) -> Result<Reply, Error> {
+    pub(super) async fn run(&self, request: RunRequest, ui: &mut dyn Ui) -> Result<Reply, Error> {
         let meaning = self.meaning(&request.subject, &request.sandbox, ui)?;
         if request.dry_run {
             return self.plan_of(meaning, ui);
         }
         let (sandbox, spec, created) = self.made(meaning.target)?;
-        let stay = if request.detach { Stay::UntilStopped } else { Stay::WhileUsed };
+        let stay = if request.detach {
+            Stay::UntilStopped
+        } else {
+            Stay::WhileUsed
+        };
         let up = self.bring_up(&sandbox, stay, ui).await;
         let (entered, plan) = match up {
             Ok(up) => up,
@@ -49,11 +49,17 @@ impl Engine {
             }
         };
         if request.detach {
-            return Ok(Reply::Sandbox(SandboxReply { sandbox: self.brief(&sandbox), created }));
+            return Ok(Reply::Sandbox(SandboxReply {
+                sandbox: self.brief(&sandbox),
+                created,
+            }));
         }
         let entered = if created { Entered::Created } else { entered };
         let kit = self.kit(&spec.kit)?;
-        let home = HomeContext { workdir: &spec.workdir, env: &meaning.credentials };
+        let home = HomeContext {
+            workdir: &spec.workdir,
+            env: &meaning.credentials,
+        };
         let files = kit.home_files(&home).map_err(|error| image_error(&error))?;
         let mut argv: Vec<OsString> = kit.start.iter().map(Into::into).collect();
         if request.unattended {
@@ -81,9 +87,14 @@ impl Engine {
         };
         let block = self.start_block(&sandbox, &spec, entered, plan.as_ref(), &program);
         ui.opening(&block);
-        let ended = self.session(&sandbox, &spec, program, request.session, ui).await;
+        let ended = self
+            .session(&sandbox, &spec, program, request.session, ui)
+            .await;
         self.close(&sandbox, request.remove_after, ui).await?;
-        Ok(Reply::Session(SessionReply { name: spec.name, ended: ended? }))
+        Ok(Reply::Session(SessionReply {
+            name: spec.name,
+            ended: ended?,
+        }))
     }
 
     pub(super) async fn create(
@@ -103,14 +114,13 @@ impl Engine {
             }
             return Err(error);
         }
-        Ok(Reply::Sandbox(SandboxReply { sandbox: self.brief(&sandbox), created }))
+        Ok(Reply::Sandbox(SandboxReply {
+            sandbox: self.brief(&sandbox),
+            created,
+        }))
     }
 
-    pub(super) async fn exec(
-        &self,
-        request: ExecRequest,
-        ui: &mut dyn Ui,
-    ) -> Result<Reply, Error> {
+    pub(super) async fn exec(&self, request: ExecRequest, ui: &mut dyn Ui) -> Result<Reply, Error> {
         let sandbox = self.find(&request.name)?;
         let spec = sandbox.record()?.spec;
         self.bring_up(&sandbox, Stay::WhileUsed, ui).await?;
@@ -131,8 +141,13 @@ impl Engine {
             self.detach(&sandbox, &exec).await?;
             return Ok(Reply::Done {});
         }
-        let ended = self.session(&sandbox, &spec, program, request.session, ui).await?;
-        Ok(Reply::Session(SessionReply { name: request.name, ended }))
+        let ended = self
+            .session(&sandbox, &spec, program, request.session, ui)
+            .await?;
+        Ok(Reply::Session(SessionReply {
+            name: request.name,
+            ended,
+        }))
     }
 
     /// The plan of what `create` or `run` would do.
@@ -196,10 +211,30 @@ impl Engine {
         };
         let size = terminal.size.unwrap_or(TtySize { rows: 24, cols: 80 });
         let exec = self.exec_message(spec, program, wanted.then_some(size))?;
-        let mut client = Client::connect(&self.runtime(sandbox.name()))?;
-        session::request(&mut client).await?;
+        let client = self.enter(sandbox, ui).await?;
         let stdin = options.stdin == StdinChoice::Passed;
         session::attach(client, Opening { exec, stdin }, terminal).await
+    }
+
+    /// A connection that may open a session. A sandbox can go down between
+    /// the look at its state and the knock at its door; it is then started
+    /// again.
+    async fn enter(&self, sandbox: &SandboxDir, ui: &mut dyn Ui) -> Result<Client, Error> {
+        let mut tries = 0;
+        loop {
+            let entered = async {
+                let mut client = Client::connect(&self.runtime(sandbox.name()))?;
+                session::request(&mut client).await?;
+                Ok::<_, Error>(client)
+            };
+            match entered.await {
+                Err(error) if error.code == Code::Link && tries < 2 => {
+                    tries += 1;
+                    self.bring_up(sandbox, Stay::WhileUsed, ui).await?;
+                }
+                entered => return entered,
+            }
+        }
     }
 
     fn exec_message(
@@ -219,14 +254,27 @@ impl Engine {
         }
         .resolve();
         let term = env.iter().find(|variable| variable.name == "TERM");
-        let term = term.map_or("xterm-256color", |variable| variable.value.as_str()).to_owned();
+        let term = term
+            .map_or("xterm-256color", |variable| variable.value.as_str())
+            .to_owned();
         let text = |text: &str| -> Bytes { text.as_bytes().to_vec().into() };
         Ok(Exec {
-            argv: program.argv.iter().map(|arg| arg.as_bytes().to_vec().into()).collect(),
-            env: env.iter().map(|variable| (text(&variable.name), text(&variable.value))).collect(),
+            argv: program
+                .argv
+                .iter()
+                .map(|arg| arg.as_bytes().to_vec().into())
+                .collect(),
+            env: env
+                .iter()
+                .map(|variable| (text(&variable.name), text(&variable.value)))
+                .collect(),
             cwd: program.cwd.map(|path| path.as_bytes().to_vec().into()),
             user: guest_user(program.user)?,
-            tty: tty.map(|size| Tty { rows: size.rows, cols: size.cols, term }),
+            tty: tty.map(|size| Tty {
+                rows: size.rows,
+                cols: size.cols,
+                term,
+            }),
             files: program.files,
             clock_ns: clock_ns(),
             login: program.login,
@@ -237,10 +285,15 @@ impl Engine {
         use sbx_proto::message::Message;
         let mut client = Client::connect(&self.runtime(sandbox.name()))?;
         let json = br#""detach""#.to_vec().into();
-        client.send(&sbx_proto::client::Request::Call { json }).await?;
-        let open = exec.to_frame(sbx_proto::client::SESSION).map_err(|source| {
-            Error::new(Code::Usage, "cannot pass so many arguments and variables").because(source)
-        })?;
+        client
+            .send(&sbx_proto::client::Request::Call { json })
+            .await?;
+        let open = exec
+            .to_frame(sbx_proto::client::SESSION)
+            .map_err(|source| {
+                Error::new(Code::Usage, "cannot pass so many arguments and variables")
+                    .because(source)
+            })?;
         client.send_frame(&open).await?;
         client.answer().await.map(drop)
     }
@@ -289,7 +342,12 @@ impl Engine {
             plain_credentials: program
                 .credentials
                 .iter()
-                .chain(program.env.iter().filter(|v| sbx_spec::is_credential(&v.name)))
+                .chain(
+                    program
+                        .env
+                        .iter()
+                        .filter(|v| sbx_spec::is_credential(&v.name)),
+                )
                 .map(|variable| variable.name.clone())
                 .collect(),
             held: self.held(sandbox, spec),
@@ -315,7 +373,8 @@ impl Engine {
                 Afterwards::StaysUp
             }
             (true, _) => {
-                self.bring_down(sandbox, std::time::Duration::from_secs(2)).await?;
+                self.bring_down(sandbox, std::time::Duration::from_secs(2))
+                    .await?;
                 let leave = sandbox.change(super::PATIENCE)?;
                 self.store().remove(sandbox, &leave)?;
                 Afterwards::Removed
@@ -324,7 +383,11 @@ impl Engine {
             (false, Some(0)) => Afterwards::StopsIn(self.config.stop_grace_s()),
             (false, Some(_)) => Afterwards::StaysUp,
         };
-        ui.closing(&EndBlock { name: spec.name, held, then });
+        ui.closing(&EndBlock {
+            name: spec.name,
+            held,
+            then,
+        });
         Ok(())
     }
 }
@@ -351,7 +414,12 @@ fn kit_env(kit: &Kit) -> Vec<EnvVar> {
 
 /// The same program without streams: nobody will read what it prints.
 fn detached(argv: Vec<OsString>) -> Vec<OsString> {
-    let wrap = ["/bin/sh", "-c", "exec \"$@\" </dev/null >/dev/null 2>&1", "sh"];
+    let wrap = [
+        "/bin/sh",
+        "-c",
+        "exec \"$@\" </dev/null >/dev/null 2>&1",
+        "sh",
+    ];
     wrap.into_iter().map(Into::into).chain(argv).collect()
 }
 
@@ -359,7 +427,10 @@ fn guest_user(user: Option<User>) -> Result<GuestUser, Error> {
     Ok(match user {
         None | Some(User::Agent) => GuestUser::Agent,
         Some(User::Root) => GuestUser::Root,
-        Some(User::Ids(uid, gid)) => GuestUser::Ids { uid, gid: gid.unwrap_or(uid) },
+        Some(User::Ids(uid, gid)) => GuestUser::Ids {
+            uid,
+            gid: gid.unwrap_or(uid),
+        },
         Some(User::Name(name, None)) => GuestUser::Name { name },
         Some(User::Name(name, Some(group))) => {
             return Err(Error::new(
@@ -392,7 +463,12 @@ fn plan_steps(plan: &Plan, exists: bool) -> Vec<PlanStep> {
     }
     if let Some(network) = &plan.network {
         let mut detail = vec![format!("preset {:?}", network.preset).to_lowercase()];
-        detail.extend(network.localhost_ports.iter().map(|port| format!("localhost:{port}")));
+        detail.extend(
+            network
+                .localhost_ports
+                .iter()
+                .map(|port| format!("localhost:{port}")),
+        );
         steps.push(step("start the network engine", detail));
     }
     let numbers = crate::microvm::qemu::Descriptors::number(
@@ -402,13 +478,20 @@ fn plan_steps(plan: &Plan, exists: bool) -> Vec<PlanStep> {
     );
     let tags: Vec<_> = plan.shares.iter().map(|share| share.tag.clone()).collect();
     let mut line = vec![plan.machine.program.display().to_string()];
-    line.extend(crate::microvm::qemu::arguments(&plan.machine, &numbers, &tags));
+    line.extend(crate::microvm::qemu::arguments(
+        &plan.machine,
+        &numbers,
+        &tags,
+    ));
     steps.push(step("boot the machine", line));
     steps
 }
 
 fn fact_list(facts: &HostFacts) -> Vec<Fact> {
-    let fact = |name: &str, value: String| Fact { name: name.to_owned(), value };
+    let fact = |name: &str, value: String| Fact {
+        name: name.to_owned(),
+        value,
+    };
     vec![
         fact("kvm", facts.virtualisation.to_string()),
         fact("processors", facts.cpus.to_string()),

@@ -10,7 +10,7 @@ use sbx_sys::{memfd, unix};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::UnixStream;
 
-use super::{Engine, PATIENCE, wait_unlocked};
+use super::{Engine, PATIENCE};
 use crate::command::{Code, Entered, Error, Ui};
 use crate::facts::HostFacts;
 use crate::plan::{Plan, plan};
@@ -40,15 +40,11 @@ impl Engine {
     ) -> Result<(Entered, Option<Plan>), Error> {
         // One command starts it; the others find it running.
         let _leave = sandbox.change(PATIENCE)?;
-        match sandbox.state()? {
-            State::Live(Some(run)) if run.phase == Phase::Running => {
-                if stay == Stay::UntilStopped {
-                    crate::client::stay(&self.runtime(sandbox.name())).await?;
-                }
-                return Ok((Entered::Joined, None));
+        if settled(sandbox).await? {
+            if stay == Stay::UntilStopped {
+                crate::client::stay(&self.runtime(sandbox.name())).await?;
             }
-            State::Live(_) => wait_unlocked(sandbox).await?,
-            State::Stopped | State::Crashed(_) => {}
+            return Ok((Entered::Joined, None));
         }
         if let Some(crashed) = self.tidy(sandbox)? {
             ui.warn(&format!(
@@ -136,18 +132,46 @@ impl Engine {
                 .and_then(|directory| directory.parent())
                 .map(|prefix| prefix.join("lib/sbx").join(name)),
         ];
-        candidates.into_iter().flatten().find(|path| path.is_file()).ok_or_else(|| {
-            Error::new(Code::HostUnfit, format!("our program `{name}` is missing"))
-                .hint("install sbx again: its parts belong side by side")
-        })
+        candidates
+            .into_iter()
+            .flatten()
+            .find(|path| path.is_file())
+            .ok_or_else(|| {
+                Error::new(Code::HostUnfit, format!("our program `{name}` is missing"))
+                    .hint("install sbx again: its parts belong side by side")
+            })
     }
 }
 
 fn open_program(path: &std::path::Path) -> Result<std::os::fd::OwnedFd, Error> {
     std::fs::File::open(path).map(Into::into).map_err(|source| {
-        Error::new(Code::HostUnfit, format!("cannot open our program `{}`", path.display()))
-            .because(source)
+        Error::new(
+            Code::HostUnfit,
+            format!("cannot open our program `{}`", path.display()),
+        )
+        .because(source)
     })
+}
+
+/// Waits for a sandbox that is on its way up or down to get there. True if
+/// it runs.
+async fn settled(sandbox: &SandboxDir) -> Result<bool, Error> {
+    let deadline = tokio::time::Instant::now() + START_LIMIT;
+    loop {
+        match sandbox.state()? {
+            State::Live(Some(run)) if run.phase == Phase::Running => return Ok(true),
+            State::Stopped | State::Crashed(_) => return Ok(false),
+            State::Live(_) if tokio::time::Instant::now() > deadline => {
+                return Err(Error::new(
+                    Code::Busy,
+                    format!("sandbox `{}` gets neither up nor down", sandbox.name()),
+                )
+                .hint(format!("end it with `sbx rm -f {}`", sandbox.name())));
+            }
+            // Its record is a file, and files tell nobody when they change.
+            State::Live(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
 }
 
 async fn hear(stream: UnixStream, ui: &mut dyn Ui) -> Result<(), Error> {
@@ -167,8 +191,10 @@ async fn hear(stream: UnixStream, ui: &mut dyn Ui) -> Result<(), Error> {
                 Err(_) => {}
             },
             _ => {
-                break Err(Error::new(Code::Boot, "the supervisor ended while starting")
-                    .hint("see why with `sbx logs`"));
+                break Err(
+                    Error::new(Code::Boot, "the supervisor ended while starting")
+                        .hint("see why with `sbx logs`"),
+                );
             }
         }
     };

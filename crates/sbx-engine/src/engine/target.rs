@@ -41,9 +41,9 @@ impl Engine {
         let kits = Self::kit_names();
         let default: KitName = match &self.config.agent {
             Some(kit) => kit.clone(),
-            None => "claude".parse().map_err(|error| {
-                Error::new(Code::Internal, "no default agent").because(error)
-            })?,
+            None => "claude"
+                .parse()
+                .map_err(|error| Error::new(Code::Internal, "no default agent").because(error))?,
         };
         let word = subject.word.as_deref();
         let meant = sbx_spec::subject(word, subject.may_be_sandbox, &default, &kits)
@@ -98,7 +98,9 @@ impl Engine {
 
     /// The agents of this version.
     pub(super) fn kit_names() -> Vec<KitName> {
-        sbx_images::Kit::names().filter_map(|name| name.parse().ok()).collect()
+        sbx_images::Kit::names()
+            .filter_map(|name| name.parse().ok())
+            .collect()
     }
 
     fn existing(
@@ -110,11 +112,13 @@ impl Engine {
         let sandbox = self.find(&name)?;
         let spec = sandbox.record()?.spec;
         if let Some(difference) = differences(&spec, request, kit).first() {
-            return Err(Error::new(Code::SandboxDiffers, format!("sandbox `{name}` exists"))
-                .because(difference.clone())
-                .hint(format!(
-                    "remove it first with `sbx rm {name}`, or make another with `--name`"
-                )));
+            return Err(
+                Error::new(Code::SandboxDiffers, format!("sandbox `{name}` exists"))
+                    .because(difference.clone())
+                    .hint(format!(
+                        "remove it first with `sbx rm {name}`, or make another with `--name`"
+                    )),
+            );
         }
         let credentials = request
             .env
@@ -122,14 +126,13 @@ impl Engine {
             .filter(|variable| sbx_spec::is_credential(&variable.name))
             .cloned()
             .collect();
-        Ok(Meaning { target: Target::Existing(sandbox, spec), credentials })
+        Ok(Meaning {
+            target: Target::Existing(sandbox, spec),
+            credentials,
+        })
     }
 
-    fn default_name(
-        &self,
-        kit: &KitName,
-        request: &SandboxRequest,
-    ) -> Result<DefaultName, Error> {
+    fn default_name(&self, kit: &KitName, request: &SandboxRequest) -> Result<DefaultName, Error> {
         let workspace = match &request.workspace {
             WorkspaceRequest::Current(path) => Some(path.real()),
             WorkspaceRequest::Paths(paths) => paths.first().map(|path| path.host.real()),
@@ -140,7 +143,9 @@ impl Engine {
             let sandbox = store.find(name)?;
             let spec = sandbox.record().ok().map(|record| record.spec);
             Some(Owner {
-                kit: spec.as_ref().map_or_else(|| kit.clone(), |spec| spec.kit.clone()),
+                kit: spec
+                    .as_ref()
+                    .map_or_else(|| kit.clone(), |spec| spec.kit.clone()),
                 workspace: spec
                     .and_then(|spec| spec.shares.into_iter().next())
                     .map(|share| share.host),
@@ -155,9 +160,9 @@ impl Engine {
 
     /// What this host can give.
     pub(super) fn limits(&self) -> HostLimits {
-        let disk = rustix::fs::statvfs(&self.directories.state).ok().map(|found| {
-            sbx_spec::ByteSize::bytes(found.f_blocks.saturating_mul(found.f_frsize))
-        });
+        let disk = rustix::fs::statvfs(&self.directories.state)
+            .ok()
+            .map(|found| sbx_spec::ByteSize::bytes(found.f_blocks.saturating_mul(found.f_frsize)));
         HostLimits {
             cores: crate::facts::processors(),
             memory: crate::facts::memory(),
@@ -171,8 +176,14 @@ fn unknown_agent(error: &UnknownAgent) -> Error {
     let hint = match &error.nearest {
         Some(near) => format!("did you mean `{near}`?"),
         None => {
-            let kits: Vec<_> = Engine::kit_names().iter().map(ToString::to_string).collect();
-            format!("there are: {}; a directory is typed with a slash", kits.join(", "))
+            let kits: Vec<_> = Engine::kit_names()
+                .iter()
+                .map(ToString::to_string)
+                .collect();
+            format!(
+                "there are: {}; a directory is typed with a slash",
+                kits.join(", ")
+            )
         }
     };
     Error::new(Code::UnknownAgent, error.to_string()).hint(hint)

@@ -6,5 +6,8 @@ use crate::plan::NetworkPlan;
 
 /// The engine's configuration.
 pub(crate) fn config(plan: &NetworkPlan) -> NetConfig {
-    NetConfig { preset: plan.preset, localhost_ports: plan.localhost_ports.clone() }
+    NetConfig {
+        preset: plan.preset,
+        localhost_ports: plan.localhost_ports.clone(),
+    }
 }

@@ -55,19 +55,28 @@ pub(crate) fn arguments(machine: &Machine, fds: &Descriptors, tags: &[String]) -
     let memory = machine.memory.as_mib();
     let (accel, cpu) = match machine.accelerator {
         Accelerator::Kvm => ("kvm".to_owned(), "host"),
-        Accelerator::Tcg => (format!("tcg,thread=multi,tb-size={}", tb_size(memory)), "max"),
+        Accelerator::Tcg => (
+            format!("tcg,thread=multi,tb-size={}", tb_size(memory)),
+            "max",
+        ),
     };
     line.add(
         "-machine",
         "microvm,acpi=on,rtc=on,pit=on,pic=on,isa-serial=on,x-option-roms=off,usb=off,pcie=off,\
          graphics=off,dump-guest-core=off,mem-merge=off,memory-backend=mem",
     );
+    // Virtio 1, not its legacy form, which has less to say in its own
+    // defence and which vhost-user back ends need not know.
+    line.add("-global", "virtio-mmio.force-legacy=false");
     line.add("-accel", &accel);
     line.add("-cpu", cpu);
     line.add("-smp", &machine.cpus.to_string());
     line.add("-m", &format!("{memory}M"));
     // Shared, because the file servers read and write the guest's buffers.
-    line.add("-object", &format!("memory-backend-memfd,id=mem,size={memory}M,share=on,seal=on"));
+    line.add(
+        "-object",
+        &format!("memory-backend-memfd,id=mem,size={memory}M,share=on,seal=on"),
+    );
     for flag in ["-nodefaults", "-no-user-config", "-no-reboot"] {
         line.0.push(flag.to_owned());
     }
@@ -100,7 +109,9 @@ pub(crate) fn arguments(machine: &Machine, fds: &Descriptors, tags: &[String]) -
         );
         line.add(
             "-blockdev",
-            &format!("driver=raw,node-name=d{number},file=f{number},read-only={mode},discard=unmap"),
+            &format!(
+                "driver=raw,node-name=d{number},file=f{number},read-only={mode},discard=unmap"
+            ),
         );
         line.add(
             "-device",
@@ -108,7 +119,10 @@ pub(crate) fn arguments(machine: &Machine, fds: &Descriptors, tags: &[String]) -
         );
     }
     if let Some(fd) = fds.network {
-        line.add("-netdev", &format!("stream,id=net,server=off,addr.type=fd,addr.str={fd}"));
+        line.add(
+            "-netdev",
+            &format!("stream,id=net,server=off,addr.type=fd,addr.str={fd}"),
+        );
         line.add(
             "-device",
             &format!("virtio-net-device,netdev=net,mac={},host_mtu={MTU}", mac()),
@@ -116,10 +130,16 @@ pub(crate) fn arguments(machine: &Machine, fds: &Descriptors, tags: &[String]) -
     }
     for (tag, fd) in tags.iter().zip(&fds.shares) {
         line.add("-chardev", &format!("socket,id={tag},fd={fd}"));
-        line.add("-device", &format!("vhost-user-fs-device,chardev={tag},tag={tag},queue-size=1024"));
+        line.add(
+            "-device",
+            &format!("vhost-user-fs-device,chardev={tag},tag={tag},queue-size=1024"),
+        );
     }
     line.add("-device", "virtio-rng-device");
-    line.add("-device", "virtio-balloon-device,free-page-reporting=on,deflate-on-oom=on");
+    line.add(
+        "-device",
+        "virtio-balloon-device,free-page-reporting=on,deflate-on-oom=on",
+    );
     line.0
 }
 

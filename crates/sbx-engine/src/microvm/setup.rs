@@ -15,19 +15,25 @@ use crate::plan::Plan;
 pub(crate) fn clock_ns() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
-        .map_or(0, |passed| u64::try_from(passed.as_nanos()).unwrap_or(u64::MAX))
+        .map_or(0, |passed| {
+            u64::try_from(passed.as_nanos()).unwrap_or(u64::MAX)
+        })
 }
 
 /// The set-up message of a plan. `files` names, for each share, the file of
 /// a share of one file.
 pub(crate) fn message(plan: &Plan, files: &[Option<Vec<u8>>]) -> Setup {
     let guest = &plan.guest;
-    let shares = plan.shares.iter().zip(files).map(|(share, file)| ShareMount {
-        tag: share.tag.clone(),
-        guest_path: share.guest.as_bytes().to_vec().into(),
-        read_only: share.access == Access::ReadOnly,
-        file: file.clone().map(Into::into),
-    });
+    let shares = plan
+        .shares
+        .iter()
+        .zip(files)
+        .map(|(share, file)| ShareMount {
+            tag: share.tag.clone(),
+            guest_path: share.guest.as_bytes().to_vec().into(),
+            read_only: share.access == Access::ReadOnly,
+            file: file.clone().map(Into::into),
+        });
     let kits = guest.kits.iter().map(|kit| KitDisk {
         serial: format!("kit-{kit}"),
         mount_point: format!("/opt/sbx/kits/{kit}"),
@@ -54,7 +60,10 @@ pub(crate) fn message(plan: &Plan, files: &[Option<Vec<u8>>]) -> Setup {
             gid: plan.identity.agent.1,
             groups: Vec::new(),
         },
-        disks: Disks { base: "base".to_owned(), scratch: Some("scratch".to_owned()) },
+        disks: Disks {
+            base: "base".to_owned(),
+            scratch: Some("scratch".to_owned()),
+        },
         kits: kits.collect(),
         shares: shares.collect(),
         volumes: volumes.collect(),

@@ -40,14 +40,19 @@ pub(crate) fn open(share: &SharePlan, identity: Identity) -> Result<Served, Erro
         _ => &share.host,
     };
     let failed = |what: &str| {
-        Error::new(Code::Workspace, format!("cannot {what} `{}`", share.host.display()))
+        Error::new(
+            Code::Workspace,
+            format!("cannot {what} `{}`", share.host.display()),
+        )
     };
     let root = file::open_dir(path).map_err(|source| failed("open").because(source))?;
     let root = match identity.share {
         None => root,
         Some((uid, gid)) => {
-            let owner =
-                share.host.metadata().map_err(|source| failed("read").because(source))?;
+            let owner = share
+                .host
+                .metadata()
+                .map_err(|source| failed("read").because(source))?;
             let map = sbx_sys::idmap::IdMap {
                 disk_uid: owner.uid(),
                 disk_gid: owner.gid(),

@@ -29,7 +29,10 @@ pub(crate) fn config(
         if let Ok(found) = std::fs::metadata(&path) {
             groups.push(std::os::unix::fs::MetadataExt::gid(&found));
         }
-        files.push(FileRule { path, access: Access::Device });
+        files.push(FileRule {
+            path,
+            access: Access::Device,
+        });
     }
     let disk = plan.machine.disks.iter().filter(|disk| disk.writable);
     let file_size = disk
@@ -45,8 +48,15 @@ pub(crate) fn config(
         files,
         fds: (4..4 + fds).collect(),
         report: Some(report),
-        limits: Limits { descriptors: DESCRIPTORS, file_size, processes: None },
-        ids: plan.identity.service.map(|(uid, gid)| Ids { uid, gid, groups }),
+        limits: Limits {
+            descriptors: DESCRIPTORS,
+            file_size,
+            processes: None,
+        },
+        ids: plan
+            .identity
+            .service
+            .map(|(uid, gid)| Ids { uid, gid, groups }),
         namespaces: Namespaces::Try,
     };
     serde_json::to_vec(&config)

@@ -78,7 +78,11 @@ pub(crate) fn launch(
             vec![listener.into(), served.root, shadow, far.into()],
         )?;
         share_sockets.push(OwnedFd::from(connected));
-        helpers.push(Helper { name, process, control: tokio_stream(near)? });
+        helpers.push(Helper {
+            name,
+            process,
+            control: tokio_stream(near)?,
+        });
     }
     let mut network = None;
     if let Some(net) = &plan.network {
@@ -86,10 +90,18 @@ pub(crate) fn launch(
         let (near, far) = unix::stream_pair().map_err(failed)?;
         let config = serde_json::to_vec(&crate::microvm::network::config(net))
             .map_err(|source| Error::new(Code::Internal, "cannot write").because(source))?;
-        let process =
-            spawner.run(Verb::Net, &config, log_pipe("net")?, vec![engine.into(), far.into()])?;
+        let process = spawner.run(
+            Verb::Net,
+            &config,
+            log_pipe("net")?,
+            vec![engine.into(), far.into()],
+        )?;
         network = Some(OwnedFd::from(link));
-        helpers.push(Helper { name: "net".to_owned(), process, control: tokio_stream(near)? });
+        helpers.push(Helper {
+            name: "net".to_owned(),
+            process,
+            control: tokio_stream(near)?,
+        });
     }
     let (link, control) = unix::stream_pair().map_err(failed)?;
     let (qmp, monitor) = unix::stream_pair().map_err(failed)?;
@@ -115,8 +127,17 @@ pub(crate) fn launch(
     let arguments = qemu::arguments(&plan.machine, &numbers, &tags);
     let config = vmm::config(plan, arguments, count, 4 + count)?;
     let vmm = spawner.run(Verb::Vmm, &config, log_pipe("vmm")?, fds)?;
-    let vmm = Helper { name: "vmm".to_owned(), process: vmm, control: tokio_stream(near)? };
-    Ok(Launched { link: tokio_stream(link)?, qmp: tokio_stream(qmp)?, vmm, helpers })
+    let vmm = Helper {
+        name: "vmm".to_owned(),
+        process: vmm,
+        control: tokio_stream(near)?,
+    };
+    Ok(Launched {
+        link: tokio_stream(link)?,
+        qmp: tokio_stream(qmp)?,
+        vmm,
+        helpers,
+    })
 }
 
 fn open_image(path: &Path, writable: bool) -> Result<OwnedFd, Error> {
@@ -133,7 +154,11 @@ fn shadow(home: &Path, tag: &str, owner: Option<(u32, u32)>) -> Result<OwnedFd, 
     let failed = |source: std::io::Error| {
         Error::new(Code::State, format!("cannot make `{}`", path.display())).because(source)
     };
-    DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(failed)?;
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&path)
+        .map_err(failed)?;
     if let Some((uid, gid)) = owner {
         std::os::unix::fs::lchown(&path, Some(uid), Some(gid)).map_err(failed)?;
     }
@@ -147,8 +172,7 @@ fn log_pipe(name: &str) -> Result<OwnedFd, Error> {
         Error::new(Code::Io, "cannot make a pipe for a log").because(source)
     };
     let (reader, writer) = std::io::pipe().map_err(failed)?;
-    let reader =
-        tokio::net::unix::pipe::Receiver::from_owned_fd(reader.into()).map_err(failed)?;
+    let reader = tokio::net::unix::pipe::Receiver::from_owned_fd(reader.into()).map_err(failed)?;
     tokio::task::spawn_local(log::copy(name.to_owned(), reader));
     Ok(writer.into())
 }

@@ -56,10 +56,14 @@ pub(super) async fn live(
     let ends = watch_ends(reports)?;
     let plan = &config.plan;
     status.tell(&StartStatus::At("starting the machine".to_owned()));
-    std::fs::create_dir_all(&config.runtime)
-        .map_err(|source| Error::new(Code::Io, "cannot make the runtime directory").because(source))?;
+    std::fs::create_dir_all(&config.runtime).map_err(|source| {
+        Error::new(Code::Io, "cannot make the runtime directory").because(source)
+    })?;
     let mut parts = launch::launch(plan, spawner, &sandbox.join(""), &config.runtime)?;
-    let mut ends = Ends { reports: ends, names: names(&parts) };
+    let mut ends = Ends {
+        reports: ends,
+        names: names(&parts),
+    };
 
     let mut walls = Vec::new();
     for helper in parts.helpers.iter_mut().chain([&mut parts.vmm]) {
@@ -71,11 +75,19 @@ pub(super) async fn live(
             Ok(Ok(line)) => walls.extend(super::walls::read(&helper.name, &line)?),
             Ok(Err(_)) => return Err(part_ended(&ends.next().await)),
             Err(_) => {
-                return Err(Error::new(Code::Timeout, format!("{} did not start", helper.name)));
+                return Err(Error::new(
+                    Code::Timeout,
+                    format!("{} did not start", helper.name),
+                ));
             }
         }
     }
-    let Launched { link, qmp, vmm, helpers } = parts;
+    let Launched {
+        link,
+        qmp,
+        vmm,
+        helpers,
+    } = parts;
     let (reader, mut writer) = link.into_split();
     let mut reader = FrameReader::new(reader, Side::Guest);
     status.tell(&StartStatus::At("booting the guest".to_owned()));
@@ -88,12 +100,15 @@ pub(super) async fn live(
         }
         end = ends.next() => Err(part_ended(&end)),
     };
-    let ready = booted.map_err(|error| hint_logs(error, config))?;
+    let (hello, ready) = booted.map_err(|error| hint_logs(error, config))?;
     walls.extend(ready.walls.iter().map(|wall| super::walls::of_guest(wall)));
     for warning in &ready.warnings {
         log::line("guest", warning);
     }
-    log::log(&format!("the guest is up, {} ms after its kernel", ready.boot_ms));
+    log::log(&format!(
+        "the guest is up, {} ms after its kernel",
+        ready.boot_ms
+    ));
     record.phase = Phase::Running;
     record.accelerator = Some(plan.machine.accelerator);
     sandbox.write_run(record, proof)?;
@@ -101,6 +116,7 @@ pub(super) async fn live(
     let known = serde_json::json!({
         "pid": std::process::id(),
         "accel": plan.machine.accelerator,
+        "kernel": hello.kernel.chars().take(100).collect::<String>(),
         "walls": walls,
         "warnings": ready.warnings,
         "boot_ms": ready.boot_ms,
@@ -108,10 +124,11 @@ pub(super) async fn live(
             .map(|(pid, name)| (name.clone(), serde_json::json!(pid)))
             .collect::<serde_json::Map<_, _>>(),
     });
+    let listener = listen(config)?;
+    walls.extend(super::walls::raise(&sandbox.join(""), &config.runtime)?);
     let machine = machine::Machine::connect(qmp);
     let (shared, queue) = Shared::new(machine, Box::new(move || known.clone()));
     shared.stay.set(config.stay);
-    let listener = listen(config)?;
     spawn_local(serve::write_link(queue, writer));
     let link = spawn_local(serve::read_link(Rc::clone(&shared), reader));
     spawn_local(serve::accept(Rc::clone(&shared), listener));
@@ -165,9 +182,10 @@ async fn until_end(
     mut link: tokio::task::JoinHandle<LinkEnd>,
 ) -> End {
     let mut asked = shared.stop.subscribe();
-    let (Ok(mut terminate), Ok(mut hangup)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::hangup()))
-    else {
+    let (Ok(mut terminate), Ok(mut hangup)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::hangup()),
+    ) else {
         return End::Lost(Error::new(Code::Io, "cannot watch for signals"));
     };
     let idle_limit = Duration::from_secs(config.idle_s.into());
@@ -210,12 +228,7 @@ async fn until_end(
 }
 
 /// Asks the guest to end, and ends its machine when it does not.
-async fn stop(
-    shared: &Shared,
-    ends: &mut Ends,
-    vmm: u32,
-    grace: Duration,
-) -> Result<(), Error> {
+async fn stop(shared: &Shared, ends: &mut Ends, vmm: u32, grace: Duration) -> Result<(), Error> {
     let grace_ms = u32::try_from(grace.as_millis()).unwrap_or(u32::MAX);
     shared.tell_guest(&Shutdown { grace_ms });
     let gone = async {
@@ -236,24 +249,32 @@ async fn boot(
     config: &SuperviseConfig,
     reader: &mut FrameReader<OwnedReadHalf>,
     writer: &mut OwnedWriteHalf,
-) -> Result<Ready, Error> {
+) -> Result<(Hello, Ready), Error> {
     let broken = |source: &dyn std::fmt::Display| {
         Error::new(Code::Link, format!("cannot speak with the guest: {source}"))
     };
     let hello = next(reader).await?;
     let hello = Hello::from_frame(&hello).map_err(|error| broken(&error))?;
     if hello.generation != sbx_proto::GENERATION {
-        return Err(broken(&format!("it speaks generation {}", hello.generation)));
+        return Err(broken(&format!(
+            "it speaks generation {}",
+            hello.generation
+        )));
     }
     let files: Vec<_> = config.plan.shares.iter().map(shares::single_file).collect();
     let message = setup::message(&config.plan, &files)
         .to_frame(LINK)
         .map_err(|error| broken(&error))?;
-    write(writer, &message).await.map_err(|error| broken(&error))?;
+    write(writer, &message)
+        .await
+        .map_err(|error| broken(&error))?;
     loop {
         let answer: Frame = next(reader).await?;
         match answer.kind {
-            Kind::Ready => return Ready::from_frame(&answer).map_err(|error| broken(&error)),
+            Kind::Ready => {
+                let ready = Ready::from_frame(&answer).map_err(|error| broken(&error))?;
+                return Ok((hello, ready));
+            }
             Kind::SetupFailed => {
                 let failed = SetupFailed::from_frame(&answer).map_err(|error| broken(&error))?;
                 let what: String = failed.what.chars().take(1000).collect();
@@ -271,7 +292,10 @@ async fn boot(
 async fn next(reader: &mut FrameReader<OwnedReadHalf>) -> Result<Frame, Error> {
     match reader.next().await {
         Ok(Some(frame)) => Ok(frame),
-        Ok(None) => Err(Error::new(Code::Link, "the guest closed the link while starting")),
+        Ok(None) => Err(Error::new(
+            Code::Link,
+            "the guest closed the link while starting",
+        )),
         Err(source) => Err(Error::new(Code::Link, "cannot read from the guest").because(source)),
     }
 }
@@ -280,8 +304,9 @@ fn listen(config: &SuperviseConfig) -> Result<tokio::net::UnixListener, Error> {
     let failed = |source: std::io::Error| {
         Error::new(Code::Io, "cannot open the supervisor's socket").because(source)
     };
-    let dir = sbx_sys::file::open_dir(&config.runtime)
-        .map_err(|source| Error::new(Code::Io, "cannot open the runtime directory").because(source))?;
+    let dir = sbx_sys::file::open_dir(&config.runtime).map_err(|source| {
+        Error::new(Code::Io, "cannot open the runtime directory").because(source)
+    })?;
     let _ = std::fs::remove_file(config.runtime.join(SOCKET));
     let listener = sbx_sys::unix::listen_at(&dir, SOCKET).map_err(|source| {
         Error::new(Code::Io, "cannot open the supervisor's socket").because(source)
@@ -308,32 +333,45 @@ impl Ends {
         match self.reports.recv().await {
             Some(report) => {
                 let name = self.names.get(&report.pid).cloned();
-                PartEnd { name: name.unwrap_or_else(|| "a process".to_owned()), report }
+                PartEnd {
+                    name: name.unwrap_or_else(|| "a process".to_owned()),
+                    report,
+                }
             }
             None => PartEnd {
                 name: "spawner".to_owned(),
-                report: Report { pid: 0, code: None, signal: Some(Signal::KILL.as_raw()) },
+                report: Report {
+                    pid: 0,
+                    code: None,
+                    signal: Some(Signal::KILL.as_raw()),
+                },
             },
         }
     }
 }
 
 fn names(parts: &Launched) -> BTreeMap<u32, String> {
-    let helpers = parts.helpers.iter().map(|helper| (helper.process.pid, helper.name.clone()));
-    helpers.chain([(parts.vmm.process.pid, "vmm".to_owned())]).collect()
+    let helpers = parts
+        .helpers
+        .iter()
+        .map(|helper| (helper.process.pid, helper.name.clone()));
+    helpers
+        .chain([(parts.vmm.process.pid, "vmm".to_owned())])
+        .collect()
 }
 
 fn watch_ends(reports: StdStream) -> Result<mpsc::Receiver<Report>, Error> {
-    let failed = |source: std::io::Error| {
-        Error::new(Code::Io, "cannot watch the spawner").because(source)
-    };
+    let failed =
+        |source: std::io::Error| Error::new(Code::Io, "cannot watch the spawner").because(source);
     reports.set_nonblocking(true).map_err(failed)?;
     let stream = UnixStream::from_std(reports).map_err(failed)?;
     let (to, from) = mpsc::channel(16);
     spawn_local(async move {
         let mut lines = BufReader::new(stream).lines();
         while let Ok(Some(line)) = lines.next_line().await {
-            let Ok(report) = serde_json::from_str(&line) else { continue };
+            let Ok(report) = serde_json::from_str(&line) else {
+                continue;
+            };
             if to.send(report).await.is_err() {
                 return;
             }
@@ -348,13 +386,19 @@ fn part_ended(end: &PartEnd) -> Error {
         (None, Some(signal)) => format!("by signal {signal}"),
         (None, None) => "for an unknown reason".to_owned(),
     };
-    Error::new(Code::Boot, format!("the sandbox's {} process ended {how}", end.name))
+    Error::new(
+        Code::Boot,
+        format!("the sandbox's {} process ended {how}", end.name),
+    )
 }
 
 fn hint_logs(error: Error, config: &SuperviseConfig) -> Error {
     match error.hint {
         Some(_) => error,
-        None => error.hint(format!("see what it printed with `sbx logs {}`", config.plan.name)),
+        None => error.hint(format!(
+            "see what it printed with `sbx logs {}`",
+            config.plan.name
+        )),
     }
 }
 

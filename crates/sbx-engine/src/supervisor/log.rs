@@ -40,8 +40,13 @@ struct Log {
 pub(crate) fn open(path: &Path) -> io::Result<()> {
     let file = append(path)?;
     let size = file.metadata()?.len();
-    let log = Log { path: path.to_owned(), file, size };
-    LOG.set(Mutex::new(log)).map_err(|_| io::Error::other("the log is open already"))
+    let log = Log {
+        path: path.to_owned(),
+        file,
+        size,
+    };
+    LOG.set(Mutex::new(log))
+        .map_err(|_| io::Error::other("the log is open already"))
 }
 
 /// Writes a line of the supervisor's own.
@@ -52,7 +57,9 @@ pub(crate) fn log(text: &str) {
 /// Writes a line of any source.
 pub(crate) fn line(source: &str, text: &str) {
     let Some(log) = LOG.get() else { return };
-    let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let time = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     let entry = LogLine {
         source: source.to_owned(),
         time_ms: u64::try_from(time.as_millis()).ok(),
@@ -79,7 +86,10 @@ pub(crate) async fn copy(source: String, mut stream: impl AsyncRead + Unpin) {
             cut.push(bytes, |text| line(&source, text));
         }
         if let Some(lost) = budget.settled() {
-            line(&source, &format!("({lost} bytes came too fast and were dropped)"));
+            line(
+                &source,
+                &format!("({lost} bytes came too fast and were dropped)"),
+            );
         }
     }
     cut.finish(|text| line(&source, text));
@@ -121,7 +131,11 @@ struct Budget {
 
 impl Budget {
     fn new() -> Self {
-        Self { left: BURST, since: Instant::now(), lost: 0 }
+        Self {
+            left: BURST,
+            since: Instant::now(),
+            lost: 0,
+        }
     }
 
     fn spend(&mut self, count: usize) -> bool {
@@ -157,7 +171,11 @@ impl Log {
 }
 
 fn append(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path)
 }
 
 #[cfg(test)]

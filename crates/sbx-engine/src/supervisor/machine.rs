@@ -21,7 +21,11 @@ impl Machine {
     /// The machine behind this socket.
     pub(crate) fn connect(stream: UnixStream) -> Self {
         let (reader, writer) = stream.into_split();
-        Self { reader: BufReader::new(reader), writer, greeted: false }
+        Self {
+            reader: BufReader::new(reader),
+            writer,
+            greeted: false,
+        }
     }
 
     /// Stops (`true`) or continues its processors.
@@ -46,7 +50,9 @@ impl Machine {
                 return Ok(());
             }
             if answer.get("error").is_some() {
-                return Err(io::Error::other(format!("the machine monitor refused `{word}`")));
+                return Err(io::Error::other(format!(
+                    "the machine monitor refused `{word}`"
+                )));
             }
         }
     }

@@ -16,8 +16,9 @@ use sbx_proto::frame::{Frame, Kind};
 use sbx_proto::message::MessageError;
 use tokio::sync::mpsc::UnboundedSender;
 
-/// Most sessions of one sandbox at a time.
-pub(crate) const MAX_SESSIONS: usize = 64;
+/// Most sessions of one sandbox at a time: what the guest takes, each with
+/// up to six of its descriptors.
+pub(crate) const MAX_SESSIONS: usize = 40;
 
 /// The sessions of one sandbox.
 #[derive(Debug, Default)]
@@ -111,7 +112,10 @@ impl Router {
     /// A violation: the guest's word is worth nothing from here on.
     pub(crate) fn from_guest(&mut self, mut frame: Frame) -> Result<(), Violation> {
         let stream = frame.stream;
-        let session = self.sessions.get_mut(&stream).ok_or(Violation::Stream(stream))?;
+        let session = self
+            .sessions
+            .get_mut(&stream)
+            .ok_or(Violation::Stream(stream))?;
         let ends = match frame.kind {
             Kind::Started if session.started => return Err(Violation::Order(frame.kind)),
             Kind::Refused if session.started => return Err(Violation::Order(frame.kind)),
@@ -273,7 +277,9 @@ mod tests {
 
     fn started(router: &mut Router) -> (u32, UnboundedReceiver<Frame>) {
         let (stream, mut at_client) = opened(router);
-        router.from_guest(Started { pid: 7 }.to_frame(stream).unwrap()).unwrap();
+        router
+            .from_guest(Started { pid: 7 }.to_frame(stream).unwrap())
+            .unwrap();
         assert_eq!(at_client.try_recv().unwrap().kind, Kind::Started);
         (stream, at_client)
     }
@@ -283,11 +289,23 @@ mod tests {
         let mut router = Router::default();
         let (one, mut at_one) = started(&mut router);
         let (two, mut at_two) = started(&mut router);
-        router.from_guest(Frame::new(two, Kind::Stdout, *b"two")).unwrap();
-        router.from_guest(Frame::new(one, Kind::Stderr, *b"one")).unwrap();
-        assert_eq!(at_two.try_recv().unwrap(), Frame::new(SESSION, Kind::Stdout, *b"two"));
-        assert_eq!(at_one.try_recv().unwrap(), Frame::new(SESSION, Kind::Stderr, *b"one"));
-        let sent = router.from_client(one, Frame::new(SESSION, Kind::Stdin, *b"x")).unwrap();
+        router
+            .from_guest(Frame::new(two, Kind::Stdout, *b"two"))
+            .unwrap();
+        router
+            .from_guest(Frame::new(one, Kind::Stderr, *b"one"))
+            .unwrap();
+        assert_eq!(
+            at_two.try_recv().unwrap(),
+            Frame::new(SESSION, Kind::Stdout, *b"two")
+        );
+        assert_eq!(
+            at_one.try_recv().unwrap(),
+            Frame::new(SESSION, Kind::Stderr, *b"one")
+        );
+        let sent = router
+            .from_client(one, Frame::new(SESSION, Kind::Stdin, *b"x"))
+            .unwrap();
         assert_eq!(sent.unwrap().stream, one);
     }
 
@@ -297,13 +315,21 @@ mod tests {
         let (stream, mut at_client) = started(&mut router);
         let chunk = vec![0; 64 * 1024];
         for _ in 0..WINDOW as usize / chunk.len() {
-            router.from_guest(Frame::new(stream, Kind::Stdout, chunk.clone())).unwrap();
+            router
+                .from_guest(Frame::new(stream, Kind::Stdout, chunk.clone()))
+                .unwrap();
         }
         let more = router.from_guest(Frame::new(stream, Kind::Stdout, *b"x"));
         assert!(matches!(more, Err(Violation::Flow(FlowError::Exceeded))));
-        let grant = Credit { channel: Channel::Stdout, bytes: 1 }.to_frame(SESSION);
+        let grant = Credit {
+            channel: Channel::Stdout,
+            bytes: 1,
+        }
+        .to_frame(SESSION);
         router.from_client(stream, grant).unwrap();
-        router.from_guest(Frame::new(stream, Kind::Stdout, *b"x")).unwrap();
+        router
+            .from_guest(Frame::new(stream, Kind::Stdout, *b"x"))
+            .unwrap();
         while at_client.try_recv().is_ok() {}
     }
 
@@ -311,7 +337,10 @@ mod tests {
     fn a_guest_cannot_speak_for_a_session_that_is_not_open() {
         let mut router = Router::default();
         let (stream, _at_client) = started(&mut router);
-        let exit = Exit { code: Some(3), signal: None };
+        let exit = Exit {
+            code: Some(3),
+            signal: None,
+        };
         router.from_guest(exit.to_frame(stream).unwrap()).unwrap();
         let late = router.from_guest(Frame::new(stream, Kind::Stdout, *b"x"));
         assert!(matches!(late, Err(Violation::Stream(_))));
@@ -326,7 +355,10 @@ mod tests {
         assert!(matches!(early, Err(Violation::Order(Kind::Stdout))));
         let start = Started { pid: 7 }.to_frame(stream).unwrap();
         router.from_guest(start.clone()).unwrap();
-        assert!(matches!(router.from_guest(start), Err(Violation::Order(Kind::Started))));
+        assert!(matches!(
+            router.from_guest(start),
+            Err(Violation::Order(Kind::Started))
+        ));
     }
 
     #[test]
@@ -355,7 +387,10 @@ mod tests {
         drop(at_client);
         let told = router.client_gone(stream).unwrap();
         assert_eq!((told.stream, told.kind), (stream, Kind::Close));
-        let exit = Exit { code: None, signal: Some(1) };
+        let exit = Exit {
+            code: None,
+            signal: Some(1),
+        };
         router.from_guest(exit.to_frame(stream).unwrap()).unwrap();
         assert_eq!(router.len(), 0);
         assert!(router.client_gone(stream).is_none());

@@ -22,7 +22,7 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use super::log::log;
 use super::machine::Machine;
-use super::router::Router;
+use super::router::{MAX_SESSIONS, Router};
 use super::wire::{FrameReader, write};
 
 /// Frames that may wait for the guest to read.
@@ -32,7 +32,7 @@ const GUEST_QUEUE: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Most connections at a time: sessions, and short questions beside them.
-const MAX_CLIENTS: usize = 2 * super::router::MAX_SESSIONS;
+const MAX_CLIENTS: usize = 2 * MAX_SESSIONS;
 
 /// How far the sandbox is, as its clients see it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -125,10 +125,7 @@ pub(crate) async fn write_link(mut queue: mpsc::Receiver<Frame>, mut link: Owned
 }
 
 /// Reads the guest until the link ends; every session ends with it.
-pub(crate) async fn read_link(
-    shared: Rc<Shared>,
-    mut link: FrameReader<OwnedReadHalf>,
-) -> LinkEnd {
+pub(crate) async fn read_link(shared: Rc<Shared>, mut link: FrameReader<OwnedReadHalf>) -> LinkEnd {
     let end = loop {
         match link.next().await {
             Ok(None) => break LinkEnd::Closed,
@@ -225,10 +222,18 @@ async fn client(shared: &Rc<Shared>, stream: UnixStream) {
         }
         Ok(Request::Inspect) => {
             let inspected = inspect(shared).await;
-            reply(&mut writer, &Reply::Inspected { json: inspected.into() }).await;
+            reply(
+                &mut writer,
+                &Reply::Inspected {
+                    json: inspected.into(),
+                },
+            )
+            .await;
         }
         Ok(Request::Stop { grace_ms }) => {
-            shared.stop.send_replace(Some(Duration::from_millis(grace_ms.into())));
+            shared
+                .stop
+                .send_replace(Some(Duration::from_millis(grace_ms.into())));
             let mut stage = shared.stage.subscribe();
             // An error means that the supervisor is past telling: down.
             let _ = stage.wait_for(|stage| *stage == Stage::Down).await;
@@ -274,7 +279,15 @@ async fn call(
         Err(_) => Err("this supervisor knows no such request".to_owned()),
     };
     match done {
-        Ok(()) => reply(&mut writer, &Reply::Answered { json: b"{}".to_vec().into() }).await,
+        Ok(()) => {
+            reply(
+                &mut writer,
+                &Reply::Answered {
+                    json: b"{}".to_vec().into(),
+                },
+            )
+            .await
+        }
         Err(what) => fail(&mut writer, &what, None).await,
     }
 }
@@ -302,7 +315,9 @@ async fn open_session(
     }
     let opened = shared.router.borrow_mut().open(client);
     let Some(stream) = opened else {
-        return Err("the sandbox has 64 sessions, the most it takes".to_owned());
+        return Err(format!(
+            "the sandbox has {MAX_SESSIONS} sessions, the most it takes"
+        ));
     };
     shared.traffic.notify_waiters();
     open.stream = stream;
@@ -352,7 +367,11 @@ async fn attach(
         match now {
             Stage::Ready => break,
             Stage::Starting(text) => {
-                if let Ok(frame) = (Progress { text, percent: None }).to_frame(LINK)
+                if let Ok(frame) = (Progress {
+                    text,
+                    percent: None,
+                })
+                .to_frame(LINK)
                     && write(&mut writer, &frame).await.is_err()
                 {
                     return;

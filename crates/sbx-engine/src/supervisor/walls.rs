@@ -3,6 +3,10 @@
 //! A part says so before it reads the first hostile byte, and does not start
 //! without its first walls; a line that says nothing stops the start.
 
+use std::path::Path;
+
+use sbx_sys::jail::{Access, Jail, Place, Profile};
+use sbx_sys::spawn::Resource;
 use serde_json::Value;
 
 use crate::command::{Code, Error, Wall};
@@ -16,17 +20,52 @@ pub(super) fn read(process: &str, line: &str) -> Result<Vec<Wall>, Error> {
     let value: Value = serde_json::from_str(line).unwrap_or_default();
     let ready = value.get("ready").unwrap_or(&Value::Null);
     let list = ready.get("walls").unwrap_or(ready).as_array();
-    let walls: Vec<_> =
-        list.into_iter().flatten().filter_map(|wall| one(process, wall)).collect();
+    let walls: Vec<_> = list
+        .into_iter()
+        .flatten()
+        .filter_map(|wall| one(process, wall))
+        .collect();
     if walls.is_empty() {
-        return Err(Error::new(Code::Jail, format!("{process} did not say which walls it has")));
+        return Err(Error::new(
+            Code::Jail,
+            format!("{process} did not say which walls it has"),
+        ));
     }
     Ok(walls)
 }
 
 /// A wall the guest says it has.
 pub(super) fn of_guest(wall: &str) -> Wall {
-    Wall { process: "guest".to_owned(), wall: wall.to_owned(), up: true, note: None }
+    Wall {
+        process: "guest".to_owned(),
+        wall: wall.to_owned(),
+        up: true,
+        note: None,
+    }
+}
+
+/// Puts the walls around the supervisor itself, once everything it needs
+/// from outside is open: it keeps its own state and sockets, and can neither
+/// execute nor connect anywhere.
+///
+/// # Errors
+/// If a wall cannot be put up: the start ends then.
+pub(super) fn raise(state: &Path, runtime: &Path) -> Result<Vec<Wall>, Error> {
+    let failed = |source: sbx_sys::Error| {
+        Error::new(Code::Jail, "cannot lock the supervisor down").because(source)
+    };
+    let standing = Jail::new(Profile::Supervisor)
+        .file(Place::Path(state.to_owned()), Access::Manage)
+        .file(Place::Path(runtime.to_owned()), Access::Manage)
+        .limit(Resource::Core, 0)
+        .apply()
+        .map_err(failed)?;
+    let list = serde_json::to_value(&standing)
+        .map_err(|source| Error::new(Code::Internal, "cannot write").because(source))?;
+    read(
+        "supervisor",
+        &serde_json::json!({ "ready": list }).to_string(),
+    )
 }
 
 fn one(process: &str, wall: &Value) -> Option<Wall> {
@@ -37,15 +76,23 @@ fn one(process: &str, wall: &Value) -> Option<Wall> {
         },
         Value::Object(fields) => {
             let name = fields.get("wall")?.as_str()?.to_owned();
-            let notes: Vec<_> =
-                fields.iter().filter(|(key, _)| *key != "wall").map(note).collect();
+            let notes: Vec<_> = fields
+                .iter()
+                .filter(|(key, _)| *key != "wall")
+                .map(note)
+                .collect();
             (name, (!notes.is_empty()).then(|| notes.join(", ")))
         }
         _ => return None,
     };
     let up = !name.ends_with("-refused");
     let name = name.trim_end_matches("-refused").to_owned();
-    Some(Wall { process: process.to_owned(), wall: name, up, note })
+    Some(Wall {
+        process: process.to_owned(),
+        wall: name,
+        up,
+        note,
+    })
 }
 
 fn note((key, value): (&String, &Value)) -> String {
@@ -54,9 +101,11 @@ fn note((key, value): (&String, &Value)) -> String {
         Value::Bool(true) => key,
         Value::Bool(false) => format!("not {key}"),
         Value::String(text) => format!("{key} {text}"),
-        Value::Array(list) => {
-            list.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" ")
-        }
+        Value::Array(list) => list
+            .iter()
+            .filter_map(Value::as_str)
+            .collect::<Vec<_>>()
+            .join(" "),
         other => format!("{key} {other}"),
     }
 }
@@ -71,7 +120,8 @@ mod tests {
         let walls = read("share s0", line).unwrap();
         assert_eq!(walls[0].wall, "landlock");
         assert_eq!(walls[0].note.as_deref(), Some("abi 7, 2 places"));
-        let line = r#"{"ready":[{"wall":"namespaces-refused","why":"no"},{"wall":"seccomp","calls":9}]}"#;
+        let line =
+            r#"{"ready":[{"wall":"namespaces-refused","why":"no"},{"wall":"seccomp","calls":9}]}"#;
         let walls = read("vmm", line).unwrap();
         assert_eq!((walls[0].wall.as_str(), walls[0].up), ("namespaces", false));
         assert_eq!(walls[1].note.as_deref(), Some("calls 9"));

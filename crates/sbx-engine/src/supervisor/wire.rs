@@ -19,7 +19,11 @@ pub(crate) struct FrameReader<R> {
 impl<R: AsyncRead + Unpin> FrameReader<R> {
     /// Reads what `side` writes.
     pub(crate) fn new(stream: R, side: Side) -> Self {
-        Self { stream, decoder: Decoder::new(side), chunk: vec![0; CHUNK] }
+        Self {
+            stream,
+            decoder: Decoder::new(side),
+            chunk: vec![0; CHUNK],
+        }
     }
 
     /// The next frame; `None` when the peer has closed. May be cancelled
@@ -39,7 +43,8 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
                     _ => Err(io::ErrorKind::UnexpectedEof.into()),
                 };
             }
-            self.decoder.push(self.chunk.get(..count).unwrap_or_default());
+            self.decoder
+                .push(self.chunk.get(..count).unwrap_or_default());
         }
     }
 }

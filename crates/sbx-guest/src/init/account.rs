@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn others_stay() {
+    fn other_accounts_stay_as_they_are() {
         let text = with_entry(PASSWD, AGENT, Some("1001"));
         assert_eq!(text, format!("{PASSWD}{AGENT}\n"));
     }

@@ -1,3 +1,5 @@
+//! Tests of the cache: races, interruption, damage.
+
 use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 

@@ -1,3 +1,5 @@
+//! Tests of how a kernel is found and described.
+
 use super::*;
 use crate::progress::Silent;
 

@@ -1,3 +1,5 @@
+//! Tests of the kits of this version.
+
 use sbx_spec::{EnvVar, GuestPath};
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Tests of the filter: what is dropped, and what passes byte for byte.
+
 use proptest::prelude::*;
 
 use super::*;
