@@ -110,7 +110,7 @@ impl Router {
     ///
     /// # Errors
     /// A violation: the guest's word is worth nothing from here on.
-    pub(crate) fn from_guest(&mut self, mut frame: Frame) -> Result<(), Violation> {
+    pub(crate) fn guest_sent(&mut self, mut frame: Frame) -> Result<(), Violation> {
         let stream = frame.stream;
         let session = self
             .sessions
@@ -169,7 +169,7 @@ impl Router {
     ///
     /// # Errors
     /// A violation: the connection is to be closed.
-    pub(crate) fn from_client(
+    pub(crate) fn client_sent(
         &mut self,
         stream: u32,
         mut frame: Frame,
@@ -278,7 +278,7 @@ mod tests {
     fn started(router: &mut Router) -> (u32, UnboundedReceiver<Frame>) {
         let (stream, mut at_client) = opened(router);
         router
-            .from_guest(Started { pid: 7 }.to_frame(stream).unwrap())
+            .guest_sent(Started { pid: 7 }.to_frame(stream).unwrap())
             .unwrap();
         assert_eq!(at_client.try_recv().unwrap().kind, Kind::Started);
         (stream, at_client)
@@ -290,10 +290,10 @@ mod tests {
         let (one, mut at_one) = started(&mut router);
         let (two, mut at_two) = started(&mut router);
         router
-            .from_guest(Frame::new(two, Kind::Stdout, *b"two"))
+            .guest_sent(Frame::new(two, Kind::Stdout, *b"two"))
             .unwrap();
         router
-            .from_guest(Frame::new(one, Kind::Stderr, *b"one"))
+            .guest_sent(Frame::new(one, Kind::Stderr, *b"one"))
             .unwrap();
         assert_eq!(
             at_two.try_recv().unwrap(),
@@ -304,7 +304,7 @@ mod tests {
             Frame::new(SESSION, Kind::Stderr, *b"one")
         );
         let sent = router
-            .from_client(one, Frame::new(SESSION, Kind::Stdin, *b"x"))
+            .client_sent(one, Frame::new(SESSION, Kind::Stdin, *b"x"))
             .unwrap();
         assert_eq!(sent.unwrap().stream, one);
     }
@@ -316,19 +316,19 @@ mod tests {
         let chunk = vec![0; 64 * 1024];
         for _ in 0..WINDOW as usize / chunk.len() {
             router
-                .from_guest(Frame::new(stream, Kind::Stdout, chunk.clone()))
+                .guest_sent(Frame::new(stream, Kind::Stdout, chunk.clone()))
                 .unwrap();
         }
-        let more = router.from_guest(Frame::new(stream, Kind::Stdout, *b"x"));
+        let more = router.guest_sent(Frame::new(stream, Kind::Stdout, *b"x"));
         assert!(matches!(more, Err(Violation::Flow(FlowError::Exceeded))));
         let grant = Credit {
             channel: Channel::Stdout,
             bytes: 1,
         }
         .to_frame(SESSION);
-        router.from_client(stream, grant).unwrap();
+        router.client_sent(stream, grant).unwrap();
         router
-            .from_guest(Frame::new(stream, Kind::Stdout, *b"x"))
+            .guest_sent(Frame::new(stream, Kind::Stdout, *b"x"))
             .unwrap();
         while at_client.try_recv().is_ok() {}
     }
@@ -341,8 +341,8 @@ mod tests {
             code: Some(3),
             signal: None,
         };
-        router.from_guest(exit.to_frame(stream).unwrap()).unwrap();
-        let late = router.from_guest(Frame::new(stream, Kind::Stdout, *b"x"));
+        router.guest_sent(exit.to_frame(stream).unwrap()).unwrap();
+        let late = router.guest_sent(Frame::new(stream, Kind::Stdout, *b"x"));
         assert!(matches!(late, Err(Violation::Stream(_))));
         assert_eq!(router.len(), 0);
     }
@@ -351,12 +351,12 @@ mod tests {
     fn a_guest_cannot_start_twice_or_speak_before() {
         let mut router = Router::default();
         let (stream, _at_client) = opened(&mut router);
-        let early = router.from_guest(Frame::new(stream, Kind::Stdout, *b"x"));
+        let early = router.guest_sent(Frame::new(stream, Kind::Stdout, *b"x"));
         assert!(matches!(early, Err(Violation::Order(Kind::Stdout))));
         let start = Started { pid: 7 }.to_frame(stream).unwrap();
-        router.from_guest(start.clone()).unwrap();
+        router.guest_sent(start.clone()).unwrap();
         assert!(matches!(
-            router.from_guest(start),
+            router.guest_sent(start),
             Err(Violation::Order(Kind::Started))
         ));
     }
@@ -365,9 +365,9 @@ mod tests {
     fn a_client_cannot_open_within_its_session() {
         let mut router = Router::default();
         let (stream, _at_client) = started(&mut router);
-        let open = router.from_client(stream, Frame::new(SESSION, Kind::Open, []));
+        let open = router.client_sent(stream, Frame::new(SESSION, Kind::Open, []));
         assert!(matches!(open, Err(Violation::Order(Kind::Open))));
-        let other = router.from_client(stream, Frame::new(9, Kind::Stdin, []));
+        let other = router.client_sent(stream, Frame::new(9, Kind::Stdin, []));
         assert!(matches!(other, Err(Violation::Stream(9))));
     }
 
@@ -391,7 +391,7 @@ mod tests {
             code: None,
             signal: Some(1),
         };
-        router.from_guest(exit.to_frame(stream).unwrap()).unwrap();
+        router.guest_sent(exit.to_frame(stream).unwrap()).unwrap();
         assert_eq!(router.len(), 0);
         assert!(router.client_gone(stream).is_none());
     }

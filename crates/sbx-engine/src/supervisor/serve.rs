@@ -167,7 +167,7 @@ fn take(shared: &Shared, frame: Frame) -> Result<(), String> {
             shared
                 .router
                 .borrow_mut()
-                .from_guest(frame)
+                .guest_sent(frame)
                 .map_err(|violation| violation.to_string())?;
             if ends {
                 shared.traffic.notify_waiters();
@@ -406,7 +406,7 @@ async fn attach(
 /// From the client to the guest, until the client leaves.
 async fn forward(shared: &Shared, stream: u32, reader: &mut FrameReader<OwnedReadHalf>) {
     while let Ok(Some(frame)) = reader.next().await {
-        let checked = shared.router.borrow_mut().from_client(stream, frame);
+        let checked = shared.router.borrow_mut().client_sent(stream, frame);
         match checked {
             Ok(Some(frame)) => {
                 if shared.to_guest.send(frame).await.is_err() {
