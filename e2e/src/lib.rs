@@ -1,1 +1,33 @@
-//! Support for the end-to-end tests.
+//! Support for the end-to-end tests: the real `sbx` in a home of the test's
+//! own, in real virtual machines.
+//!
+//! Owns: where the programs are, hermetic homes, terminals, stand-ins on
+//! loopback, and the check that a test leaves nothing behind. Never: knows
+//! how `sbx` works inside; it types commands and looks at what a user could
+//! look at.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "test support: a step that fails fails the test that took it"
+)]
+
+mod anthropic;
+mod call;
+mod environment;
+mod home;
+mod leftovers;
+mod loopback;
+mod sandbox;
+mod skip;
+mod terminal;
+
+pub use anthropic::{Call, StandIn, Turn};
+pub use call::{Output, Running, Sbx};
+pub use environment::full_run;
+pub use home::Home;
+pub use loopback::Listener;
+pub use sandbox::Sandbox;
+pub use skip::{Fact, skips_here};
+pub use terminal::Terminal;

@@ -1,0 +1,344 @@
+//! One call of `sbx`, without a terminal: what goes in, what came out, and
+//! how it ended, within a deadline.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use serde_json::Value;
+
+/// How long an ordinary call may take before the test fails.
+const DEADLINE: Duration = Duration::from_secs(120);
+
+/// How long the pipes of a call may stay open after its end.
+const PIPES: Duration = Duration::from_secs(10);
+
+/// A call that is being put together.
+pub struct Sbx {
+    command: Command,
+    input: Option<Vec<u8>>,
+    deadline: Duration,
+}
+
+impl Sbx {
+    pub(crate) fn new(program: &Path, cwd: &Path) -> Self {
+        let mut command = start(program);
+        command.current_dir(cwd);
+        Self {
+            command,
+            input: None,
+            deadline: DEADLINE,
+        }
+    }
+
+    /// Adds an argument.
+    #[must_use]
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.command.arg(arg);
+        self
+    }
+
+    /// Adds arguments.
+    #[must_use]
+    pub fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
+        self.command.args(args);
+        self
+    }
+
+    /// Sets a variable of the caller.
+    #[must_use]
+    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    /// Calls it from this directory.
+    #[must_use]
+    pub fn cwd(mut self, dir: impl AsRef<Path>) -> Self {
+        self.command.current_dir(dir);
+        self
+    }
+
+    /// What comes in on standard input; nothing unless said.
+    #[must_use]
+    pub fn input(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.input = Some(bytes.into());
+        self
+    }
+
+    /// Fails the test when the call takes longer.
+    #[must_use]
+    pub fn within(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// Runs it to its end.
+    pub fn output(self) -> Output {
+        let deadline = self.deadline;
+        self.spawn().wait(deadline)
+    }
+
+    /// Runs it to its end, which must be code 0.
+    pub fn succeeds(self) -> Output {
+        self.output().with_code(0)
+    }
+
+    /// Starts it. Standard input is what [`Self::input`] said.
+    pub fn spawn(mut self) -> Running {
+        let stdin = if self.input.is_some() {
+            Stdio::piped()
+        } else {
+            Stdio::null()
+        };
+        self.command.stdin(stdin);
+        let mut running = self.start();
+        if let (Some(bytes), Some(mut pipe)) = (self.input.take(), running.child.stdin.take()) {
+            // A reader that goes away early is not this side's failure.
+            thread::spawn(move || pipe.write_all(&bytes));
+        }
+        running
+    }
+
+    /// Starts it with standard input left open: see [`Running::send`].
+    pub fn spawn_open(mut self) -> Running {
+        self.command.stdin(Stdio::piped());
+        self.start()
+    }
+
+    /// Starts it with this file as standard output, which nobody here reads.
+    pub fn spawn_into(mut self, stdout: File) -> Running {
+        self.command.stdin(Stdio::null()).stdout(stdout);
+        self.command.stderr(Stdio::piped());
+        Running::of(self.command, self.deadline)
+    }
+
+    fn start(&mut self) -> Running {
+        self.command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let command = std::mem::replace(&mut self.command, start(Path::new("/bin/false")));
+        Running::of(command, self.deadline)
+    }
+
+    /// Program, arguments, directory and variables as they stand.
+    pub(crate) fn into_command(self) -> Command {
+        self.command
+    }
+}
+
+/// A call under way.
+pub struct Running {
+    child: Child,
+    line: String,
+    stdout: Option<Receiver<Vec<u8>>>,
+    stderr: Option<Receiver<Vec<u8>>>,
+    deadline: Duration,
+}
+
+impl Running {
+    fn of(mut command: Command, deadline: Duration) -> Self {
+        let line = format!("{command:?}");
+        let mut child = command.spawn().unwrap_or_else(|e| panic!("{line}: {e}"));
+        Self {
+            stdout: child.stdout.take().map(collect),
+            stderr: child.stderr.take().map(collect),
+            child,
+            line,
+            deadline,
+        }
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).expect("the call is still running");
+    }
+
+    /// Writes to its standard input.
+    pub fn send(&mut self, bytes: &[u8]) {
+        let pipe = self.child.stdin.as_mut().expect("standard input is open");
+        pipe.write_all(bytes).expect("the call reads its input");
+        pipe.flush().expect("the call reads its input");
+    }
+
+    /// Ends its standard input.
+    pub fn end_input(&mut self) {
+        drop(self.child.stdin.take());
+    }
+
+    /// Waits for its end within the deadline of the call.
+    pub fn output(self) -> Output {
+        let deadline = self.deadline;
+        self.wait(deadline)
+    }
+
+    fn wait(mut self, deadline: Duration) -> Output {
+        let ended = ends_within(self.pid(), deadline);
+        if !ended {
+            // The call has not been waited for: the number is still its own.
+            kill_process(self.pid(), Signal::KILL).ok();
+        }
+        let status = self.child.wait().expect("the call is a child of this test");
+        let receive = |pipe: Option<Receiver<Vec<u8>>>| match pipe {
+            None => Some(Vec::new()),
+            Some(pipe) => pipe.recv_timeout(PIPES).ok(),
+        };
+        let (stdout, stderr) = (receive(self.stdout.take()), receive(self.stderr.take()));
+        let held = stdout.is_none() || stderr.is_none();
+        let output = Output {
+            line: std::mem::take(&mut self.line),
+            status,
+            stdout: stdout.unwrap_or_default(),
+            stderr: stderr.unwrap_or_default(),
+        };
+        assert!(ended, "not ended within {deadline:?}: {output}");
+        assert!(
+            !held,
+            "ended, but something still holds its pipes: {output}"
+        );
+        output
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            kill_process(self.pid(), Signal::KILL).ok();
+            self.child.wait().ok();
+        }
+    }
+}
+
+/// What a call left.
+pub struct Output {
+    line: String,
+    status: ExitStatus,
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+}
+
+impl Output {
+    /// Its exit code; of a death by signal there is none.
+    pub fn code(&self) -> Option<i32> {
+        self.status.code()
+    }
+
+    /// The signal that ended it.
+    pub fn signal(&self) -> Option<i32> {
+        self.status.signal()
+    }
+
+    /// Itself, if that was its exit code.
+    #[track_caller]
+    pub fn with_code(self, code: i32) -> Self {
+        assert_eq!(self.code(), Some(code), "{self}");
+        self
+    }
+
+    /// Standard output, byte for byte.
+    pub fn bytes(&self) -> &[u8] {
+        &self.stdout
+    }
+
+    /// Standard output as text, without the last line's end.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).trim_end().to_owned()
+    }
+
+    /// Standard error as text.
+    pub fn errors(&self) -> String {
+        String::from_utf8_lossy(&self.stderr).into_owned()
+    }
+
+    /// Standard output as one JSON document.
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.stdout).unwrap_or_else(|e| panic!("no JSON ({e}): {self}"))
+    }
+
+    /// The object `error` that a call with `--json` leaves on standard error.
+    #[track_caller]
+    pub fn json_error(&self) -> Value {
+        self.errors()
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+            .find_map(|mut line| line.get_mut("error").map(Value::take))
+            .unwrap_or_else(|| panic!("no JSON error: {self}"))
+    }
+}
+
+impl std::fmt::Display for Output {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        writeln!(f, "{}\n{}", self.line, self.status)?;
+        let shown = &self.stdout[..self.stdout.len().min(8192)];
+        writeln!(f, "--- stdout\n{}", String::from_utf8_lossy(shown))?;
+        writeln!(f, "--- stderr\n{}", self.errors())
+    }
+}
+
+/// A program with nothing of this process's environment.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "programs are started here, with a cleared environment"
+)]
+pub(crate) fn start(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    command
+        .env_clear()
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    // ^C at the test run is for the test run.
+    command.process_group(0);
+    command
+}
+
+/// A program of the host to its end, which must be success: its output.
+pub(crate) fn host(program: &str, args: &[&str], cwd: &Path) -> String {
+    let output = start(&PathBuf::from(program))
+        .args(args)
+        .current_dir(cwd)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|e| panic!("{program}: {e}"));
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {args:?}: {errors}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Whether a process ends in time.
+pub(crate) fn ends_within(pid: Pid, time: Duration) -> bool {
+    let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else {
+        return true;
+    };
+    let until = Instant::now() + time;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let left = Timespec::try_from(left).expect("a deadline is short");
+        match poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&left)) {
+            Ok(0) => return false,
+            Ok(_) => return true,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => panic!("poll: {e}"),
+        }
+    }
+}
+
+fn collect(mut pipe: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        pipe.read_to_end(&mut bytes).ok();
+        sender.send(bytes).ok();
+    });
+    receiver
+}

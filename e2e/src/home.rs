@@ -1,0 +1,282 @@
+//! A home directory of the test's own, and `sbx` called in it.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use parking_lot::{Mutex, MutexGuard};
+use serde_json::Value;
+
+use crate::call::{Sbx, start};
+use crate::sandbox::Sandbox;
+use crate::{environment, leftovers};
+
+/// Kernel, template and kits from nothing, on two busy processors.
+const FROM_NOTHING: Duration = Duration::from_secs(60 * 60);
+
+/// The steps of a plan that fill the cache.
+const MADE_ONCE: &[&str] = &[
+    "build the guest kernel",
+    "build the base template",
+    "fetch the agent's program",
+];
+
+/// One home at a time in a process: what is left over below the process then
+/// belongs to it.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// A hermetic home. At its end every sandbox in it is removed, and the test
+/// fails if anything is left on the host.
+pub struct Home {
+    root: tempfile::TempDir,
+    programs: PathBuf,
+    cache: PathBuf,
+    ids: Option<u32>,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Home {
+    /// An empty home, with everything made that sandboxes start from.
+    pub fn new() -> Self {
+        let home = Self::unprepared();
+        home.prepare();
+        home
+    }
+
+    /// An empty home for tests that need no sandbox.
+    pub fn unprepared() -> Self {
+        let turn = TURN.lock();
+        leftovers::adopt();
+        // Short: paths of sockets end at 107 bytes.
+        let root = tempfile::Builder::new()
+            .prefix("sbx-e2e-")
+            .tempdir_in("/tmp")
+            .unwrap();
+        for dir in ["home", "tmp", "config"] {
+            fs::create_dir(root.path().join(dir)).unwrap();
+        }
+        Self {
+            root,
+            programs: environment::programs(),
+            cache: environment::cache(),
+            ids: None,
+            _turn: turn,
+        }
+    }
+
+    /// The home of an ordinary user, for a test that runs as root: `sbx` is
+    /// called under that user and group, with a cache of its own.
+    pub fn of_user(id: u32) -> Self {
+        let mut home = Self::new();
+        let root = home.root.path().to_owned();
+        let own = |path: &Path| chown(path, Some(id), Some(id)).unwrap();
+        let (cache, programs) = (root.join("cache"), root.join("bin"));
+        for (from, to) in [(&home.cache, &cache), (&home.programs, &programs)] {
+            fs::create_dir(to).unwrap();
+            if to == &cache {
+                copy(&from.join("entries"), to);
+                copy(&from.join("kernel-source.json"), to);
+            } else {
+                for program in ["sbx", "sbx-vmm", "sbx-guest"] {
+                    copy(&from.join(program), to);
+                }
+            }
+        }
+        crate::call::host(
+            "/bin/chown",
+            &["-R", &format!("{id}:{id}"), cache.to_str().unwrap()],
+            &root,
+        );
+        fs::set_permissions(&root, fs::Permissions::from_mode(0o755)).unwrap();
+        for dir in ["home", "tmp", "config"] {
+            own(&root.join(dir));
+        }
+        fs::create_dir(root.join("user")).unwrap();
+        own(&root.join("user"));
+        home.cache = cache;
+        home.programs = programs;
+        home.ids = Some(id);
+        home
+    }
+
+    /// Its root: everything of this test lies below.
+    pub fn root(&self) -> &Path {
+        self.root.path()
+    }
+
+    /// What `sbx` sees as `$HOME`.
+    pub fn path(&self) -> PathBuf {
+        self.root().join("home")
+    }
+
+    /// Where the state of sandboxes is.
+    pub fn state(&self) -> PathBuf {
+        self.own_directories().join("state")
+    }
+
+    /// Where sockets are.
+    pub fn runtime(&self) -> PathBuf {
+        self.own_directories().join("run")
+    }
+
+    /// The cache, shared by all homes unless [`Self::use_cache`] was called.
+    pub fn cache(&self) -> &Path {
+        &self.cache
+    }
+
+    /// Uses another cache.
+    pub fn use_cache(&mut self, cache: PathBuf) {
+        self.cache = cache;
+    }
+
+    /// Writes `config.toml`.
+    pub fn configure(&self, toml: &str) {
+        fs::write(self.root().join("config/config.toml"), toml).unwrap();
+    }
+
+    /// A new directory to work in, of the user's own.
+    pub fn project(&self, name: &str) -> PathBuf {
+        let path = self.path().join(name);
+        fs::create_dir_all(&path).unwrap();
+        if let Some(id) = self.ids {
+            chown(&path, Some(id), Some(id)).unwrap();
+        }
+        path
+    }
+
+    /// `sbx` in the home directory.
+    pub fn sbx<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Sbx {
+        let own = self.own_directories();
+        let program = self.programs.join("sbx");
+        let call = match self.ids {
+            None => Sbx::new(&program, &self.path()),
+            Some(id) => Sbx::new(Path::new("/usr/bin/setpriv"), &self.path())
+                .args([format!("--reuid={id}"), format!("--regid={id}")])
+                .args(["--clear-groups", "--inh-caps=-all", "--"])
+                .arg(&program),
+        };
+        call.args(args)
+            .env("HOME", self.path())
+            .env("TERM", "xterm-256color")
+            .env("TMPDIR", self.root().join("tmp"))
+            .env("SBX_CACHE_DIR", &self.cache)
+            .env("SBX_CONFIG_DIR", self.root().join("config"))
+            .env("SBX_STATE_DIR", own.join("state"))
+            .env("SBX_RUNTIME_DIR", own.join("run"))
+    }
+
+    /// A sandbox of the agent `shell` that is up, named `name`, in a project
+    /// of the same name.
+    pub fn sandbox(&self, name: &str) -> Sandbox<'_> {
+        self.sandbox_with(name, &[])
+    }
+
+    /// The same, with more flags of `run`.
+    pub fn sandbox_with(&self, name: &str, flags: &[&str]) -> Sandbox<'_> {
+        Sandbox::up(self, name, flags)
+    }
+
+    /// What this home's sandboxes left on the host, in words.
+    pub fn leftovers(&self) -> Vec<String> {
+        let mut left = leftovers::of(self.root());
+        for dir in [
+            self.state().join("sandboxes"),
+            self.runtime(),
+            self.root().join("tmp"),
+        ] {
+            left.extend(
+                entries(&dir)
+                    .into_iter()
+                    .map(|path| format!("file: {path}")),
+            );
+        }
+        left
+    }
+
+    fn own_directories(&self) -> PathBuf {
+        match self.ids {
+            None => self.root().to_owned(),
+            Some(_) => self.root().join("user"),
+        }
+    }
+
+    /// Makes what the shared cache lacks, with the caller's own environment:
+    /// packages come by the caller's own clients.
+    fn prepare(&self) {
+        let lacking = |agent: &str| {
+            let plan = self
+                .sbx(["plan", "--json", "--no-workspace", agent])
+                .succeeds()
+                .json();
+            let steps = plan["steps"].as_array().cloned().unwrap_or_default();
+            steps.iter().any(|step| {
+                let what = step["what"].as_str().unwrap_or_default();
+                MADE_ONCE.contains(&what) && step["cached"] != Value::Bool(true)
+            })
+        };
+        for agent in ["shell", "claude"] {
+            if !lacking(agent) {
+                continue;
+            }
+            let mut call = self.sbx(["create", "--no-workspace", "--name", "prepare", agent]);
+            for (name, value) in environment::whole() {
+                call = call.env(name, value);
+            }
+            call.within(FROM_NOTHING).succeeds();
+            self.sbx(["rm", "-f", "prepare"]).succeeds();
+        }
+    }
+}
+
+impl Default for Home {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        let mut wrong = Vec::new();
+        if self.state().exists() {
+            let removed = self.sbx(["rm", "--force", "--all"]).output();
+            if removed.code() != Some(0) {
+                wrong.push(removed.to_string());
+            }
+        }
+        wrong.extend(self.leftovers());
+        if wrong.is_empty() {
+            return;
+        }
+        let wrong = wrong.join("\n");
+        if std::thread::panicking() {
+            eprint(&format!("also left over:\n{wrong}"));
+        } else {
+            panic!("left over:\n{wrong}");
+        }
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "a second failure of the same test")]
+fn eprint(text: &str) {
+    eprintln!("{text}");
+}
+
+fn copy(from: &Path, into: &Path) {
+    start(Path::new("/bin/cp"))
+        .args(["-a", "--reflink=auto"])
+        .arg(from)
+        .arg(into)
+        .status()
+        .unwrap();
+}
+
+/// Everything that is not a directory below `dir`, and directories of its
+/// first level.
+fn entries(dir: &Path) -> Vec<String> {
+    let Ok(read) = fs::read_dir(dir) else {
+        return Vec::new();
+    };
+    read.filter_map(|entry| Some(entry.ok()?.path().display().to_string()))
+        .collect()
+}

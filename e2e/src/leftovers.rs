@@ -1,0 +1,99 @@
+//! What a test left on the host: processes, mounts, sockets, directories of
+//! control groups.
+//!
+//! The test process adopts orphans, so that whatever `sbx` started and lost
+//! is found among its descendants, by whatever name.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::process::{Pid, WaitOptions, getpid, set_child_subreaper, waitpid};
+
+use crate::call::ends_within;
+
+/// How long processes may take to end after the command that ends them.
+const END: Duration = Duration::from_secs(10);
+
+/// Makes this process the parent of orphans below it.
+pub(crate) fn adopt() {
+    set_child_subreaper(Some(getpid())).expect("orphans can be adopted");
+}
+
+/// What is left of the sandboxes of a home, in words. Empty is well.
+pub(crate) fn of(root: &Path) -> Vec<String> {
+    let mut left = processes();
+    let root = root.to_string_lossy();
+    let naming = |file: &str, what: &str| -> Vec<String> {
+        let text = fs::read_to_string(file).unwrap_or_default();
+        text.lines()
+            .filter(|line| line.contains(&*root))
+            .map(|line| format!("{what}: {line}"))
+            .collect()
+    };
+    left.extend(naming("/proc/self/mountinfo", "mount"));
+    left.extend(naming("/proc/net/unix", "socket"));
+    left.extend(naming("/proc/locks", "lock"));
+    left
+}
+
+/// Processes below this one, zombies reaped and late ones waited for.
+pub(crate) fn processes() -> Vec<String> {
+    for pid in descendants() {
+        ends_within(pid, END);
+    }
+    for pid in descendants() {
+        waitpid(Some(pid), WaitOptions::NOHANG).ok();
+    }
+    descendants()
+        .into_iter()
+        .map(|pid| format!("process {pid}: {}", command_line(pid)))
+        .collect()
+}
+
+/// All processes below this one.
+pub(crate) fn descendants() -> Vec<Pid> {
+    let parents: HashMap<i32, i32> = fs::read_dir("/proc")
+        .expect("/proc is there")
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter_map(|pid: i32| Some((pid, parent(pid)?)))
+        .collect();
+    let me = getpid().as_raw_nonzero().get();
+    let mut below: HashSet<i32> = HashSet::from([me]);
+    loop {
+        let found: Vec<i32> = parents
+            .iter()
+            .filter(|(pid, parent)| below.contains(parent) && !below.contains(pid))
+            .map(|(pid, _)| *pid)
+            .collect();
+        if found.is_empty() {
+            break;
+        }
+        below.extend(found);
+    }
+    below.remove(&me);
+    below.into_iter().filter_map(Pid::from_raw).collect()
+}
+
+/// The arguments of a process, or its name in brackets.
+pub(crate) fn command_line(pid: Pid) -> String {
+    let pid = pid.as_raw_nonzero();
+    let args = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    if args.is_empty() {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        return format!("[{}]", name.trim());
+    }
+    String::from_utf8_lossy(&args).replace('\0', " ")
+}
+
+fn parent(pid: i32) -> Option<i32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in brackets may hold anything, brackets and blanks included.
+    stat.rsplit_once(')')?
+        .1
+        .split_whitespace()
+        .nth(1)?
+        .parse()
+        .ok()
+}

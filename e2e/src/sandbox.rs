@@ -1,0 +1,96 @@
+//! A sandbox that is up, and goes with its guard.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::call::{Output, Sbx};
+use crate::home::Home;
+
+/// Memory of a sandbox that nothing is said about: enough for a shell and
+/// its tools, little enough for two at a time anywhere.
+const MEMORY: &str = "768m";
+
+/// A running sandbox; removed at the end.
+pub struct Sandbox<'h> {
+    home: &'h Home,
+    name: String,
+    workspace: PathBuf,
+}
+
+impl<'h> Sandbox<'h> {
+    pub(crate) fn up(home: &'h Home, name: &str, flags: &[&str]) -> Self {
+        let workspace = home.project(name);
+        let sandbox = Self {
+            home,
+            name: name.to_owned(),
+            workspace,
+        };
+        let call = home.sbx(["run", "-d", "--name", name]);
+        let call = if flags.contains(&"--memory") {
+            call
+        } else {
+            call.args(["--memory", MEMORY])
+        };
+        call.args(flags)
+            .arg("shell")
+            .cwd(&sandbox.workspace)
+            .succeeds();
+        sandbox
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its workspace on the host.
+    pub fn workspace(&self) -> &Path {
+        &self.workspace
+    }
+
+    /// `sbx exec NAME` with these arguments.
+    pub fn exec<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Sbx {
+        self.exec_with([], args)
+    }
+
+    /// `sbx exec FLAGS NAME` with these arguments.
+    pub fn exec_with<'f, S: AsRef<std::ffi::OsStr>>(
+        &self,
+        flags: impl IntoIterator<Item = &'f str>,
+        args: impl IntoIterator<Item = S>,
+    ) -> Sbx {
+        self.home
+            .sbx(["exec"])
+            .args(flags)
+            .arg(&self.name)
+            .args(args)
+            .cwd(&self.workspace)
+    }
+
+    /// What a script prints inside; it must succeed.
+    #[track_caller]
+    pub fn sh(&self, script: &str) -> String {
+        self.try_sh(script).with_code(0).text()
+    }
+
+    /// A script inside, whatever comes of it.
+    pub fn try_sh(&self, script: &str) -> Output {
+        self.exec(["bash", "-c", script]).output()
+    }
+
+    /// Its answer to `inspect`.
+    pub fn inspect(&self) -> Value {
+        self.home
+            .sbx(["inspect", "--json", &self.name])
+            .succeeds()
+            .json()
+    }
+}
+
+impl Drop for Sandbox<'_> {
+    fn drop(&mut self) {
+        // Its failure shows in what the home finds left over.
+        self.home.sbx(["rm", "--force", &self.name]).output();
+    }
+}

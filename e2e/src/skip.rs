@@ -1,0 +1,91 @@
+//! What cannot run here: a fact that is missing, on a committed list.
+
+use std::path::Path;
+
+use rustix::process::geteuid;
+
+/// The committed list: a test's name, a blank, the fact it may lack.
+const LISTED: &str = include_str!("../skips.txt");
+
+/// Something that a test needs and a machine may lack.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fact {
+    /// The tests run as root.
+    Root,
+    /// /dev/kvm runs guests on the hardware.
+    Kvm,
+    /// The host's npm client reaches a registry.
+    NpmRegistry,
+    /// The host's pip client reaches an index.
+    PipIndex,
+}
+
+impl Fact {
+    const ALL: [Self; 4] = [Self::Root, Self::Kvm, Self::NpmRegistry, Self::PipIndex];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Root => "root",
+            Self::Kvm => "kvm",
+            Self::NpmRegistry => "npm-registry",
+            Self::PipIndex => "pip-index",
+        }
+    }
+
+    fn holds(self) -> bool {
+        match self {
+            Self::Root => geteuid().is_root(),
+            Self::Kvm => std::fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| {
+                Path::new("/dev/kvm").exists()
+                    && text.lines().any(|line| {
+                        line.starts_with("flags")
+                            && line.split(' ').any(|flag| flag == "vmx" || flag == "svm")
+                    })
+            }),
+            Self::NpmRegistry => reaches("registry.npmjs.org"),
+            Self::PipIndex => reaches("pypi.org"),
+        }
+    }
+
+    /// Whether the test `name` goes on. Where the fact is missing and the
+    /// list says that the test may lack it, it does not; where the list does
+    /// not say so, the test fails.
+    #[must_use]
+    pub fn holds_for(self, name: &str) -> bool {
+        let line = format!("{name} {}", self.name());
+        let listed = LISTED.lines().any(|listed| listed.trim() == line);
+        assert!(listed, "`{line}` is not in e2e/skips.txt");
+        self.holds()
+    }
+}
+
+/// The lines of the list that are skipped on this machine, and those that
+/// name no known fact.
+pub fn skips_here() -> (Vec<String>, Vec<String>) {
+    let (mut skipped, mut unknown) = (Vec::new(), Vec::new());
+    let lines = LISTED.lines().map(str::trim);
+    for line in lines.filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        let fact = line.split_once(' ').map(|(_, fact)| fact);
+        match Fact::ALL
+            .into_iter()
+            .find(|known| Some(known.name()) == fact)
+        {
+            None => unknown.push(line.to_owned()),
+            Some(fact) if !fact.holds() => skipped.push(line.to_owned()),
+            Some(_) => {}
+        }
+    }
+    (skipped, unknown)
+}
+
+/// Whether a host of the public network answers on its web port: the
+/// registry's ordinary name, as its ordinary client would use it.
+fn reaches(host: &str) -> bool {
+    use std::net::{TcpStream, ToSocketAddrs};
+    let Ok(mut addresses) = (host, 443).to_socket_addrs() else {
+        return false;
+    };
+    addresses.any(|address| {
+        TcpStream::connect_timeout(&address, std::time::Duration::from_secs(5)).is_ok()
+    })
+}
