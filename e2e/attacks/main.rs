@@ -1,7 +1,5 @@
 //! What no isolation may allow, each with the twin that shows the same act
 //! where it is allowed.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
 mod host_loopback;
 mod host_secrets;

@@ -1,8 +1,12 @@
 //! What cannot run here: a fact that is missing, on a committed list.
 
 use std::path::Path;
+use std::process::Stdio;
 
 use rustix::process::geteuid;
+
+use crate::call::start;
+use crate::environment::whole;
 
 /// The committed list: a test's name, a blank, the fact it may lack.
 const LISTED: &str = include_str!("../skips.txt");
@@ -42,8 +46,8 @@ impl Fact {
                             && line.split(' ').any(|flag| flag == "vmx" || flag == "svm")
                     })
             }),
-            Self::NpmRegistry => reaches("registry.npmjs.org"),
-            Self::PipIndex => reaches("pypi.org"),
+            Self::NpmRegistry => answers("npm", &["view", "express", "version"]),
+            Self::PipIndex => answers("python3", &["-m", "pip", "index", "versions", "six"]),
         }
     }
 
@@ -78,14 +82,17 @@ pub fn skips_here() -> (Vec<String>, Vec<String>) {
     (skipped, unknown)
 }
 
-/// Whether a host of the public network answers on its web port: the
-/// registry's ordinary name, as its ordinary client would use it.
-fn reaches(host: &str) -> bool {
-    use std::net::{TcpStream, ToSocketAddrs};
-    let Ok(mut addresses) = (host, 443).to_socket_addrs() else {
-        return false;
-    };
-    addresses.any(|address| {
-        TcpStream::connect_timeout(&address, std::time::Duration::from_secs(5)).is_ok()
-    })
+/// Whether an ordinary client of the host, as the caller has set it up, gets
+/// an answer from where it fetches packages.
+fn answers(program: &str, args: &[&str]) -> bool {
+    start(Path::new("/usr/bin/env"))
+        .arg(program)
+        .args(args)
+        .env_clear()
+        .envs(whole())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
 }

@@ -6,7 +6,6 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ExitStatus, Stdio};
@@ -94,7 +93,7 @@ impl Terminal {
             }),
             changed: Condvar::new(),
         });
-        let master = File::from(OwnedFd::from(master));
+        let master = File::from(master);
         watch(master.try_clone().unwrap(), Arc::clone(&shared));
         Self {
             child,
