@@ -9,6 +9,7 @@ pub(crate) mod child;
 pub(crate) mod home;
 pub(crate) mod identity;
 pub(crate) mod parent;
+pub(crate) mod path;
 
 use minicbor::{Decode, Encode};
 use sbx_proto::Bytes;

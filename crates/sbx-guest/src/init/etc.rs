@@ -7,7 +7,13 @@ use rustix::fs::Mode;
 use sbx_proto::link::{NetSetup, Setup};
 
 use super::Warnings;
+use super::early::make_directory;
 use crate::error::{Attempt as _, Error, Result};
+use crate::launch::path::profile;
+use crate::serve;
+
+/// Read first of its directory, so that what is installed inside may add to it.
+const PROFILE: &str = "/etc/profile.d/00-sbx.sh";
 
 /// Writes them all.
 pub(super) fn write(setup: &Setup, warnings: &mut Warnings) {
@@ -19,9 +25,16 @@ pub(super) fn write(setup: &Setup, warnings: &mut Warnings) {
     ] {
         warnings.note(replace(Path::new(path), text.as_bytes(), 0o644));
     }
+    warnings.note(write_profile(setup));
     if let Some(name) = &setup.timezone {
         warnings.note(link_timezone(name));
     }
+}
+
+fn write_profile(setup: &Setup) -> Result<()> {
+    make_directory(Path::new("/etc/profile.d"))?;
+    let text = profile(&serve::context(setup));
+    replace(Path::new(PROFILE), &text, 0o644)
 }
 
 /// Makes `path` a file with this content and mode, whatever it was; does

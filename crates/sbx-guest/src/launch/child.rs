@@ -15,7 +15,8 @@ use sbx_proto::Bytes;
 
 use crate::launch::home::write_files;
 use crate::launch::identity::{Identity, read_passwd, resolve};
-use crate::launch::{Context, Cwd, Failure, Launch, Privileges, Terminal};
+use crate::launch::path::search_path;
+use crate::launch::{Cwd, Failure, Launch, Privileges, Terminal};
 use crate::program::{self, Image};
 
 /// Longest request that is read, in bytes: an [`sbx_proto::session::Exec`]
@@ -193,20 +194,6 @@ pub(crate) fn environment(launch: &Launch, identity: &Identity) -> Vec<(OsString
         }
     }
     env
-}
-
-fn search_path(context: &Context, identity: &Identity) -> OsString {
-    let mut path: Vec<u8> = Vec::new();
-    if identity.uid != 0 {
-        path.extend_from_slice(identity.home.as_bytes());
-        path.extend_from_slice(b"/.local/bin:");
-    }
-    for kit in &context.kit_paths {
-        path.extend_from_slice(kit);
-        path.push(b':');
-    }
-    path.extend_from_slice(b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
-    OsString::from_vec(path)
 }
 
 /// Bytes of `text`, for requests made here.
