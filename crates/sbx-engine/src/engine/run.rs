@@ -41,8 +41,9 @@ impl Engine {
         let (entered, plan) = match up {
             Ok(up) => up,
             Err(error) => {
-                // A sandbox that never ran is nothing the user has yet.
-                if created {
+                // A sandbox that never came as far as a machine is nothing the
+                // user has yet; one that did has a log that tells why.
+                if created && !sandbox.join("log.jsonl").exists() {
                     self.forget(&sandbox);
                 }
                 return Err(error);

@@ -113,6 +113,8 @@ pub(super) async fn live(
     record.accelerator = Some(plan.machine.accelerator);
     sandbox.write_run(record, proof)?;
 
+    let listener = listen(config)?;
+    walls.extend(super::walls::raise(&sandbox.join(""), &config.runtime)?);
     let known = serde_json::json!({
         "pid": std::process::id(),
         "accel": plan.machine.accelerator,
@@ -124,8 +126,6 @@ pub(super) async fn live(
             .map(|(pid, name)| (name.clone(), serde_json::json!(pid)))
             .collect::<serde_json::Map<_, _>>(),
     });
-    let listener = listen(config)?;
-    walls.extend(super::walls::raise(&sandbox.join(""), &config.runtime)?);
     let machine = machine::Machine::connect(qmp);
     let (shared, queue) = Shared::new(machine, Box::new(move || known.clone()));
     shared.stay.set(config.stay);
