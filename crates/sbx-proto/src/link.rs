@@ -82,6 +82,10 @@ pub struct Setup {
     /// Working directory of a session that names none; absent: its home.
     #[n(15)]
     pub workdir: Option<Bytes>,
+    /// Content of `/etc/gitconfig`: name and e-mail of the host's user.
+    /// Absent: the sandbox has none of ours.
+    #[n(16)]
+    pub git_config: Option<Bytes>,
 }
 message!(Setup, Setup);
 

@@ -1,6 +1,8 @@
 //! Files of /etc that follow from the set-up, written anew at each start.
 
 use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Read as _;
 use std::path::Path;
 
 use rustix::fs::Mode;
@@ -14,6 +16,8 @@ use crate::serve;
 
 /// Read first of its directory, so that what is installed inside may add to it.
 const PROFILE: &str = "/etc/profile.d/00-sbx.sh";
+/// First line of a file that the next start may remove.
+const OURS: &[u8; 31] = b"# Written by sbx at each start\n";
 
 /// Writes them all.
 pub(super) fn write(setup: &Setup, warnings: &mut Warnings) {
@@ -26,9 +30,32 @@ pub(super) fn write(setup: &Setup, warnings: &mut Warnings) {
         warnings.note(replace(Path::new(path), text.as_bytes(), 0o644));
     }
     warnings.note(write_profile(setup));
+    warnings.note(write_git_config(
+        Path::new("/etc/gitconfig"),
+        setup.git_config.as_ref().map(|text| &text[..]),
+    ));
     if let Some(name) = &setup.timezone {
         warnings.note(link_timezone(name));
     }
+}
+
+/// Writes git's system-wide file, or removes the one of an earlier start; one
+/// that was put there inside stays until the host has something to say.
+fn write_git_config(path: &Path, content: Option<&[u8]>) -> Result<()> {
+    if let Some(content) = content {
+        return replace(path, &[OURS, content].concat(), 0o644);
+    }
+    let is_file = path.symlink_metadata().is_ok_and(|meta| meta.is_file());
+    let mut start = [0; OURS.len()];
+    let is_ours = is_file
+        && File::open(path)
+            .and_then(|mut file| file.read_exact(&mut start))
+            .is_ok()
+        && start == *OURS;
+    if is_ours {
+        std::fs::remove_file(path).attempt(format!("remove `{}`", path.display()))?;
+    }
+    Ok(())
 }
 
 fn write_profile(setup: &Setup) -> Result<()> {
@@ -132,6 +159,32 @@ mod tests {
     fn resolver_is_empty_without_a_network() {
         assert_eq!(resolv_conf(None), "");
         assert_eq!(resolv_conf(Some(&network())), "nameserver 198.19.255.1\n");
+    }
+
+    #[test]
+    fn the_git_configuration_of_an_earlier_start_goes_when_the_host_has_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("gitconfig");
+        write_git_config(&path, Some(b"[user]\n\tname = A\n")).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.ends_with("[user]\n\tname = A\n"), "{text}");
+        assert!(text.starts_with('#'), "{text}");
+        write_git_config(&path, None).unwrap();
+        assert!(!path.exists());
+        write_git_config(&path, None).unwrap();
+    }
+
+    #[test]
+    fn a_git_configuration_that_is_not_ours_stays_when_the_host_has_none() {
+        let dir = tempfile::tempdir().unwrap();
+        for own in ["[core]\n\tpager = less\n", "# Written by me\n", ""] {
+            let path = dir.path().join("gitconfig");
+            std::fs::write(&path, own).unwrap();
+            write_git_config(&path, None).unwrap();
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), own);
+            write_git_config(&path, Some(b"x")).unwrap();
+            assert_ne!(std::fs::read_to_string(&path).unwrap(), own);
+        }
     }
 
     #[test]

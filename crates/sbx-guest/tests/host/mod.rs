@@ -88,6 +88,7 @@ pub(crate) fn setup() -> Setup {
         memory_limit: None,
         env: vec![],
         workdir: None,
+        git_config: None,
     }
 }
 
