@@ -1,6 +1,7 @@
 //! The house rules. Each is a function from the tree to findings; each works on text alone, so
 //! that it is tested on a few lines.
 
+mod bounds;
 mod code;
 mod crates;
 mod documents;

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use super::Finding;
+use super::{Finding, bounds};
 use crate::rust::words;
 use crate::tree::Tree;
 
 const ATTACKS: &str = "ATTACKS.md";
 const LIMITS: &str = "LIMITS.md";
+const ARCHITECTURE: &str = "ARCHITECTURE.md";
 
 pub(super) fn check(tree: &Tree) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -17,9 +18,8 @@ pub(super) fn check(tree: &Tree) -> Vec<Finding> {
         .map(|(_, name)| name.as_str())
         .collect();
     findings.extend(attacks(tree.text(ATTACKS), &tests));
-    findings.extend(limits(tree.text(LIMITS), |owner| {
-        owner_is_there(tree, owner)
-    }));
+    findings.extend(limits(tree.text(LIMITS), |owner| owned(tree, owner)));
+    findings.extend(invariants(tree.text(ARCHITECTURE), &tests));
     for file in tree.files.iter().filter(|f| f.path.ends_with(".md")) {
         let directory = file
             .path
@@ -81,44 +81,75 @@ fn attacks(text: Option<&str>, tests: &BTreeSet<&str>) -> Vec<Finding> {
     findings
 }
 
-/// The last cell of every row names its owner: a file, or a file and a name in it, `file::NAME`.
-fn limits(text: Option<&str>, is_there: impl Fn(&str) -> bool) -> Vec<Finding> {
+/// The last cell of every row names its owner: a file, or a file and a name in it, `file::NAME`;
+/// the second cell says how much. `owned` finds the text of an owner.
+fn limits<'a>(text: Option<&str>, owned: impl Fn(&str) -> Option<&'a str>) -> Vec<Finding> {
     let Some(text) = text else {
         return vec![Finding::new(LIMITS, "is missing")];
     };
     let mut findings = Vec::new();
     for (line, cells) in rows(text) {
         let last = cells.last().copied().unwrap_or_default();
+        let bound = cells.get(1).copied().unwrap_or_default();
         if quoted(last).next().is_none() {
             findings.push(Finding::at(LIMITS, line, "names no owner"));
         }
-        for owner in quoted(last).filter(|owner| !is_there(owner)) {
-            findings.push(Finding::at(LIMITS, line, format!("there is no `{owner}`")));
+        for owner in quoted(last) {
+            let name = owner.split_once("::").map(|(_, name)| name);
+            let wrong = match owned(owner) {
+                None => Some(format!("there is no `{owner}`")),
+                Some(code) => name.and_then(|name| bounds::differ(bound, code, name)),
+            };
+            findings.extend(wrong.map(|what| Finding::at(LIMITS, line, what)));
         }
     }
     findings
 }
 
-/// Paths without a leading directory of the repository are below `crates/`.
-fn owner_is_there(tree: &Tree, owner: &str) -> bool {
+/// The code of an owner, if it is there. Paths without a leading directory of the repository are
+/// below `crates/`.
+fn owned<'a>(tree: &'a Tree, owner: &str) -> Option<&'a str> {
     let (path, name) = match owner.split_once("::") {
         Some((path, name)) => (path, Some(name)),
         None => (owner, None),
     };
     let within = format!("crates/{path}");
-    let Some(file) = tree
+    let file = tree
         .files
         .iter()
-        .find(|f| f.path == path || f.path == within)
-    else {
-        return false;
-    };
+        .find(|f| f.path == path || f.path == within)?;
     let code = file
         .rust
         .as_ref()
         .map(|s| s.code.as_str())
-        .or(file.text.as_deref());
-    name.is_none_or(|name| words(code.unwrap_or_default()).any(|(_, word)| word == name))
+        .or(file.text.as_deref())?;
+    name.is_none_or(|name| words(code).any(|(_, word)| word == name))
+        .then_some(code)
+}
+
+/// Every invariant says what holds it, and the tests it names are there.
+fn invariants(text: Option<&str>, tests: &BTreeSet<&str>) -> Vec<Finding> {
+    const MARK: &str = "**Invariant:**";
+    let Some(text) = text else {
+        return vec![Finding::new(ARCHITECTURE, "is missing")];
+    };
+    let mut findings = Vec::new();
+    let mut line = 1;
+    for paragraph in text.split("\n\n") {
+        if paragraph.trim_start().starts_with(MARK) {
+            match paragraph.rsplit_once('[') {
+                None => findings.push(Finding::at(ARCHITECTURE, line, "says not what holds it")),
+                Some((_, holds)) => {
+                    let named = quoted(holds).filter(|name| name.matches('_').count() >= 2);
+                    findings.extend(named.filter(|name| !tests.contains(name)).map(|name| {
+                        Finding::at(ARCHITECTURE, line, format!("there is no test `{name}`"))
+                    }));
+                }
+            }
+        }
+        line += paragraph.lines().count() + 1;
+    }
+    findings
 }
 
 /// Targets of links to files of this repository, with their lines.
@@ -178,13 +209,32 @@ mod tests {
             "crates/a/src/b.rs",
             b"// GONE\nconst MAX: u8 = 1;\n".to_vec(),
         )]);
-        let there = |owner: &str| owner_is_there(&tree, owner);
-        assert!(there("a/src/b.rs::MAX"));
-        assert!(there("crates/a/src/b.rs"));
-        assert!(!there("a/src/b.rs::GONE"));
-        assert!(!there("a/src/c.rs"));
-        let text = "| bound | owner |\n|---|---|\n| 1 | `a/src/b.rs::MAX` |\n| 2 | nobody |\n";
-        assert_eq!(whats(&limits(Some(text), there)), ["names no owner"]);
+        let there = |owner: &str| owned(&tree, owner);
+        assert!(there("a/src/b.rs::MAX").is_some());
+        assert!(there("crates/a/src/b.rs").is_some());
+        assert!(there("a/src/b.rs::GONE").is_none());
+        assert!(there("a/src/c.rs").is_none());
+        let text = "| what | bound | owner |\n|---|---|---|\n| x | 1 | `a/src/b.rs::MAX` |\n\
+                    | y | 2 | `a/src/b.rs::MAX` |\n| z | 3 | nobody |\n";
+        assert_eq!(
+            whats(&limits(Some(text), there)),
+            ["says `2`, but `MAX` is 1", "names no owner"]
+        );
+    }
+
+    #[test]
+    fn an_invariant_names_a_test_that_is_there() {
+        let text = "# A\n\n**Invariant:** x\ny. [`one_two_three`,\n`lint`]\n\nrest\n";
+        assert_eq!(
+            invariants(Some(text), &BTreeSet::from(["one_two_three"])),
+            []
+        );
+        let findings = invariants(Some(text), &BTreeSet::new());
+        assert_eq!(whats(&findings), ["there is no test `one_two_three`"]);
+        assert_eq!(
+            whats(&invariants(Some("**Invariant:** x.\n"), &BTreeSet::new())),
+            ["says not what holds it"]
+        );
     }
 
     #[test]
