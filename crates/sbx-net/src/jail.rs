@@ -1,19 +1,14 @@
 //! The walls around the process.
 //!
-//! Owns: which files the host's resolver needs, and what is denied beyond the
-//! common profile. What stays is memory, time, threads, Internet sockets
-//! outwards, and the resolver's configuration, read-only.
+//! Owns: which files the host's resolver needs. What stays is memory, time,
+//! threads, Internet sockets outwards, and the resolver's configuration,
+//! read-only.
 
-use std::collections::BTreeMap;
 use std::net::ToSocketAddrs;
 use std::path::Path;
 
 use rustix::process::Resource;
 use sbx_sys::jail::{Access, InForce, Jail, Place, Profile, Tcp};
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule, TargetArch,
-};
 
 use crate::error::{Attempt, Error};
 use crate::limits;
@@ -35,7 +30,6 @@ const RESOLVER_FILES: [&str; 8] = [
 /// when this fails.
 pub(crate) fn enter() -> Result<InForce, Error> {
     load_name_services();
-    refuse_local_sockets()?;
     let mut jail = Jail::new(Profile::Net)
         .limit(Resource::Core, 0)
         .limit(Resource::Data, limits::MEMORY)
@@ -56,34 +50,4 @@ pub(crate) fn enter() -> Result<InForce, Error> {
 fn load_name_services() {
     let name = "x".repeat(64);
     let _never = (name.as_str(), 0).to_socket_addrs();
-}
-
-/// No Unix sockets, since container engines and session buses listen on them
-/// and Landlock says nothing about those with a path; and no listening.
-fn refuse_local_sockets() -> Result<(), Error> {
-    let program = compile().map_err(|error| Error::new(Attempt::Wall("socket filter"), error))?;
-    seccompiler::apply_filter(&program)
-        .map_err(|error| Error::new(Attempt::Wall("socket filter"), error))
-}
-
-fn compile() -> Result<BpfProgram, seccompiler::BackendError> {
-    let local = SeccompCondition::new(
-        0,
-        SeccompCmpArgLen::Dword,
-        SeccompCmpOp::Eq,
-        u64::from(libc::AF_UNIX.unsigned_abs()),
-    )?;
-    let rules = BTreeMap::from([
-        (libc::SYS_socket, vec![SeccompRule::new(vec![local])?]),
-        (libc::SYS_listen, Vec::new()),
-        (libc::SYS_accept, Vec::new()),
-        (libc::SYS_accept4, Vec::new()),
-    ]);
-    SeccompFilter::new(
-        rules,
-        SeccompAction::Allow,
-        SeccompAction::Errno(libc::EACCES.unsigned_abs()),
-        TargetArch::try_from(std::env::consts::ARCH)?,
-    )?
-    .try_into()
 }

@@ -47,4 +47,9 @@ fn the_jail_leaves_the_outward_path_and_nothing_else() {
         );
     }
     assert_eq!(outcomes.as_object().unwrap().len(), 15);
+    // Not for want of a file that may be opened: the calls do not exist.
+    for act in ["connect unix", "listen unix", "listen tcp"] {
+        let outcome = outcomes[act].as_str().unwrap();
+        assert!(outcome.contains("code: 38"), "{act}: {outcome}");
+    }
 }

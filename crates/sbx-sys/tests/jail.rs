@@ -108,6 +108,9 @@ fn perform(act: &str, address: std::net::SocketAddr) -> std::io::Result<()> {
         "write" => std::fs::write(format!("/tmp/sbx-jail-{}", std::process::id()), "x"),
         "tcp" => TcpStream::connect(address).map(drop),
         "unix" => std::os::unix::net::UnixDatagram::unbound().map(drop),
+        "listen" => raw(libc::SYS_listen, -1),
+        "accept" => raw(libc::SYS_accept, -1),
+        "accept4" => raw(libc::SYS_accept4, -1),
         "thread" => std::thread::Builder::new()
             .spawn(|| {})?
             .join()
@@ -218,9 +221,19 @@ fn sockets_are_made_only_where_the_role_needs_them() {
     assert_eq!(answer("share", "unix"), errno(libc::ENOSYS));
     assert_eq!(answer("supervisor", "tcp"), errno(libc::ENOSYS));
     assert_eq!(answer("supervisor", "unix"), "done");
+    assert_eq!(answer("net", "unix"), errno(libc::ENOSYS));
     // A net jail without leave for TCP makes the socket, and Landlock stops it.
     if abi() >= 4 {
         assert_eq!(answer("net", "tcp"), errno(libc::EACCES));
+    }
+}
+
+#[test]
+fn the_network_engine_is_not_connected_to() {
+    for act in ["listen", "accept", "accept4"] {
+        assert_eq!(answer("net", act), errno(libc::ENOSYS), "{act}");
+        // The call exists and finds that there is no such descriptor.
+        assert_eq!(answer("supervisor", act), errno(libc::EBADF), "{act}");
     }
 }
 

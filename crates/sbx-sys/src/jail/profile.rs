@@ -24,7 +24,9 @@ pub enum Profile {
     /// The supervisor: state files, Unix sockets, signals to children that
     /// others started. No exec, no other sockets.
     Supervisor,
-    /// The network engine: Internet sockets, few files, no exec.
+    /// The network engine: Internet sockets outwards, few files, no exec. No
+    /// Unix sockets: container engines and session buses listen on them, and
+    /// Landlock says nothing about those with a path.
     Net,
     /// The file server: all of a file system's calls, no new sockets, no exec.
     Share,
@@ -52,7 +54,8 @@ pub(super) fn calls(profile: Profile) -> impl Iterator<Item = Call> {
             READ_WRITE,
             CHANGE,
             INHERITED_SOCKETS,
-            NEW_SOCKETS,
+            CONNECT,
+            LISTEN,
             UNIX,
             PROCESSES,
         ],
@@ -62,8 +65,7 @@ pub(super) fn calls(profile: Profile) -> impl Iterator<Item = Call> {
             LOOK,
             READ_WRITE,
             INHERITED_SOCKETS,
-            NEW_SOCKETS,
-            UNIX,
+            CONNECT,
             INTERNET,
         ],
         Profile::Share => &[
@@ -287,12 +289,13 @@ const INHERITED_SOCKETS: &[Call] = &[
     (libc::SYS_socketpair, AF_UNIX),
 ];
 
-/// Connecting and listening; which families is said by `UNIX` and `INTERNET`.
-const NEW_SOCKETS: &[Call] = &[
+/// Sockets outwards; of which families is said by `UNIX` and `INTERNET`.
+const CONNECT: &[Call] = &[any(libc::SYS_bind), any(libc::SYS_connect)];
+
+/// Being connected to.
+const LISTEN: &[Call] = &[
     any(libc::SYS_accept),
     any(libc::SYS_accept4),
-    any(libc::SYS_bind),
-    any(libc::SYS_connect),
     any(libc::SYS_listen),
 ];
 
