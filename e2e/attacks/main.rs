@@ -3,3 +3,4 @@
 
 mod host_loopback;
 mod host_secrets;
+mod terminal_escapes;

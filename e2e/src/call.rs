@@ -342,3 +342,9 @@ fn collect(mut pipe: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
     });
     receiver
 }
+
+/// Whether the process of this number ends within so many seconds.
+pub fn ends(pid: i64, seconds: u64) -> bool {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    pid.is_none_or(|pid| ends_within(pid, Duration::from_secs(seconds)))
+}

@@ -24,7 +24,7 @@ mod skip;
 mod terminal;
 
 pub use anthropic::{Call, StandIn, Turn};
-pub use call::{Output, Running, Sbx};
+pub use call::{Output, Running, Sbx, ends};
 pub use environment::full_run;
 pub use home::Home;
 pub use loopback::Listener;
