@@ -3,6 +3,7 @@
 //!
 //! Nothing here is part of what is shipped.
 
+mod bench;
 mod programs;
 mod readme;
 mod rust;
@@ -17,6 +18,8 @@ use tree::Tree;
 const USAGE: &str = "\
 usage: cargo xtask tidy            check the house rules
        cargo xtask readme --list   print the commands that README shows
+       cargo xtask bench [start|memory|share] [--rounds N] [--sbx PROGRAM]
+                                   print the ratios of NUMBERS.md
 ";
 
 fn main() -> ExitCode {
@@ -25,6 +28,10 @@ fn main() -> ExitCode {
     let outcome = match words.as_slice() {
         ["tidy"] => tidy(),
         ["readme", "--list"] => readme_list(),
+        ["bench", rest @ ..] => bench::run(rest).map(|table| {
+            put(&table);
+            ExitCode::SUCCESS
+        }),
         _ => {
             say(USAGE);
             return ExitCode::from(2);

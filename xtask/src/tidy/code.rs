@@ -22,6 +22,7 @@ const ENVIRONMENT_HOMES: &[&str] = &[
     "crates/sbx/src/main.rs",
     "crates/sbx-guest/src/program.rs",
     "xtask/src/main.rs",
+    "xtask/src/bench.rs",
 ];
 
 /// What alone starts programs through the standard library.
