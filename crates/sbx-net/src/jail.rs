@@ -3,6 +3,13 @@
 //! Owns: which files the host's resolver needs. What stays is memory, time,
 //! threads, Internet sockets outwards, and the resolver's configuration,
 //! read-only.
+//!
+//! Limit: Landlock grants files, not names. An `/etc/resolv.conf` or
+//! `/etc/hosts` of its own (not a link into `/run`, which most hosts have)
+//! that is replaced while the sandbox runs is out of reach until its next
+//! start: names are then resolved as if it were absent. All of `/etc` would
+//! be the way around, and that is too much for the process that faces the
+//! guest.
 
 use std::net::ToSocketAddrs;
 use std::path::Path;
