@@ -5,6 +5,7 @@
 //! warns.
 
 mod account;
+mod bounded;
 pub(crate) mod cgroup;
 mod early;
 mod etc;

@@ -6,12 +6,13 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, Uid};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, StatxFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount_bind, mount_bind_recursive, mount_remount};
 use sbx_proto::link::{AgentUser, Setup, ShareMount, TmpfsMount, VolumeMount};
 
 use super::Warnings;
+use super::bounded::{self, Steps};
 use super::early::{make_directory, mount_at};
 use super::root::{Layers, device};
 use crate::error::{Attempt as _, Error, Result};
@@ -84,8 +85,16 @@ enum Item<'a> {
     Share(&'a ShareMount),
 }
 
-/// Mounts all that `setup` names, outer directories before inner ones.
+/// Mounts all that `setup` names; a share that nobody serves fails it.
 pub(super) fn mount_all(setup: &Setup, layers: &Layers) -> Result<()> {
+    let (setup, layers) = (setup.clone(), layers.try_clone()?);
+    bounded::run(bounded::PATIENCE, move |steps| {
+        mount_each(&setup, &layers, steps)
+    })
+}
+
+/// Outer directories before inner ones.
+fn mount_each(setup: &Setup, layers: &Layers, steps: &Steps<()>) -> Result<()> {
     let mut items: Vec<(PathBuf, Item<'_>)> = Vec::new();
     for kit in &setup.kits {
         items.push((clean(kit.mount_point.as_bytes())?, Item::Kit(&kit.serial)));
@@ -101,6 +110,7 @@ pub(super) fn mount_all(setup: &Setup, layers: &Layers) -> Result<()> {
     }
     items.sort_by_key(|(path, _)| path.components().count());
     for (path, item) in items {
+        steps.begin(format!("mount at `{}`", path.display()));
         let parent = path.parent().unwrap_or(Path::new("/"));
         make_owned(parent, &setup.agent)?;
         match item {
@@ -205,7 +215,8 @@ fn mount_share(share: &ShareMount, path: &Path, agent: &AgentUser) -> Result<()>
     }
     let Some(file) = &share.file else {
         make_owned(path, agent)?;
-        return mount_at(&share.tag, path, "virtiofs", flags, None);
+        mount_at(&share.tag, path, "virtiofs", flags, None)?;
+        return reach(path);
     };
     let whole = clean(format!("{FILES}/{}", share.tag).as_bytes())?;
     mount_at(&share.tag, &whole, "virtiofs", flags, None)?;
@@ -238,6 +249,19 @@ fn mount_share(share: &ShareMount, path: &Path, agent: &AgentUser) -> Result<()>
     mount_bind(fd_path(&source), path).attempt(what)
 }
 
+/// Asks the server of a share for something: the mount alone asks nothing,
+/// and every session in a share that nobody serves would hang.
+fn reach(path: &Path) -> Result<()> {
+    rustix::fs::statx(
+        rustix::fs::CWD,
+        path,
+        AtFlags::STATX_FORCE_SYNC,
+        StatxFlags::BASIC_STATS,
+    )
+    .map(drop)
+    .attempt(format!("reach the share at `{}`", path.display()))
+}
+
 /// Puts this program where sessions find it, and `sudo` beside the others.
 pub(super) fn place_program() -> Result<()> {
     let what = format!("place `{GUEST_PROGRAM}`");
@@ -262,6 +286,54 @@ pub(super) fn place_program() -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Where a file system stays mounted that nobody serves.
+    struct Unserved(tempfile::TempDir, Option<OwnedFd>);
+
+    impl Unserved {
+        /// `None` where the kernel lets nobody but root mount.
+        fn mount() -> Option<Self> {
+            let flags = OFlags::RDWR | OFlags::CLOEXEC;
+            let device = rustix::fs::open("/dev/fuse", flags, Mode::empty()).ok()?;
+            let options = format!(
+                "fd={},rootmode=40000,user_id=0,group_id=0",
+                device.as_raw_fd()
+            );
+            let (dir, options) = (tempfile::tempdir().unwrap(), CString::new(options).unwrap());
+            mount_at("none", dir.path(), "fuse", SAFE, Some(&options)).ok()?;
+            Some(Self(dir, Some(device)))
+        }
+    }
+
+    impl Drop for Unserved {
+        fn drop(&mut self) {
+            // Whoever still waits is told that there is no server.
+            self.1 = None;
+            let _ = rustix::mount::unmount(self.0.path(), rustix::mount::UnmountFlags::DETACH);
+        }
+    }
+
+    #[test]
+    fn a_share_that_nobody_serves_fails_the_start_and_is_named() {
+        let Some(share) = Unserved::mount() else {
+            eprintln!("not tried: mounting takes root");
+            return;
+        };
+        let path = share.0.path().to_owned();
+        let error = bounded::run(std::time::Duration::from_millis(300), move |steps| {
+            steps.begin("mount at `/w`".to_owned());
+            reach(&path)
+        });
+        let line = error.unwrap_err().line();
+        assert_eq!(line, "mount at `/w`: no answer for 0 s");
+    }
+
+    #[test]
+    fn a_directory_that_answers_is_reached() {
+        let dir = tempfile::tempdir().unwrap();
+        reach(dir.path()).unwrap();
+        assert!(reach(&dir.path().join("missing")).is_err());
+    }
 
     #[test]
     fn mounts_only_at_plain_absolute_paths() {

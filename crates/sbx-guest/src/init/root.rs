@@ -25,6 +25,16 @@ pub(super) struct Layers {
     pub(super) scratch: OwnedFd,
 }
 
+impl Layers {
+    pub(super) fn try_clone(&self) -> Result<Self> {
+        let copy = |fd: &OwnedFd| fd.try_clone().attempt("hold on to the layers");
+        Ok(Self {
+            base: copy(&self.base)?,
+            scratch: copy(&self.scratch)?,
+        })
+    }
+}
+
 /// Mounts the layers and makes their union the root of PID 1.
 pub(super) fn assemble(disks: &Disks) -> Result<Layers> {
     let base = device(&disks.base)?;
