@@ -6,7 +6,8 @@ use super::{Finding, bounds};
 use crate::rust::words;
 use crate::tree::Tree;
 
-const ATTACKS: &str = "ATTACKS.md";
+/// Every row of their tables ends with the tests that hold it.
+const TESTED: [&str; 2] = ["ATTACKS.md", "docs/workspace.md"];
 const LIMITS: &str = "LIMITS.md";
 const ARCHITECTURE: &str = "ARCHITECTURE.md";
 
@@ -17,7 +18,9 @@ pub(super) fn check(tree: &Tree) -> Vec<Finding> {
         .flat_map(|(_, s)| &s.tests)
         .map(|(_, name)| name.as_str())
         .collect();
-    findings.extend(attacks(tree.text(ATTACKS), &tests));
+    for path in TESTED {
+        findings.extend(tested(path, tree.text(path), &tests));
+    }
     findings.extend(limits(tree.text(LIMITS), |owner| owned(tree, owner)));
     findings.extend(invariants(tree.text(ARCHITECTURE), &tests));
     for file in tree.files.iter().filter(|f| f.path.ends_with(".md")) {
@@ -60,19 +63,19 @@ fn quoted(cell: &str) -> impl Iterator<Item = &str> {
 }
 
 /// The last cell of every row names at least one test, and each that it names is there.
-fn attacks(text: Option<&str>, tests: &BTreeSet<&str>) -> Vec<Finding> {
+fn tested(path: &str, text: Option<&str>, tests: &BTreeSet<&str>) -> Vec<Finding> {
     let Some(text) = text else {
-        return vec![Finding::new(ATTACKS, "is missing")];
+        return vec![Finding::new(path, "is missing")];
     };
     let mut findings = Vec::new();
     for (line, cells) in rows(text) {
         let last = cells.last().copied().unwrap_or_default();
         if quoted(last).next().is_none() {
-            findings.push(Finding::at(ATTACKS, line, "names no test"));
+            findings.push(Finding::at(path, line, "names no test"));
         }
         for name in quoted(last).filter(|name| !tests.contains(name)) {
             findings.push(Finding::at(
-                ATTACKS,
+                path,
                 line,
                 format!("there is no test `{name}`"),
             ));
@@ -189,18 +192,21 @@ mod tests {
     const TABLE: &str = "text\n\n| a | test |\n|---|---|\n| x | `one_two_three` |\n";
 
     #[test]
-    fn a_row_of_attacks_names_a_test_that_is_there() {
-        assert_eq!(attacks(Some(TABLE), &BTreeSet::from(["one_two_three"])), []);
+    fn a_row_of_a_table_names_a_test_that_is_there() {
         assert_eq!(
-            whats(&attacks(Some(TABLE), &BTreeSet::new())),
+            tested("p", Some(TABLE), &BTreeSet::from(["one_two_three"])),
+            []
+        );
+        assert_eq!(
+            whats(&tested("p", Some(TABLE), &BTreeSet::new())),
             ["there is no test `one_two_three`"]
         );
         let none = TABLE.replace('`', "");
         assert_eq!(
-            whats(&attacks(Some(&none), &BTreeSet::new())),
+            whats(&tested("p", Some(&none), &BTreeSet::new())),
             ["names no test"]
         );
-        assert_eq!(whats(&attacks(None, &BTreeSet::new())), ["is missing"]);
+        assert_eq!(whats(&tested("p", None, &BTreeSet::new())), ["is missing"]);
     }
 
     #[test]
