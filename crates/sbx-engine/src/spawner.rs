@@ -173,10 +173,12 @@ impl Spawner {
         }
     }
 
-    /// Ends it and all its children at once.
-    pub(crate) fn kill(&self) {
-        let _ = self.child.signal(Signal::KILL);
-        let _ = self.child.wait();
+    /// Ends it and all its children. It goes by itself once nobody can ask it
+    /// any more; the supervisor, locked down, may not even signal it.
+    pub(crate) fn end(self) {
+        let Self { requests, child } = self;
+        drop(requests);
+        let _ = child.wait();
     }
 }
 

@@ -137,7 +137,7 @@ fn supervise(
         ),
     );
     // Whatever is left of it goes now, however it ended.
-    spawner.kill();
+    spawner.end();
     let _ = std::fs::remove_dir_all(&config.runtime);
     sandbox.clear_run();
     if let Err(error) = &lived {

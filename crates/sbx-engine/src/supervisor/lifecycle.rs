@@ -32,6 +32,8 @@ const BOOT_LIMIT: Duration = Duration::from_secs(180);
 const HELPER_LIMIT: Duration = Duration::from_secs(20);
 /// How long after the guest's own grace the machine may take to be gone.
 const OFF_LIMIT: Duration = Duration::from_secs(10);
+/// How long clients may take to hear that it is over.
+const PARTING: Duration = Duration::from_millis(500);
 /// Grace of a stop nobody gave a grace for.
 const GRACE: Duration = Duration::from_secs(10);
 /// How often the guest is told the time; after the host slept this is how
@@ -139,7 +141,8 @@ pub(super) async fn live(
     status.tell(&StartStatus::Ready);
 
     let end = until_end(config, &shared, &mut ends, link).await;
-    shared.enter(Stage::Stopping(end.to_string()));
+    let why = end.to_string();
+    shared.enter(Stage::Stopping(why.clone()));
     record.phase = Phase::Stopping;
     let _ = sandbox.write_run(record, proof);
     log::log(&format!("stopping: {end}"));
@@ -149,10 +152,8 @@ pub(super) async fn live(
         End::PoweredOff => Ok(()),
         End::Lost(error) => Err(error),
     };
-    shared.enter(Stage::Down);
-    // Lets those who asked for the stop hear of it before the process ends.
-    tokio::task::yield_now().await;
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    shared.enter(Stage::Down(why));
+    shared.part(PARTING).await;
     outcome
 }
 

@@ -43,8 +43,8 @@ pub(crate) enum Stage {
     Ready,
     /// Ending; the text says why.
     Stopping(String),
-    /// Everything of it is gone.
-    Down,
+    /// Everything of it is gone; the text says why.
+    Down(String),
 }
 
 /// Why the link to the guest ended.
@@ -104,6 +104,18 @@ impl Shared {
     /// Tells all clients how far the sandbox is.
     pub(crate) fn enter(&self, stage: Stage) {
         self.stage.send_replace(stage);
+    }
+
+    /// Ends every session and lets clients hear why, for `patience` at most.
+    pub(crate) async fn part(&self, patience: Duration) {
+        self.router.borrow_mut().close();
+        let gone = async {
+            while self.clients.get() > 0 {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        // Who does not listen by then hears it from the closed socket.
+        let _ = tokio::time::timeout(patience, gone).await;
     }
 
     /// Sends a link-level message unless the guest has not read for so long
@@ -236,7 +248,9 @@ async fn client(shared: &Rc<Shared>, stream: UnixStream) {
                 .send_replace(Some(Duration::from_millis(grace_ms.into())));
             let mut stage = shared.stage.subscribe();
             // An error means that the supervisor is past telling: down.
-            let _ = stage.wait_for(|stage| *stage == Stage::Down).await;
+            let _ = stage
+                .wait_for(|stage| matches!(stage, Stage::Down(_)))
+                .await;
             reply(&mut writer, &Reply::Stopped).await;
         }
         Ok(Request::Call { json }) => call(shared, &json, reader, writer).await,
@@ -378,7 +392,7 @@ async fn attach(
                 }
             }
             Stage::Stopping(why) => return fail(&mut writer, &why, None).await,
-            Stage::Down => return,
+            Stage::Down(why) => return fail(&mut writer, &why, None).await,
         }
         if stage.changed().await.is_err() {
             return;
@@ -437,10 +451,10 @@ async fn deliver(
     // The sandbox went down below the session. Who watches the machine knows
     // why a moment later than this task sees the channel close.
     let mut stage = shared.stage.subscribe();
-    let ended = |stage: &Stage| matches!(stage, Stage::Stopping(_) | Stage::Down);
+    let ended = |stage: &Stage| matches!(stage, Stage::Stopping(_) | Stage::Down(_));
     let why = match tokio::time::timeout(PATIENCE, stage.wait_for(ended)).await {
         Ok(Ok(stage)) => match &*stage {
-            Stage::Stopping(why) => why.clone(),
+            Stage::Stopping(why) | Stage::Down(why) => why.clone(),
             _ => "the sandbox has stopped".to_owned(),
         },
         _ => "the sandbox has stopped".to_owned(),
