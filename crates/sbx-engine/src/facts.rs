@@ -37,6 +37,8 @@ pub struct HostFacts {
     pub timezone: Option<String>,
     /// Root certificates this host trusts beyond its distribution's, PEM.
     pub extra_roots: String,
+    /// The user's name and address as git's system-wide configuration.
+    pub git_config: Option<String>,
 }
 
 /// Whether KVM can be used.
@@ -83,6 +85,10 @@ impl HostFacts {
             gid: caller.gid,
             timezone: caller.timezone.clone(),
             extra_roots: extra_roots(),
+            git_config: caller
+                .git
+                .as_ref()
+                .and_then(crate::command::GitIdentity::to_config),
         }
     }
 }

@@ -134,6 +134,8 @@ pub struct GuestPlan {
     pub pids: u32,
     /// Root certificates this host trusts beyond its distribution's, PEM.
     pub trust_pem: String,
+    /// The user's name and address as git's system-wide configuration.
+    pub git_config: Option<String>,
 }
 
 /// Who is who on both sides.
@@ -243,6 +245,7 @@ pub fn plan(spec: &SandboxSpec, facts: &HostFacts, files: &Artifacts) -> Result<
             workdir: spec.workdir.clone(),
             pids: spec.limits.pids,
             trust_pem: facts.extra_roots.clone(),
+            git_config: facts.git_config.clone(),
         },
         identity: identity(facts),
         warnings,

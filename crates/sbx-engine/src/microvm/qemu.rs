@@ -54,10 +54,12 @@ pub(crate) fn arguments(machine: &Machine, fds: &Descriptors, tags: &[String]) -
     let mut line = Line(Vec::new());
     let memory = machine.memory.as_mib();
     let (accel, cpu) = match machine.accelerator {
-        Accelerator::Kvm => ("kvm".to_owned(), "host"),
+        // No virtualisation within: nested guests are a way to the host's
+        // kernel that nobody asked for.
+        Accelerator::Kvm => ("kvm".to_owned(), "host,vmx=off,svm=off"),
         Accelerator::Tcg => (
             format!("tcg,thread=multi,tb-size={}", tb_size(memory)),
-            "max",
+            "max,svm=off",
         ),
     };
     line.add(

@@ -74,7 +74,10 @@ pub(crate) fn message(plan: &Plan, files: &[Option<Vec<u8>>]) -> Setup {
         memory_limit: None,
         env: env.collect(),
         workdir: Some(guest.workdir.as_bytes().to_vec().into()),
-        git_config: None,
+        git_config: guest
+            .git_config
+            .clone()
+            .map(|text| text.into_bytes().into()),
     }
 }
 

@@ -92,6 +92,8 @@ pub(super) async fn live(
     } = parts;
     let (reader, mut writer) = link.into_split();
     let mut reader = FrameReader::new(reader, Side::Guest);
+    let listener = listen(config)?;
+    walls.extend(super::walls::raise(&sandbox.join(""), &config.runtime)?);
     status.tell(&StartStatus::At("booting the guest".to_owned()));
     let booted = tokio::select! {
         booted = tokio::time::timeout(BOOT_LIMIT, boot(config, &mut reader, &mut writer)) => {
@@ -115,8 +117,6 @@ pub(super) async fn live(
     record.accelerator = Some(plan.machine.accelerator);
     sandbox.write_run(record, proof)?;
 
-    let listener = listen(config)?;
-    walls.extend(super::walls::raise(&sandbox.join(""), &config.runtime)?);
     let known = serde_json::json!({
         "pid": std::process::id(),
         "accel": plan.machine.accelerator,
