@@ -358,3 +358,198 @@ fn identity(facts: &HostFacts) -> Identity {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use sbx_spec::{Cpus, Driver, Isolation, Limits, Network, Share};
+
+    use super::*;
+
+    fn spec() -> SandboxSpec {
+        SandboxSpec {
+            name: "box-1".parse().unwrap(),
+            kit: "claude".parse().unwrap(),
+            isolation: Isolation::MicroVm,
+            driver: Driver::Auto,
+            accel: Accel::Auto,
+            limits: Limits {
+                cpus: Cpus::whole(2),
+                memory: ByteSize::gib(1),
+                disk: ByteSize::gib(20),
+                pids: 4096,
+            },
+            shares: vec![Share {
+                host: "/home/u/app".into(),
+                guest: GuestPath::new("/home/u/app").unwrap(),
+                access: Access::ReadWrite,
+                role: ShareRole::Workspace,
+            }],
+            volumes: Vec::new(),
+            tmpfs: Vec::new(),
+            workdir: GuestPath::new("/home/u/app").unwrap(),
+            env: Vec::new(),
+            network: Network {
+                preset: NetworkPreset::Open,
+                localhost_ports: vec![8080],
+            },
+        }
+    }
+
+    fn facts() -> HostFacts {
+        HostFacts {
+            cpus: 4,
+            memory: ByteSize::gib(16),
+            virtualisation: Virtualisation::Usable,
+            tsc_khz: Some(2_000_000),
+            qemu: Some("/usr/bin/qemu-system-x86_64".into()),
+            uid: 1000,
+            gid: 1001,
+            timezone: None,
+            extra_roots: String::new(),
+            git_config: None,
+        }
+    }
+
+    fn files() -> Artifacts {
+        Artifacts {
+            kernel: "/cache/vmlinux".into(),
+            initrd: "/cache/initrd".into(),
+            base: "/cache/base".into(),
+            kit: Some("/cache/kit".into()),
+            scratch: "/state/scratch.img".into(),
+        }
+    }
+
+    fn code(spec: &SandboxSpec, facts: &HostFacts) -> Code {
+        plan(spec, facts, &files()).unwrap_err().code
+    }
+
+    #[test]
+    fn the_same_spec_and_facts_make_the_same_plan() {
+        let first = plan(&spec(), &facts(), &files()).unwrap();
+        assert_eq!(plan(&spec(), &facts(), &files()).unwrap(), first);
+        assert_eq!(first.machine.accelerator, Accelerator::Kvm);
+        assert!(first.warnings.is_empty());
+    }
+
+    #[test]
+    fn only_the_sandboxs_own_disk_is_writable() {
+        let plan = plan(&spec(), &facts(), &files()).unwrap();
+        let writable: Vec<_> = plan
+            .machine
+            .disks
+            .iter()
+            .filter(|disk| disk.writable)
+            .map(|disk| &disk.path)
+            .collect();
+        assert_eq!(writable, [&files().scratch]);
+    }
+
+    #[test]
+    fn an_ordinary_user_stays_who_they_are_on_both_sides() {
+        let plan = plan(&spec(), &facts(), &files()).unwrap();
+        let same = Identity {
+            agent: (1000, 1001),
+            service: None,
+            share: None,
+        };
+        assert_eq!(plan.identity, same);
+    }
+
+    #[test]
+    fn where_the_caller_is_root_no_process_of_a_sandbox_is() {
+        let root = HostFacts {
+            uid: 0,
+            gid: 0,
+            ..facts()
+        };
+        let identity = plan(&spec(), &root, &files()).unwrap().identity;
+        assert_eq!(identity.agent, (1000, 1000));
+        for (uid, gid) in [identity.service.unwrap(), identity.share.unwrap()] {
+            assert!(uid != 0 && gid != 0);
+        }
+    }
+
+    #[test]
+    fn emulation_is_taken_only_where_there_is_no_kvm_and_is_said() {
+        let none = Virtualisation::Unusable {
+            reason: "no flag".to_owned(),
+        };
+        let facts = HostFacts {
+            virtualisation: none,
+            ..facts()
+        };
+        let planned = plan(&spec(), &facts, &files()).unwrap();
+        assert_eq!(planned.machine.accelerator, Accelerator::Tcg);
+        assert_eq!(planned.warnings.len(), 1);
+        let kvm = SandboxSpec {
+            accel: Accel::Kvm,
+            ..spec()
+        };
+        assert_eq!(code(&kvm, &facts), Code::HostUnfit);
+    }
+
+    #[test]
+    fn a_kvm_that_is_not_permitted_is_an_error_that_names_the_cure() {
+        let denied = Virtualisation::NotPermitted {
+            reason: "permission denied".to_owned(),
+            cure: "join the group kvm".to_owned(),
+        };
+        let facts = HostFacts {
+            virtualisation: denied,
+            ..facts()
+        };
+        let error = plan(&spec(), &facts, &files()).unwrap_err();
+        assert_eq!(error.code, Code::KvmDenied);
+        assert!(error.hint.unwrap().contains("join the group kvm"));
+        let emulated = SandboxSpec {
+            accel: Accel::Tcg,
+            ..spec()
+        };
+        assert!(plan(&emulated, &facts, &files()).is_ok());
+    }
+
+    #[test]
+    fn what_the_host_cannot_give_is_refused() {
+        let with = |limits: Limits| SandboxSpec { limits, ..spec() };
+        let limits = spec().limits;
+        for limits in [
+            Limits {
+                memory: ByteSize::mib(64),
+                ..limits
+            },
+            Limits {
+                memory: ByteSize::gib(17),
+                ..limits
+            },
+            Limits {
+                cpus: Cpus::whole(5),
+                ..limits
+            },
+            Limits {
+                cpus: "0.5".parse().unwrap(),
+                ..limits
+            },
+        ] {
+            assert_eq!(code(&with(limits), &facts()), Code::Limit);
+        }
+        let bare = HostFacts {
+            qemu: None,
+            ..facts()
+        };
+        assert_eq!(code(&spec(), &bare), Code::HostUnfit);
+    }
+
+    #[test]
+    fn without_a_network_there_is_no_engine_and_no_device() {
+        let network = Network {
+            preset: NetworkPreset::None,
+            localhost_ports: Vec::new(),
+        };
+        let plan = plan(&SandboxSpec { network, ..spec() }, &facts(), &files()).unwrap();
+        assert!(plan.network.is_none());
+        let fds = crate::microvm::qemu::Descriptors::number(3, false, 1);
+        let line = crate::microvm::qemu::arguments(&plan.machine, &fds, &["s0".to_owned()]);
+        assert!(!line.iter().any(|word| word.contains("virtio-net")));
+    }
+}

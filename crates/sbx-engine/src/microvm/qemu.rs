@@ -175,3 +175,112 @@ impl Line {
         self.0.push(value.to_owned());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use sbx_spec::ByteSize;
+
+    use super::*;
+    use crate::plan::Disk;
+
+    fn machine(accelerator: Accelerator) -> Machine {
+        let disk = |serial: &str, writable| Disk {
+            serial: serial.to_owned(),
+            path: format!("/images/{serial}").into(),
+            writable,
+        };
+        Machine {
+            program: "/usr/bin/qemu-system-x86_64".into(),
+            accelerator,
+            cpus: 2,
+            memory: ByteSize::mib(512),
+            tsc_khz: Some(2_600_000),
+            kernel: "/images/vmlinux".into(),
+            initrd: "/images/initrd".into(),
+            disks: vec![disk("base", false), disk("scratch", true)],
+        }
+    }
+
+    fn line(accelerator: Accelerator) -> Vec<String> {
+        let fds = Descriptors::number(2, true, 1);
+        arguments(&machine(accelerator), &fds, &["s0".to_owned()])
+    }
+
+    fn after<'a>(line: &'a [String], flag: &str) -> Vec<&'a str> {
+        line.windows(2)
+            .filter(|two| two[0] == flag)
+            .map(|two| two[1].as_str())
+            .collect()
+    }
+
+    #[test]
+    fn every_descriptor_has_one_number_and_none_is_shared() {
+        let fds = Descriptors::number(3, true, 2);
+        let mut all = vec![fds.control, fds.qmp, fds.console, fds.kernel, fds.initrd];
+        all.extend(&fds.disks);
+        all.extend(fds.network);
+        all.extend(&fds.shares);
+        assert_eq!(all, (4..4 + 11).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_guest_sees_these_devices_and_no_others() {
+        let line = line(Accelerator::Kvm);
+        let devices: Vec<_> = after(&line, "-device")
+            .iter()
+            .map(|device| device.split(',').next().unwrap_or_default())
+            .collect();
+        assert_eq!(
+            devices,
+            [
+                "virtio-serial-device",
+                "virtserialport",
+                "virtio-blk-device",
+                "virtio-blk-device",
+                "virtio-net-device",
+                "vhost-user-fs-device",
+                "virtio-rng-device",
+                "virtio-balloon-device",
+            ]
+        );
+        assert!(line.contains(&"-nodefaults".to_owned()));
+        assert!(line.contains(&"-no-user-config".to_owned()));
+    }
+
+    #[test]
+    fn qemu_is_given_no_path_to_open() {
+        for word in line(Accelerator::Tcg) {
+            assert!(!word.contains("/images/"), "{word}");
+        }
+    }
+
+    #[test]
+    fn a_read_only_disk_is_so_in_every_layer() {
+        let line = line(Accelerator::Kvm);
+        let layers = after(&line, "-blockdev");
+        let of = |number: usize| {
+            let name = format!("node-name=f{number},");
+            let raw = format!("node-name=d{number},");
+            layers
+                .iter()
+                .filter(move |layer| layer.contains(&name) || layer.contains(&raw))
+        };
+        assert!(of(0).all(|layer| layer.contains("read-only=on")));
+        assert!(of(1).all(|layer| layer.contains("read-only=off")));
+    }
+
+    #[test]
+    fn no_guest_is_offered_virtualisation_of_its_own() {
+        assert_eq!(
+            after(&line(Accelerator::Kvm), "-cpu"),
+            ["host,vmx=off,svm=off"]
+        );
+        assert_eq!(after(&line(Accelerator::Tcg), "-cpu"), ["max,svm=off"]);
+    }
+
+    #[test]
+    fn an_emulated_guest_is_told_its_clock_rate() {
+        assert!(after(&line(Accelerator::Tcg), "-append")[0].contains("tsc_early_khz=2600000"));
+        assert!(!after(&line(Accelerator::Kvm), "-append")[0].contains("tsc_early_khz"));
+    }
+}
