@@ -26,6 +26,8 @@ pub mod limits;
 mod names;
 pub mod process;
 mod relay;
+#[doc(hidden)]
+pub mod replay;
 mod resolve;
 mod stack;
 mod table;

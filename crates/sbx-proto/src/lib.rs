@@ -15,6 +15,8 @@ pub mod flow;
 pub mod frame;
 pub mod link;
 pub mod message;
+#[doc(hidden)]
+pub mod replay;
 pub mod session;
 
 pub use client::{Reply, Request};

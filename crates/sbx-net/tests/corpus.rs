@@ -1,0 +1,35 @@
+//! Replays what the fuzz targets have found or start from.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::{Path, PathBuf};
+
+fn corpus(target: &str) -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus");
+    let entries = std::fs::read_dir(root.join(target)).unwrap();
+    let files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    assert!(!files.is_empty(), "the corpus of {target} is gone");
+    files
+}
+
+/// Files whose name starts so are what an honest guest sends.
+fn is_good(file: &Path) -> bool {
+    let name = file.file_name().unwrap().to_string_lossy();
+    name.starts_with("good-")
+}
+
+#[test]
+fn every_frame_of_the_corpus_is_read_or_dropped() {
+    for file in corpus("net_frame") {
+        let read = sbx_net::replay::frame(&std::fs::read(&file).unwrap());
+        assert_eq!(read, is_good(&file), "{}", file.display());
+    }
+}
+
+#[test]
+fn every_query_of_the_corpus_is_answered_or_dropped() {
+    for file in corpus("net_dns") {
+        let answered = sbx_net::replay::dns(&std::fs::read(&file).unwrap());
+        assert_eq!(answered, is_good(&file), "{}", file.display());
+    }
+}
