@@ -201,8 +201,12 @@ fn create_makes_and_starts_nothing() {
     assert_eq!(made["created"], json!(true));
     assert_eq!(made["sandbox"]["name"], "shell-app");
     assert_eq!(status(&home, "shell-app"), "stopped");
-    let again = home.sbx(["--json", "create", "shell"]).cwd(&app).output();
-    assert_ne!(again.code(), Some(0));
+    let again = home
+        .sbx(["create", "--json", "shell"])
+        .cwd(&app)
+        .succeeds()
+        .json();
+    assert_eq!(again["created"], json!(false));
     let inside = home.sbx(["exec", "shell-app", "pwd"]).succeeds().text();
     assert_eq!(PathBuf::from(inside), app);
 }

@@ -7,8 +7,15 @@
     reason = "a test that cannot go on fails"
 )]
 
+mod bad_input;
+mod boots;
 mod claude;
+mod faults;
 mod fresh;
 mod life;
+mod limits;
+mod rootless;
 mod sessions;
+mod skips;
 mod terminals;
+mod workspace;

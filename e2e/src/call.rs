@@ -302,8 +302,9 @@ pub(crate) fn start(program: &Path) -> Command {
     command
 }
 
-/// A program of the host to its end, which must be success: its output.
-pub(crate) fn host(program: &str, args: &[&str], cwd: &Path) -> String {
+/// A program of the host to its end, which must be success: its output. It
+/// gets nothing of this process's environment.
+pub fn host(program: &str, args: &[&str], cwd: &Path) -> String {
     let output = start(&PathBuf::from(program))
         .args(args)
         .current_dir(cwd)

@@ -3,17 +3,21 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
 use serde_json::Value;
 
 use crate::call::{Sbx, start};
+use crate::leftovers::Process;
 use crate::sandbox::Sandbox;
 use crate::{environment, leftovers};
 
 /// Kernel, template and kits from nothing, on two busy processors.
 const FROM_NOTHING: Duration = Duration::from_secs(60 * 60);
+
+/// How long a process may take to come.
+const START: Duration = Duration::from_secs(60);
 
 /// The steps of a plan that fill the cache.
 const MADE_ONCE: &[&str] = &[
@@ -194,6 +198,50 @@ impl Home {
         left
     }
 
+    /// A running process whose command line holds `text`.
+    pub fn process(&self, text: &str) -> Option<Process> {
+        leftovers::find(text)
+    }
+
+    /// The same, waiting for it to be there: a process that is being started
+    /// tells nobody, so this looks again and again.
+    pub fn awaits(&self, text: &str) -> Process {
+        let until = Instant::now() + START;
+        loop {
+            if let Some(found) = self.process(text) {
+                return found;
+            }
+            assert!(
+                Instant::now() < until,
+                "no `{text}`: {:?}",
+                self.processes()
+            );
+            std::thread::yield_now();
+        }
+    }
+
+    /// The command lines of everything that runs for this home.
+    pub fn processes(&self) -> Vec<String> {
+        let all = leftovers::descendants();
+        all.into_iter().map(leftovers::command_line).collect()
+    }
+
+    /// Memory that everything that runs for this home takes, shared pages
+    /// counted in parts, in KiB.
+    pub fn resident_kib(&self) -> u64 {
+        leftovers::resident_kib()
+    }
+
+    /// Shows what the sandboxes wrote down, if the test is failing.
+    pub(crate) fn tell_if_failing(&self) {
+        if !std::thread::panicking() || !self.state().exists() {
+            return;
+        }
+        for name in self.sbx(["ls", "-aq"]).output().text().lines() {
+            eprint(&self.sbx(["logs", "-n", "60", name]).output().to_string());
+        }
+    }
+
     fn own_directories(&self) -> PathBuf {
         match self.ids {
             None => self.root().to_owned(),
@@ -238,6 +286,7 @@ impl Default for Home {
 impl Drop for Home {
     fn drop(&mut self) {
         let mut wrong = Vec::new();
+        self.tell_if_failing();
         if self.state().exists() {
             let removed = self.sbx(["rm", "--force", "--all"]).output();
             if removed.code() != Some(0) {

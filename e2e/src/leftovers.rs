@@ -9,7 +9,9 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::process::{Pid, WaitOptions, getpid, set_child_subreaper, waitpid};
+use rustix::process::{
+    Pid, Signal, WaitOptions, getpid, kill_process, set_child_subreaper, waitpid,
+};
 
 use crate::call::ends_within;
 
@@ -96,4 +98,39 @@ fn parent(pid: i32) -> Option<i32> {
         .nth(1)?
         .parse()
         .ok()
+}
+
+/// A process of a sandbox.
+#[derive(Clone, Copy, Debug)]
+pub struct Process(Pid);
+
+impl Process {
+    /// Sends it a signal; one that is gone does not mind.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.0, signal).ok();
+    }
+
+    /// Whether it ends in time.
+    pub fn ends(&self, time: Duration) -> bool {
+        ends_within(self.0, time)
+    }
+}
+
+/// The first process below this one whose command line holds `text`.
+pub(crate) fn find(text: &str) -> Option<Process> {
+    let found = descendants()
+        .into_iter()
+        .find(|pid| command_line(*pid).contains(text));
+    found.map(Process)
+}
+
+/// Proportional memory of all processes below this one, in KiB.
+pub(crate) fn resident_kib() -> u64 {
+    let of = |pid: Pid| {
+        let path = format!("/proc/{}/smaps_rollup", pid.as_raw_nonzero());
+        let text = fs::read_to_string(path).ok()?;
+        let line = text.lines().find(|line| line.starts_with("Pss:"))?;
+        line.split_whitespace().nth(1)?.parse::<u64>().ok()
+    };
+    descendants().into_iter().filter_map(of).sum()
 }

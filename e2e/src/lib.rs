@@ -24,9 +24,10 @@ mod skip;
 mod terminal;
 
 pub use anthropic::{Call, StandIn, Turn};
-pub use call::{Output, Running, Sbx, ends};
+pub use call::{Output, Running, Sbx, ends, host};
 pub use environment::full_run;
 pub use home::Home;
+pub use leftovers::Process;
 pub use loopback::Listener;
 pub use sandbox::Sandbox;
 pub use skip::{Fact, skips_here};

@@ -90,6 +90,7 @@ impl<'h> Sandbox<'h> {
 
 impl Drop for Sandbox<'_> {
     fn drop(&mut self) {
+        self.home.tell_if_failing();
         // Its failure shows in what the home finds left over.
         self.home.sbx(["rm", "--force", &self.name]).output();
     }

@@ -1,0 +1,114 @@
+//! Death of any one process of ours, at any moment: the next command repairs
+//! or explains, and nothing is left over. The home's end checks the latter.
+
+use std::time::Duration;
+
+use e2e::{Home, Process, Sandbox};
+use rustix::process::Signal;
+use serde_json::Value;
+
+/// A process of a sandbox: what its command line holds.
+const PARTS: &[(&str, &str)] = &[
+    ("supervisor", "sbx supervise"),
+    ("spawner", "sbx spawner"),
+    ("network engine", "sbx net"),
+    ("file server", "sbx share"),
+    ("virtual machine", "qemu-system"),
+];
+
+fn kill(home: &Home, what: &str) -> Process {
+    let found = home
+        .process(what)
+        .unwrap_or_else(|| panic!("no `{what}`: {:?}", home.processes()));
+    found.signal(Signal::KILL);
+    assert!(
+        found.ends(Duration::from_secs(10)),
+        "{what} survives SIGKILL"
+    );
+    found
+}
+
+/// Whatever happened: ls answers, the sandbox can be entered or removed, gc
+/// finds nothing to complain about.
+fn assert_usable(home: &Home, sandbox: &Sandbox<'_>, after: &str) {
+    let list = home.sbx(["ls", "--json", "-a"]).succeeds().json();
+    let status = &list["sandboxes"][0]["status"];
+    assert!(status.is_string(), "after {after}: {list}");
+    home.sbx(["gc"]).succeeds();
+    assert_eq!(
+        sandbox.sh("echo alive; cat ~/kept"),
+        "alive\nkept",
+        "after {after}"
+    );
+}
+
+#[test]
+fn the_death_of_any_process_during_a_session_is_survived() {
+    let home = Home::new();
+    let sandbox = home.sandbox("mortal");
+    sandbox.sh("echo kept > ~/kept; sync");
+    for (what, line) in PARTS {
+        let mut session = sandbox.exec_with(["-i"], ["cat"]).spawn_open();
+        session.send(b"up\n");
+        sandbox.sh("until pgrep -x cat; do :; done");
+        kill(&home, line);
+        if *line == "sbx net" {
+            // Another one is started; the session goes on.
+            session.end_input();
+            session.output();
+        } else {
+            let out = session.output();
+            assert_ne!(
+                out.code(),
+                Some(0),
+                "the session cannot have ended well: {out}"
+            );
+            assert!(
+                !out.errors().is_empty(),
+                "{what}: the caller is told: {out}"
+            );
+        }
+        assert_usable(&home, &sandbox, what);
+    }
+    // The guest's own end.
+    sandbox.exec(["sudo", "reboot", "-f"]).output();
+    assert_usable(&home, &sandbox, "the guest's end");
+}
+
+#[test]
+fn the_death_of_any_process_during_boot_is_survived() {
+    let home = Home::new();
+    let sandbox = home.sandbox("mortal");
+    sandbox.sh("echo kept > ~/kept; sync");
+    for (what, line) in PARTS {
+        home.sbx(["stop", "mortal"]).succeeds();
+        let starting = home.sbx(["start", "mortal"]).spawn();
+        let found = home.awaits(line);
+        found.signal(Signal::KILL);
+        let out = starting.output();
+        assert!(
+            out.code() == Some(0) || !out.errors().is_empty(),
+            "{what}: {out}"
+        );
+        assert_usable(&home, &sandbox, &format!("{what} during boot"));
+    }
+}
+
+#[test]
+fn a_removal_that_is_killed_is_finished_by_the_next() {
+    let home = Home::new();
+    for (what, line) in PARTS {
+        let sandbox = home.sandbox("mortal");
+        let removal = home.sbx(["rm", "-f", "mortal"]).spawn();
+        if let Some(found) = home.process(line) {
+            found.signal(Signal::KILL);
+        }
+        removal.output();
+        home.sbx(["rm", "-f", "mortal"]).output();
+        home.sbx(["gc"]).succeeds();
+        let list = home.sbx(["ls", "--json", "-a"]).succeeds().json();
+        assert_eq!(list["sandboxes"], Value::Array(Vec::new()), "{what}");
+        assert_eq!(home.leftovers(), Vec::<String>::new(), "{what}");
+        drop(sandbox);
+    }
+}

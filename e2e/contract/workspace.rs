@@ -1,0 +1,237 @@
+//! Work in the share: git, held names, package clients, the host's edits.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+
+use e2e::{Fact, Home, host};
+
+/// Names that a host would execute or obey.
+const HELD: &[&str] = &[
+    ".git/hooks/post-commit",
+    ".vscode/tasks.json",
+    ".idea/workspace.xml",
+    ".claude/settings.json",
+    ".mcp.json",
+    ".envrc",
+    "deep/below/.envrc",
+];
+
+fn git(dir: &Path, args: &[&str]) -> String {
+    let fixed = ["-c", "user.name=Host", "-c", "user.email=host@example.org"];
+    host("/usr/bin/git", &[&fixed, args].concat(), dir)
+}
+
+#[test]
+fn git_works_in_the_share_and_leaves_the_hosts_index_as_it_was() {
+    let home = Home::new();
+    let app = home.project("git");
+    git(&app, &["init", "-q", "-b", "main", "."]);
+    fs::write(app.join("file"), "one\n").unwrap();
+    git(&app, &["add", "."]);
+    git(&app, &["commit", "-q", "-m", "first"]);
+    let sandbox = home.sandbox("git");
+    sandbox.sh(
+        "git config --global user.name Agent; git config --global user.email agent@example.org",
+    );
+
+    // The index holds what the file system said; both sides must agree.
+    git(&app, &["status"]);
+    let index = fs::read(app.join(".git/index")).unwrap();
+    assert_eq!(sandbox.sh("git status --porcelain"), "");
+    assert_eq!(
+        fs::read(app.join(".git/index")).unwrap(),
+        index,
+        "the index was rewritten"
+    );
+
+    sandbox.sh(
+        "git switch -q -c topic && echo two >> file && git commit -qam second
+        git switch -q main && echo other > other && git add . && git commit -qm third
+        git switch -q topic && git rebase -q main
+        git clone -q . copy && cd copy && git log --oneline | wc -l",
+    );
+    assert_eq!(
+        git(&app, &["log", "--format=%s", "topic"]),
+        "second\nthird\nfirst\n"
+    );
+    assert_eq!(git(&app, &["status", "--porcelain"]), "?? copy/\n");
+    git(&app, &["fsck", "--strict"]);
+    let (made, owner) = (
+        fs::metadata(app.join("copy")).unwrap(),
+        fs::metadata(&app).unwrap(),
+    );
+    assert_eq!((made.uid(), made.gid()), (owner.uid(), owner.gid()));
+}
+
+#[test]
+fn names_that_a_host_executes_are_held() {
+    let home = Home::new();
+    let app = home.project("held");
+    git(&app, &["init", "-q", "."]);
+    fs::write(app.join(".envrc"), "export HOST=1\n").unwrap();
+    let before = tree(&app);
+    let sandbox = home.sandbox("held");
+    for name in HELD {
+        sandbox.sh(&format!(
+            "mkdir -p $(dirname {name}) && echo planted > {name} && chmod +x {name}"
+        ));
+        assert_eq!(
+            sandbox.sh(&format!("cat {name}")),
+            "planted",
+            "{name}: seen inside"
+        );
+    }
+    sandbox.sh("git config core.fsmonitor 'touch /tmp/owned'; git config core.fsmonitor");
+    // The same by rename, by a directory made elsewhere, and by a link.
+    sandbox.sh("echo planted > innocent && mv innocent .git/hooks/pre-push");
+    sandbox.sh("mkdir swap && echo planted > swap/tasks.json && mv swap moved && mkdir -p sub && mv moved sub/.vscode");
+    sandbox.try_sh("echo planted > plain && ln plain .git/hooks/pre-commit; rm -f plain");
+    // The twin: an ordinary name goes through.
+    sandbox.sh("echo through > ordinary.json");
+
+    let after = tree(&app);
+    let new: Vec<_> = after.iter().filter(|path| !before.contains(path)).collect();
+    for path in &new {
+        let text = fs::read_to_string(app.join(path)).unwrap_or_default();
+        assert!(
+            !text.contains("planted"),
+            "{path} reached the host: {new:?}"
+        );
+    }
+    assert!(after.iter().any(|path| path == "ordinary.json"));
+    assert_eq!(
+        fs::read_to_string(app.join(".envrc")).unwrap(),
+        "export HOST=1\n"
+    );
+    assert!(
+        !fs::read_to_string(app.join(".git/config"))
+            .unwrap()
+            .contains("fsmonitor")
+    );
+    git(&app, &["status"]);
+
+    let told = sandbox.inspect()["held"].to_string();
+    assert!(
+        told.contains(".git/hooks/post-commit") && told.contains(".mcp.json"),
+        "{told}"
+    );
+    let end = home.sbx(["run", "shell", "--", "-c", "echo more > .vscode/more.json"]);
+    let end = home_run(end, &app);
+    assert!(
+        end.contains("held") && end.contains(".vscode"),
+        "the end block says it: {end}"
+    );
+}
+
+fn home_run(call: e2e::Sbx, app: &Path) -> String {
+    call.arg("--name").arg("held").cwd(app).output().errors()
+}
+
+/// Every file below a directory.
+fn tree(dir: &Path) -> Vec<String> {
+    let found = host(
+        "/usr/bin/find",
+        &[".", "-type", "f", "-printf", "%P\\n"],
+        dir,
+    );
+    found.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn the_share_behaves_as_a_local_disk_and_shows_the_hosts_edits() {
+    let home = Home::new();
+    let app = home.project("disk");
+    fs::write(app.join("edited"), "before\n").unwrap();
+    fs::write(app.join("index.lock"), "").unwrap();
+    let sandbox = home.sandbox("disk");
+    assert_eq!(
+        sandbox.sh("cat edited; ls index.lock"),
+        "before\nindex.lock"
+    );
+    fs::write(app.join("edited"), "afterwards\n").unwrap();
+    fs::write(app.join("new"), "new\n").unwrap();
+    fs::remove_file(app.join("index.lock")).unwrap();
+    // Within a second, and exec alone takes a part of it.
+    let script = "for i in $(seq 20); do
+            test \"$(cat edited new 2>/dev/null)\" = $'afterwards\\nnew' && ! test -e index.lock && exit 0
+            sleep 0.05
+        done; exit 1";
+    sandbox.try_sh(script).with_code(0);
+
+    let long = "n".repeat(255);
+    let script = format!(
+        "set -e
+        exec 5>unlinked; rm unlinked; echo still >&5; grep -q still /proc/self/fd/5; exec 5>&-
+        mkdir a b; echo x > a/f; mv a/f b/g; test ! -e a/f; test \"$(cat b/g)\" = x
+        truncate -s 1G sparse; test $(du -k sparse | cut -f1) -lt 1024
+        touch {long}; ls | grep -q {long}
+        ln -s b/g link; test \"$(readlink link)\" = b/g; ln b/g hard; test $(stat -c %h hard) = 2
+        chmod 751 b/g; test $(stat -c %a hard) = 751
+        touch -d 2001-02-03 b/g; test $(stat -c %Y b/g) = $(date -d 2001-02-03 +%s)
+        flock lockfile -c 'flock -n lockfile -c true && exit 1 || exit 0'
+        python3 - <<'END'
+import mmap, os
+with open('mapped', 'wb+') as f:
+    f.truncate(8192)
+    m = mmap.mmap(f.fileno(), 8192)
+    m[4096:4100] = b'page'
+    m.flush()
+assert open('mapped', 'rb').read()[4096:4100] == b'page'
+END"
+    );
+    sandbox.sh(&script);
+    assert_eq!(&fs::read(app.join("mapped")).unwrap()[4096..4100], b"page");
+    assert_eq!(
+        fs::metadata(app.join("b/g")).unwrap().permissions().mode() & 0o7777,
+        0o751
+    );
+    let owner = fs::metadata(&app).unwrap().uid();
+    sandbox
+        .sh("sudo touch by-root && sudo chown 999:999 by-root && test $(stat -c %u by-root) = 999");
+    assert_eq!(
+        fs::metadata(app.join("by-root")).unwrap().uid(),
+        owner,
+        "chown stays inside"
+    );
+}
+
+#[test]
+fn a_virtual_environment_is_made_and_pip_installs_into_it() {
+    if !Fact::PipIndex.holds_for("a_virtual_environment_is_made_and_pip_installs_into_it") {
+        return;
+    }
+    let home = Home::new();
+    let sandbox = home.sandbox_with("pip", &["--memory", "1g"]);
+    let out = sandbox
+        .exec(["bash", "-c"])
+        .arg("python3 -m venv .venv && .venv/bin/pip install -q six==1.16.0 && .venv/bin/python -c 'import six; print(six.__version__)'")
+        .within(std::time::Duration::from_secs(300))
+        .succeeds();
+    assert_eq!(out.text().lines().last(), Some("1.16.0"));
+}
+
+#[test]
+fn npm_ci_installs_from_a_lock_file() {
+    if !Fact::NpmRegistry.holds_for("npm_ci_installs_from_a_lock_file") {
+        return;
+    }
+    let home = Home::new();
+    let sandbox = home.sandbox_with("npm", &["--memory", "1g"]);
+    let manifest =
+        r#"{"name":"app","version":"1.0.0","dependencies":{"ms":"2.1.3","depd":"2.0.0"}}"#;
+    fs::write(sandbox.workspace().join("package.json"), manifest).unwrap();
+    let script = "npm install --package-lock-only --no-audit --no-fund >&2 && npm ci --no-audit --no-fund >&2 \
+         && node -e 'console.log(require(\"ms\")(60000))'";
+    let out = sandbox
+        .exec(["bash", "-c", script])
+        .within(std::time::Duration::from_secs(400))
+        .succeeds();
+    assert_eq!(out.text(), "1m");
+    assert!(
+        sandbox
+            .workspace()
+            .join("node_modules/depd/package.json")
+            .exists()
+    );
+}
