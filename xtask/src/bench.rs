@@ -8,7 +8,7 @@ mod memory;
 mod share;
 mod start;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -113,7 +113,11 @@ impl Bench {
 
 /// Runs a program that must succeed; returns what it printed.
 fn run_quietly(command: &mut Command) -> Result<String, Failure> {
-    let shown = format!("run `{}`", Path::new(command.get_program()).display());
+    let words: Vec<String> = std::iter::once(command.get_program())
+        .chain(command.get_args())
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect();
+    let shown = format!("run `{}`", words.join(" "));
     let output = command
         .output()
         .map_err(|e| Failure::new(shown.clone(), e))?;

@@ -32,6 +32,8 @@ impl fmt::Display for Failure {
 pub(crate) struct File {
     /// Relative to the root of the repository, with `/`.
     pub(crate) path: String,
+    /// In bytes.
+    pub(crate) size: usize,
     /// Nothing where the file is not UTF-8 text.
     pub(crate) text: Option<String>,
     /// Only of `.rs` files.
@@ -40,6 +42,7 @@ pub(crate) struct File {
 
 impl File {
     pub(crate) fn new(path: &str, bytes: Vec<u8>) -> Self {
+        let size = bytes.len();
         let text = String::from_utf8(bytes)
             .ok()
             .filter(|text| !text.contains('\0'));
@@ -49,6 +52,7 @@ impl File {
             .map(Source::new);
         Self {
             path: path.to_owned(),
+            size,
             text,
             rust,
         }

@@ -1,10 +1,11 @@
 //! What a crate may depend on, and what each manifest states.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use toml::{Table, Value};
 
 use super::Finding;
+use crate::rust::words;
 use crate::tree::Tree;
 
 /// Which crates of ours a crate may use. A crate that is not here is a new level of trust, and
@@ -39,7 +40,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 ];
 
 /// Beside the product: may use all of it.
-const FREE: &[&str] = &["e2e", "fuzz"];
+const FREE: &[&str] = &["e2e", "sbx-fuzz"];
 
 const TABLES: [&str; 3] = ["dependencies", "dev-dependencies", "build-dependencies"];
 
@@ -61,6 +62,13 @@ pub(super) fn check(tree: &Tree) -> Vec<Finding> {
             }
         };
         findings.extend(manifest(&file.path, &table));
+        let directory = file.path.trim_end_matches("Cargo.toml");
+        let code = tree.rust().filter(|(f, _)| f.path.starts_with(directory));
+        let named: HashSet<&str> = code
+            .flat_map(|(_, source)| words(&source.code))
+            .map(|(_, word)| word)
+            .collect();
+        findings.extend(unused(&file.path, &table, &named));
         foreign.extend(dependencies(&table).into_iter().filter(|n| !is_ours(n)));
     }
     findings.extend(register(tree.text(REGISTER).unwrap_or_default(), &foreign));
@@ -72,7 +80,9 @@ fn manifest(path: &str, table: &Table) -> Vec<Finding> {
     let name = lookup(table, &["package", "name"])
         .and_then(Value::as_str)
         .unwrap_or_default();
-    if lookup(table, &["lints", "workspace"]).and_then(Value::as_bool) != Some(true) {
+    // A workspace of its own has none of ours to inherit.
+    let apart = table.contains_key("workspace");
+    if !apart && lookup(table, &["lints", "workspace"]).and_then(Value::as_bool) != Some(true) {
         findings.push(Finding::new(
             path,
             "the lints of the workspace are not inherited",
@@ -90,6 +100,22 @@ fn manifest(path: &str, table: &Table) -> Vec<Finding> {
     for used in dependencies(table).into_iter().filter(|n| is_ours(n)) {
         if allowed.is_some_and(|may| !may.contains(&used.as_str())) {
             findings.push(Finding::new(path, format!("`{name}` may not use `{used}`")));
+        }
+    }
+    findings
+}
+
+/// Every dependency is named somewhere in the code of its crate.
+fn unused(path: &str, table: &Table, named: &HashSet<&str>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for kind in TABLES {
+        let Some(listed) = table.get(kind).and_then(Value::as_table) else {
+            continue;
+        };
+        for name in listed.keys() {
+            if !named.contains(name.replace('-', "_").as_str()) {
+                findings.push(Finding::new(path, format!("`{name}` is not used")));
+            }
         }
     }
     findings
@@ -217,6 +243,14 @@ mod tests {
             dependencies(&table(text)),
             BTreeSet::from(["b".to_owned(), "c".to_owned()])
         );
+    }
+
+    #[test]
+    fn a_dependency_that_no_code_names_is_found() {
+        let table = table("[dependencies]\na-b = \"1\"\nc = \"1\"\n");
+        let found = |named: &[&str]| unused("m", &table, &named.iter().copied().collect());
+        assert_eq!(found(&["a_b", "c"]), []);
+        assert_eq!(whats(&found(&["a_b"])), ["`c` is not used"]);
     }
 
     #[test]
