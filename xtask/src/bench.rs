@@ -56,7 +56,7 @@ pub(crate) fn run(words: &[&str]) -> Result<String, Failure> {
                     .map_err(|e| Failure::new("read `--rounds`", e))?;
             }
             "--sbx" => sbx = PathBuf::from(value()?),
-            "start" | "memory" | "share" => parts.push(*word),
+            "start" | "exec" | "memory" | "share" => parts.push(*word),
             other => return Err(Failure::new("measure", format!("there is no `{other}`"))),
         }
     }
@@ -82,11 +82,14 @@ impl Bench {
         if wanted("start") {
             rows.extend(start::measure(self)?);
         }
-        if wanted("memory") || wanted("share") {
+        if wanted("exec") || wanted("memory") || wanted("share") {
             let up = [
                 "run", "-d", "-q", "--memory", MEMORY, "--name", &self.name, "shell",
             ];
             run_quietly(&mut self.sbx(&up))?;
+        }
+        if wanted("exec") {
+            rows.extend(start::measure_further(self)?);
         }
         if wanted("memory") {
             rows.extend(memory::measure(self)?);

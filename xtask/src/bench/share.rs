@@ -17,8 +17,10 @@ const WHATS: [(&str, &str); 5] = [
 
 pub(super) fn measure(bench: &Bench) -> Result<Vec<Row>, Failure> {
     let mut lines = String::new();
-    for _ in 0..bench.rounds {
-        lines += &run_quietly(&mut bench.sbx(&["exec", &bench.name, "bash", "-c", SCRIPT]))?;
+    for round in 0..bench.rounds {
+        let round = round.to_string();
+        let script = ["exec", &bench.name, "bash", "-c", SCRIPT, "round", &round];
+        lines += &run_quietly(&mut bench.sbx(&script))?;
     }
     let of = |what: &str, place: &str| median(times(&lines, what, place));
     let rows = WHATS.iter().map(|(what, words)| Row {
