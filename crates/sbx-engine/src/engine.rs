@@ -115,8 +115,18 @@ impl Engine {
         }
     }
 
-    /// Stops a live sandbox, forcing it where asking does not help.
+    /// Stops a sandbox, forcing it where asking does not help, and removes
+    /// the directory of its sockets, which its locked-down supervisor could
+    /// only empty.
     async fn bring_down(&self, sandbox: &SandboxDir, grace: Duration) -> Result<(), Error> {
+        let down = self.end(sandbox, grace).await;
+        if !matches!(sandbox.state()?, State::Live(_)) {
+            let _ = std::fs::remove_dir_all(self.runtime(sandbox.name()));
+        }
+        down
+    }
+
+    async fn end(&self, sandbox: &SandboxDir, grace: Duration) -> Result<(), Error> {
         let State::Live(record) = sandbox.state()? else {
             self.tidy(sandbox)?;
             return Ok(());
