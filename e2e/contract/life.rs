@@ -185,7 +185,11 @@ fn plan_and_dry_run_say_the_steps_and_do_nothing() {
         .cwd(&app)
         .succeeds()
         .json();
-    assert_eq!(dry["steps"], plan["steps"]);
+    let whats = |plan: &Value| -> Vec<Value> {
+        let steps = plan["steps"].as_array().unwrap();
+        steps.iter().map(|step| step["what"].clone()).collect()
+    };
+    assert_eq!(whats(&dry), whats(&plan));
     assert_eq!(home.sbx(["ls", "-aq"]).succeeds().text(), "");
 }
 

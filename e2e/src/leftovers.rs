@@ -43,15 +43,33 @@ pub(crate) fn of(root: &Path) -> Vec<String> {
 /// Processes below this one, zombies reaped and late ones waited for.
 pub(crate) fn processes() -> Vec<String> {
     for pid in descendants() {
+        // A deadline for each; what is late shows below.
         ends_within(pid, END);
     }
+    let mut found = crashed();
+    let left = descendants().into_iter();
+    found.extend(left.map(|pid| format!("process {pid}: {}", command_line(pid))));
+    found
+}
+
+/// Reaps what has ended, and tells which of it broke a rule of its own jail
+/// or fell over: no test makes that happen, so it is never well.
+fn crashed() -> Vec<String> {
+    let mut found = Vec::new();
     for pid in descendants() {
-        waitpid(Some(pid), WaitOptions::NOHANG).ok();
+        let name = command_line(pid);
+        let Ok(Some((_, status))) = waitpid(Some(pid), WaitOptions::NOHANG) else {
+            continue;
+        };
+        let signal = status.terminating_signal();
+        if [Signal::SYS, Signal::ABORT, Signal::SEGV, Signal::BUS]
+            .iter()
+            .any(|bad| signal == Some(bad.as_raw()))
+        {
+            found.push(format!("{name} ended by signal {}", signal.unwrap_or(0)));
+        }
     }
-    descendants()
-        .into_iter()
-        .map(|pid| format!("process {pid}: {}", command_line(pid)))
-        .collect()
+    found
 }
 
 /// All processes below this one.
