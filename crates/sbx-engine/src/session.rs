@@ -157,7 +157,7 @@ impl Session {
         mut size: Option<TtySize>,
     ) -> Result<Ended, Error> {
         loop {
-            self.send_input().await?;
+            self.send_input().await;
             tokio::select! {
                 frame = self.client.next() => {
                     if let Some(ended) = self.take(frame?)? {
@@ -169,7 +169,7 @@ impl Session {
                         Some(bytes) => self.pending = bytes,
                         None => {
                             self.input_ended = true;
-                            self.client.send_frame(&Channel::Stdin.eof(SESSION)).await?;
+                            self.tell(&Channel::Stdin.eof(SESSION)).await;
                         }
                     }
                 }
@@ -183,15 +183,15 @@ impl Session {
                 Some(event) = events.recv() => match event {
                     TerminalEvent::Resized(now) => {
                         size = Some(now);
-                        self.resize(now).await?;
+                        self.resize(now).await;
                     }
                     TerminalEvent::Signal(number) => {
                         let number = u8::try_from(number).unwrap_or(15);
-                        self.send(&Signal { number }).await?;
+                        self.send(&Signal { number }).await;
                     }
                     TerminalEvent::Continued => {
                         if let Some(size) = size {
-                            self.resize(size).await?;
+                            self.resize(size).await;
                         }
                     }
                 },
@@ -199,32 +199,45 @@ impl Session {
         }
     }
 
-    async fn resize(&mut self, size: TtySize) -> Result<(), Error> {
+    async fn resize(&mut self, size: TtySize) {
         self.send(&Resize {
             rows: size.rows,
             cols: size.cols,
         })
-        .await
+        .await;
     }
 
-    async fn send(&mut self, message: &impl Message) -> Result<(), Error> {
-        let frame = message.to_frame(SESSION).map_err(|source| {
-            Error::new(Code::Internal, "cannot write a message").because(source)
-        })?;
-        self.client.send_frame(&frame).await
+    async fn send(&mut self, message: &impl Message) {
+        if let Ok(frame) = message.to_frame(SESSION) {
+            self.tell(&frame).await;
+        }
     }
 
-    async fn send_input(&mut self) -> Result<(), Error> {
+    /// Sends a frame to a session that may have ended: how it did waits to be
+    /// read then, so that a closed door is no error here.
+    async fn tell(&mut self, frame: &Frame) {
+        if self.client.send_frame(frame).await.is_err() {
+            self.stop_input();
+        }
+    }
+
+    async fn send_input(&mut self) {
         let count = self.pending.len().min(self.stdin.available());
         if count == 0 {
-            return Ok(());
+            return;
         }
         let rest = self.pending.split_off(count);
         let bytes = std::mem::replace(&mut self.pending, rest);
-        self.stdin.spend(bytes.len()).map_err(flow)?;
-        self.client
-            .send_frame(&Frame::new(SESSION, Kind::Stdin, bytes))
-            .await
+        if self.stdin.spend(bytes.len()).is_ok() {
+            self.tell(&Frame::new(SESSION, Kind::Stdin, bytes)).await;
+        }
+    }
+
+    /// Nobody reads what is still typed.
+    fn stop_input(&mut self) {
+        self.input_ended = true;
+        self.pending.clear();
+        self.input.close();
     }
 
     /// Takes a frame of the session; returns how it ended if it did.
@@ -235,12 +248,7 @@ impl Session {
             Kind::Stdout => self.stdout.write(frame.payload)?,
             Kind::Stderr => self.stderr.write(frame.payload)?,
             Kind::Eof => match Channel::from_eof(&frame.payload).map_err(broken)? {
-                Channel::Stdin => {
-                    // The program reads no more; what is still typed is lost.
-                    self.input_ended = true;
-                    self.pending.clear();
-                    self.input.close();
-                }
+                Channel::Stdin => self.stop_input(),
                 Channel::Stdout => self.stdout.end(),
                 Channel::Stderr => self.stderr.end(),
             },
