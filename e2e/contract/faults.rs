@@ -13,7 +13,7 @@ const PARTS: &[(&str, &str)] = &[
     ("spawner", "sbx spawner"),
     ("network engine", "sbx net"),
     ("file server", "sbx share"),
-    ("virtual machine", "qemu-system"),
+    ("virtual machine", "qemu -machine"),
 ];
 
 fn kill(home: &Home, what: &str) -> Process {
