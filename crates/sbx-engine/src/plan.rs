@@ -245,7 +245,7 @@ pub fn plan(spec: &SandboxSpec, facts: &HostFacts, files: &Artifacts) -> Result<
             workdir: spec.workdir.clone(),
             pids: spec.limits.pids,
             trust_pem: facts.extra_roots.clone(),
-            git_config: facts.git_config.clone(),
+            git_config: git_config(facts),
         },
         identity: identity(facts),
         warnings,
@@ -341,6 +341,20 @@ fn guest_env(spec: &SandboxSpec, facts: &HostFacts) -> Vec<EnvVar> {
     }
     env.extend(spec.env.iter().cloned());
     env
+}
+
+/// What git is told inside. Where owners are mapped, files belong to another
+/// user there than the one the host's index has noted: git must not compare
+/// that, or each side would find every file changed by the other.
+fn git_config(facts: &HostFacts) -> Option<String> {
+    let identity = facts.git_config.clone();
+    if facts.uid != 0 {
+        return identity;
+    }
+    Some(format!(
+        "{}[core]\n\tcheckStat = minimal\n",
+        identity.unwrap_or_default()
+    ))
 }
 
 fn identity(facts: &HostFacts) -> Identity {
