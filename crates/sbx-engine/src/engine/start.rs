@@ -59,7 +59,16 @@ impl Engine {
         for warning in &plan.warnings {
             ui.warn(warning);
         }
-        self.supervise(sandbox, &plan, stay, ui).await?;
+        let mut started = self.supervise(sandbox, &plan, stay, ui).await;
+        // An emulated machine on a busy host sometimes stands still before
+        // its first instruction. Nothing of the sandbox has run then.
+        if matches!(&started, Err(error) if error.code == Code::Timeout) {
+            ui.warn("the machine did not come up in time and is started once more");
+            settled(sandbox).await?;
+            self.tidy(sandbox)?;
+            started = self.supervise(sandbox, &plan, stay, ui).await;
+        }
+        started?;
         Ok((Entered::Started, Some(plan)))
     }
 

@@ -26,8 +26,9 @@ use crate::spawner::{Report, Spawner};
 use crate::store::{Phase, RunRecord, SandboxDir, Supervising};
 
 /// How long a guest may take from its first instruction to its first
-/// session; emulated ones on a busy host need a good part of it.
-const BOOT_LIMIT: Duration = Duration::from_secs(180);
+/// session. It takes one second, and ten emulated on a busy host; the rest is
+/// for mounts that nobody answers, which the guest reports after 30.
+const BOOT_LIMIT: Duration = Duration::from_secs(60);
 /// How long a file server or network engine may take to raise its walls.
 const HELPER_LIMIT: Duration = Duration::from_secs(20);
 /// How long after the guest's own grace the machine may take to be gone.
