@@ -33,7 +33,6 @@ fn bad_workspaces_sizes_and_names_are_refused_and_leave_nothing() {
     text(&["no-such-agent", "."], "unknown_agent");
     text(&["--memory", "1k", "shell", "."], "limit");
     text(&["--memory", "10t", "shell", "."], "limit");
-    text(&["--cpus", "10000", "shell", "."], "limit");
     text(&["--cpus", "10000", "shell", "."], "usage");
     text(&["--name", &long, "shell", "."], "usage");
     text(&["--name", "-x", "shell", "."], "usage");
