@@ -395,18 +395,13 @@ impl RunRecord {
             version: VERSION,
             generation: sbx_proto::GENERATION,
             pid: std::process::id(),
-            boot_id: boot_id(),
+            // One that cannot be read matches none: nothing is killed by it.
+            boot_id: sbx_sys::process::boot_id().unwrap_or_default(),
             started: now(),
             phase: Phase::Starting,
             accelerator: None,
         }
     }
-}
-
-fn boot_id() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id")
-        .map(|text| text.trim().to_owned())
-        .unwrap_or_default()
 }
 
 /// Seconds since 1970.

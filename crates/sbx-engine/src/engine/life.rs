@@ -91,14 +91,13 @@ impl Engine {
             }
         }
         for sandbox in &found {
-            let removed = self.remove_one(sandbox, request.force).await;
+            let removed = self.remove_one(sandbox).await;
             note(&mut acted, sandbox.name(), removed);
         }
         Ok(Reply::Acted(acted))
     }
 
-    async fn remove_one(&self, sandbox: &SandboxDir, force: bool) -> Result<(), Error> {
-        let _ = force;
+    async fn remove_one(&self, sandbox: &SandboxDir) -> Result<(), Error> {
         self.bring_down(sandbox, Duration::from_secs(2)).await?;
         let leave = sandbox.change(PATIENCE)?;
         // Somebody may have started it while we waited.
