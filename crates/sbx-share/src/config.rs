@@ -28,10 +28,6 @@ pub struct ShareConfig {
     /// Bounds on what the guest can make this process keep.
     #[serde(default)]
     pub limits: ShareLimits,
-    /// Whether the engine started this process in a user and mount namespace of its own, pivoted
-    /// into the share. Only reported back as a wall in force.
-    #[serde(default)]
-    pub pivoted: bool,
 }
 
 impl ShareConfig {
@@ -45,7 +41,6 @@ impl ShareConfig {
             squash: None,
             guard: GuardPatterns::default(),
             limits: ShareLimits::default(),
-            pivoted: false,
         }
     }
 }

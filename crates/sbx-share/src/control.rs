@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use sbx_sys::jail::InForce;
 use serde::{Deserialize, Serialize};
 
 use crate::held::{self, HeldEntry, HeldSink};
@@ -26,7 +27,7 @@ enum Request {
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Message<'a> {
     /// Once, when the jail is in force and the device waits for its front end.
-    Ready { walls: &'a [String] },
+    Ready { walls: &'a InForce },
     /// The first change of one held path.
     Held(&'a HeldEntry),
     /// The answer to `list_held`: as many entries as fit one line.

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit};
-use sbx_sys::jail::{Access, InForce, Jail, Place, Profile};
+use sbx_sys::jail::{Access, Jail, Place, Profile};
 
 use crate::config::ShareConfig;
 use crate::error::Error;
@@ -79,13 +79,4 @@ pub(crate) fn jail(config: &ShareConfig, root: &OwnedFd, shadow: &OwnedFd) -> Re
         .file(Place::Fd(place), access)
         .file(Place::Fd(shadow), Access::Manage)
         .limit(Resource::Core, 0))
-}
-
-/// The walls that stand, one text each.
-pub(crate) fn describe(config: &ShareConfig, walls: &InForce) -> Vec<String> {
-    let mut names: Vec<String> = walls.walls.iter().map(ToString::to_string).collect();
-    if config.pivoted {
-        names.push("pivoted into the share".to_owned());
-    }
-    names
 }

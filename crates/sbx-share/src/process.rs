@@ -58,9 +58,7 @@ pub fn run(
         .spawn(move || control::answer(requests, &replies, &store))
         .map_err(Error::io("start the control thread"))?;
     control
-        .send(&Message::Ready {
-            walls: &jail::describe(&config, &walls),
-        })
+        .send(&Message::Ready { walls: &walls })
         .map_err(Error::io("report readiness"))?;
     vhost::serve(fs, listener)
 }

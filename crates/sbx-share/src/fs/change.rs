@@ -47,7 +47,7 @@ impl ShareFs {
     pub(super) fn room(&self, parent: &Arc<Node>, name: &CStr) -> io::Result<Room> {
         match self.rule(parent, name)? {
             Rule::Open(zone) => Ok(Room::Host(parent.host()?, zone)),
-            Rule::Held | Rule::Git => Ok(Room::Held(self.room_for_held(parent, name)?)),
+            Rule::Held | Rule::Dir(_) => Ok(Room::Held(self.room_for_held(parent, name)?)),
         }
     }
 
@@ -101,11 +101,11 @@ impl ShareFs {
         let _shape = self.shape.read();
         let found = match self.rule(parent, name)? {
             Rule::Open(zone) => self.make_host_dir(parent, name, mode, zone)?,
-            Rule::Git => {
+            Rule::Dir(zone) => {
                 if self.find(parent, name)?.is_some() {
                     return Err(Errno::EXIST.into());
                 }
-                self.make_host_dir(parent, name, mode, Zone::GitRoot)?
+                self.make_host_dir(parent, name, mode, zone)?
             }
             Rule::Held => {
                 let dir = self.room_for_held(parent, name)?;

@@ -53,8 +53,8 @@ pub(super) enum Rule {
     Open(Zone),
     /// Served from the shadow.
     Held,
-    /// `.git`: open as a directory, held as anything else.
-    Git,
+    /// Open as a directory, whose inside lies in this zone; held as anything else.
+    Dir(Zone),
 }
 
 /// Whether a name is one plain component.
@@ -78,12 +78,31 @@ impl ShareFs {
         if parent.id == ROOT_ID && self.only.as_deref().is_some_and(|only| only != name) {
             return Err(Errno::NOENT.into());
         }
-        Ok(match self.patterns.judge(parent.zone, name.to_bytes()) {
-            Verdict::Open(zone) => Rule::Open(zone),
+        let bytes = name.to_bytes();
+        let open = match self.patterns.judge(parent.zone, bytes) {
+            Verdict::Held => return Ok(Rule::Held),
+            Verdict::HeldUnlessDirectory(zone) => return Ok(Rule::Dir(zone)),
+            Verdict::HeldIfBare if is_repository(borrow(&parent.host()?))? => {
+                return Ok(Rule::Held);
+            }
+            Verdict::HeldIfNew(zone) => {
+                let kind = host::entry_type(borrow(&parent.host()?), name)?;
+                if kind != Some(FileType::Directory) {
+                    return Ok(Rule::Held);
+                }
+                zone
+            }
+            Verdict::HeldIfBare => Zone::Free,
+            Verdict::Open(zone) => zone,
+        };
+        if !self.patterns.asks_for_path(bytes) {
+            return Ok(Rule::Open(open));
+        }
+        let path = join(&parent.path()?, name);
+        Ok(match self.patterns.judge_path(open, &path) {
             Verdict::Held => Rule::Held,
-            Verdict::Git => Rule::Git,
-            Verdict::HeldIfBare if is_repository(borrow(&parent.host()?))? => Rule::Held,
-            Verdict::HeldIfBare => Rule::Open(Zone::Free),
+            Verdict::HeldUnlessDirectory(zone) => Rule::Dir(zone),
+            _ => Rule::Open(open),
         })
     }
 
@@ -92,7 +111,7 @@ impl ShareFs {
         match self.rule(parent, name)? {
             Rule::Open(zone) => self.find_open(parent, name, zone),
             Rule::Held => self.find_held(parent, name),
-            Rule::Git => {
+            Rule::Dir(zone) => {
                 let path = parent.path()?;
                 if let Some(upper) = self.shadow.entry(&path, name)?
                     && file_type(&host::stat(upper.as_fd())?) != FileType::Directory
@@ -100,7 +119,7 @@ impl ShareFs {
                     let upper = Some(upper);
                     return Ok(Some(Found::Held { upper, lower: None }));
                 }
-                let found = self.find_open(parent, name, Zone::GitRoot)?;
+                let found = self.find_open(parent, name, zone)?;
                 match found {
                     Some(Found::Host { fd, .. })
                         if file_type(&host::stat(fd.as_fd())?) != FileType::Directory =>
@@ -325,7 +344,7 @@ impl ShareFs {
         for mut name in upper {
             let is_held = match self.rule(node, &name.name) {
                 Ok(Rule::Held) => true,
-                Ok(Rule::Git) => name.kind != u32::from(libc::DT_DIR),
+                Ok(Rule::Dir(_)) => name.kind != u32::from(libc::DT_DIR),
                 // Structure: a directory of the share with held entries beneath.
                 Ok(Rule::Open(_)) => false,
                 Err(e) if host::is(&e, Errno::NOENT) => false,
@@ -348,9 +367,9 @@ impl ShareFs {
     }
 }
 
-/// Whether git would take this directory for a repository.
+/// Whether git may take this directory for a repository. Nothing else tells: the guest could make
+/// all the rest of one around a `HEAD` of the host, and the guard keeps it from making that.
 fn is_repository(dir: BorrowedFd<'_>) -> io::Result<bool> {
-    Ok(host::entry_type(dir, c"HEAD")?.is_some()
-        && host::entry_type(dir, c"objects")?.is_some()
-        && host::entry_type(dir, c"refs")?.is_some())
+    let head = host::entry_type(dir, c"HEAD")?;
+    Ok(head.is_some_and(|kind| kind != FileType::Directory))
 }

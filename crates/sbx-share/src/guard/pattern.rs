@@ -7,43 +7,96 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
+use super::list::{self, HeldName};
+
 /// The names that are held, compared without regard to ASCII case (and to the few other letters
 /// that a case-insensitive file system folds to ASCII).
 ///
-/// `Default` is the one list that sbx ships; a configuration may only replace it as a whole.
+/// `Default` is the one list that sbx ships ([`list`]); a configuration may only replace it as a
+/// whole.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct GuardPatterns {
     /// Held at any depth, with all that is beneath if it is a directory: settings of editors and
     /// agents that the host's own programs obey.
     pub anywhere: Vec<String>,
-    /// Held outside of any `.git` directory, so that no directory there can become a repository.
+    /// Held as paths of several names, with all that is beneath.
+    pub paths: Vec<HeldPath>,
+    /// Held outside of any `.git` directory unless it is a directory, so that no directory there
+    /// can become a repository.
     pub outside_git: Vec<String>,
     /// Held at any depth inside a `.git` directory, and in a directory that the host already
     /// treats as a repository.
     pub inside_git: Vec<String>,
+    /// Directories directly inside `.git` that are held as far as the host does not have them:
+    /// the directory itself, and each entry in it.
+    pub new_inside_git: Vec<String>,
     /// Directories directly inside `.git` whose contents are data under names that users choose
     /// (branches): nothing of `inside_git` is held beneath them.
     pub git_data: Vec<String>,
+    /// Held at any depth in those directories.
+    pub inside_git_data: Vec<String>,
+}
+
+/// A path whose end is held. The directories above it stay directories: each is open as one and
+/// held as anything else, so that no link can take its place.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct HeldPath {
+    /// Whether it starts at the root of the share; else it is held below any directory.
+    pub anchored: bool,
+    /// Its names, at least one, none empty, `.` or `..`.
+    pub names: Vec<Vec<u8>>,
+}
+
+impl HeldPath {
+    /// How the path `names`, already folded, lies to this one.
+    fn lies(&self, names: &[Cow<'_, [u8]>]) -> Lies {
+        let longest = self.names.len();
+        for length in (1..=longest.min(names.len())).rev() {
+            if self.anchored && length != names.len() {
+                return Lies::Elsewhere;
+            }
+            let tail = names.get(names.len() - length..).unwrap_or_default();
+            let same = tail.iter().zip(&self.names).all(|(a, b)| *a == fold(b));
+            if same && length == longest {
+                return Lies::AtIt;
+            }
+            if same {
+                return Lies::Above;
+            }
+        }
+        Lies::Elsewhere
+    }
+}
+
+/// How a path lies to a held one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Lies {
+    Elsewhere,
+    Above,
+    AtIt,
 }
 
 impl Default for GuardPatterns {
     fn default() -> Self {
-        let list = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect();
+        let names = |held: &[HeldName]| held.iter().map(|h| h.name.to_owned()).collect();
+        let path = |held: &HeldName| HeldPath {
+            anchored: false,
+            names: held
+                .name
+                .split('/')
+                .map(|n| n.as_bytes().to_vec())
+                .collect(),
+        };
         Self {
-            anywhere: list(&[".vscode", ".idea", ".claude", ".mcp.json", ".envrc"]),
-            // Without HEAD git takes no directory for a repository.
-            outside_git: list(&["HEAD"]),
-            // A todo list of a stopped rebase may hold `exec` lines for the next
-            // `git rebase --continue`.
-            inside_git: list(&[
-                "hooks",
-                "config",
-                "config.worktree",
-                "commondir",
-                "rebase-merge",
-            ]),
-            git_data: list(&["refs", "logs"]),
+            anywhere: names(list::ANYWHERE),
+            paths: list::PATHS.iter().map(path).collect(),
+            outside_git: names(list::OUTSIDE_GIT),
+            inside_git: names(list::INSIDE_GIT),
+            new_inside_git: names(list::NEW_INSIDE_GIT),
+            git_data: list::GIT_DATA.iter().map(|n| (*n).to_owned()).collect(),
+            inside_git_data: names(list::INSIDE_GIT_DATA),
         }
     }
 }
@@ -57,6 +110,8 @@ pub enum Zone {
     GitRoot,
     /// Somewhere inside a `.git` directory.
     GitDeep,
+    /// A directory of a `.git` directory in which only what the host has is open.
+    GitKnown,
     /// Inside a data directory of a `.git` directory.
     GitData,
     /// Inside something held.
@@ -67,7 +122,7 @@ impl Zone {
     /// Whether the directory is a `.git` directory or lies in one.
     #[must_use]
     pub fn is_git(self) -> bool {
-        matches!(self, Zone::GitRoot | Zone::GitDeep | Zone::GitData)
+        !matches!(self, Zone::Free | Zone::Held)
     }
 }
 
@@ -78,9 +133,12 @@ pub enum Verdict {
     Open(Zone),
     /// Held, whatever it is.
     Held,
-    /// The name `.git`: a directory is open and its inside is [`Zone::GitRoot`]; anything else
-    /// (a file or link that points git elsewhere) is held.
-    Git,
+    /// A directory is open and its inside lies in the given zone; anything else (a `.git` file or
+    /// link that points git elsewhere) is held.
+    HeldUnlessDirectory(Zone),
+    /// A directory that the host has is open and its inside lies in the given zone; anything else
+    /// is held.
+    HeldIfNew(Zone),
     /// Held if the directory it is in is a repository without a `.git` (a bare one), else open.
     HeldIfBare,
 }
@@ -94,21 +152,62 @@ impl GuardPatterns {
         }
         let folded = fold(name);
         if folded.as_ref() == b".git" {
-            return Verdict::Git;
+            return Verdict::HeldUnlessDirectory(Zone::GitRoot);
         }
         if listed(&self.anywhere, &folded) {
             return Verdict::Held;
         }
         match zone {
-            Zone::Free if listed(&self.outside_git, &folded) => Verdict::Held,
+            Zone::Free if listed(&self.outside_git, &folded) => {
+                Verdict::HeldUnlessDirectory(Zone::Free)
+            }
             Zone::Free if listed(&self.inside_git, &folded) => Verdict::HeldIfBare,
             Zone::Free => Verdict::Open(Zone::Free),
             Zone::GitRoot | Zone::GitDeep if listed(&self.inside_git, &folded) => Verdict::Held,
+            Zone::GitRoot if listed(&self.new_inside_git, &folded) => {
+                Verdict::HeldIfNew(Zone::GitKnown)
+            }
+            Zone::GitKnown => Verdict::HeldIfNew(Zone::GitDeep),
             // Compared exactly: another spelling gets the stricter zone.
             Zone::GitRoot if self.is_git_data(name) => Verdict::Open(Zone::GitData),
             Zone::GitRoot | Zone::GitDeep => Verdict::Open(Zone::GitDeep),
+            Zone::GitData if listed(&self.inside_git_data, &folded) => Verdict::Held,
             Zone::GitData | Zone::Held => Verdict::Open(zone),
         }
+    }
+
+    /// Whether the path of an entry `name` matters to [`GuardPatterns::judge_path`].
+    #[must_use]
+    pub fn asks_for_path(&self, name: &[u8]) -> bool {
+        let folded = fold(name);
+        let base = without_lock(&folded);
+        let mut names = self.paths.iter().flat_map(|p| &p.names);
+        names.any(|n| {
+            let n = fold(n);
+            n == folded || *n == *base
+        })
+    }
+
+    /// Judges again by its whole path what [`GuardPatterns::judge`] left open; `zone` is where
+    /// the inside of it would lie. `path` is that of the entry, from the root of the share.
+    #[must_use]
+    pub fn judge_path(&self, zone: Zone, path: &[u8]) -> Verdict {
+        let mut names: Vec<_> = path.split(|b| *b == b'/').map(fold).collect();
+        let mut worst = self.lies(&names);
+        if let Some(last) = names.last_mut() {
+            *last = Cow::Owned(without_lock(last).to_vec());
+            worst = worst.max(self.lies(&names));
+        }
+        match worst {
+            Lies::AtIt => Verdict::Held,
+            Lies::Above => Verdict::HeldUnlessDirectory(zone),
+            Lies::Elsewhere => Verdict::Open(zone),
+        }
+    }
+
+    fn lies(&self, names: &[Cow<'_, [u8]>]) -> Lies {
+        let each = self.paths.iter().map(|p| p.lies(names));
+        each.max().unwrap_or(Lies::Elsewhere)
     }
 
     /// Whether a link with these contents may stand inside a `.git` directory: it must name a
@@ -133,11 +232,15 @@ impl GuardPatterns {
 
 /// Whether `folded` is a listed name, or the lock file beside it that git renames onto it.
 fn listed(names: &[String], folded: &[u8]) -> bool {
-    let base = folded.strip_suffix(b".lock").unwrap_or(folded);
+    let base = without_lock(folded);
     names.iter().any(|n| {
         let n = n.as_bytes();
         n.eq_ignore_ascii_case(folded) || n.eq_ignore_ascii_case(base)
     })
+}
+
+fn without_lock(folded: &[u8]) -> &[u8] {
+    folded.strip_suffix(b".lock").unwrap_or(folded)
 }
 
 /// Lowers ASCII letters and replaces what full Unicode case folding (ext4 `casefold`, for
@@ -187,13 +290,15 @@ mod tests {
 
     use super::*;
 
+    const GIT: Verdict = Verdict::HeldUnlessDirectory(Zone::GitRoot);
+
     fn judge(zone: Zone, name: &str) -> Verdict {
         GuardPatterns::default().judge(zone, name.as_bytes())
     }
 
     #[test]
     fn holds_the_shipped_names_in_every_zone() {
-        for name in [".vscode", ".idea", ".claude", ".mcp.json", ".envrc"] {
+        for name in list::ANYWHERE.iter().map(|held| held.name) {
             for zone in [Zone::Free, Zone::GitRoot, Zone::GitDeep, Zone::GitData] {
                 assert_eq!(judge(zone, name), Verdict::Held, "{name} in {zone:?}");
             }
@@ -209,42 +314,104 @@ mod tests {
             "vscode",
             ".vscode2",
             ".gitignore",
-            "head",
+            ".github",
+            "worktrees",
+            "objects",
+            "AGENTS.md",
+            "CLAUDE.md",
+            "package.json",
             "",
         ] {
-            let verdict = judge(Zone::Free, name);
-            if name == "head" {
-                assert_eq!(
-                    verdict,
-                    Verdict::Held,
-                    "HEAD in another case is the same name"
-                );
-            } else {
-                assert!(
-                    matches!(verdict, Verdict::Open(Zone::Free) | Verdict::HeldIfBare),
-                    "{name}"
-                );
-            }
+            assert!(
+                matches!(
+                    judge(Zone::Free, name),
+                    Verdict::Open(Zone::Free) | Verdict::HeldIfBare
+                ),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_directory_called_head_is_none_that_git_reads() {
+        for name in ["HEAD", "head"] {
+            assert_eq!(
+                judge(Zone::Free, name),
+                Verdict::HeldUnlessDirectory(Zone::Free)
+            );
         }
     }
 
     #[test]
     fn holds_control_files_at_any_depth_inside_git() {
         for zone in [Zone::GitRoot, Zone::GitDeep] {
-            for name in [
-                "hooks",
-                "config",
-                "config.lock",
-                "config.worktree",
-                "commondir",
-                "Config",
-            ] {
-                assert_eq!(judge(zone, name), Verdict::Held, "{name}");
+            for name in list::INSIDE_GIT.iter().map(|held| held.name) {
+                for spelled in [name.to_owned(), format!("{name}.lock"), name.to_uppercase()] {
+                    assert_eq!(judge(zone, &spelled), Verdict::Held, "{spelled}");
+                }
             }
             for name in ["HEAD", "index", "index.lock", "objects", "packed-refs"] {
                 assert_eq!(judge(zone, name), Verdict::Open(Zone::GitDeep), "{name}");
             }
         }
+    }
+
+    #[test]
+    fn what_would_make_a_repository_of_branches_is_held_and_branches_are_not() {
+        for name in ["objects", "commondir", "Objects", "commondir.lock"] {
+            assert_eq!(judge(Zone::GitData, name), Verdict::Held, "{name}");
+        }
+        for name in ["HEAD", "refs", "heads", "main", "hooks", "gitdir"] {
+            assert_eq!(
+                judge(Zone::GitData, name),
+                Verdict::Open(Zone::GitData),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn work_trees_that_the_host_does_not_have_are_held() {
+        assert_eq!(
+            judge(Zone::GitRoot, "worktrees"),
+            Verdict::HeldIfNew(Zone::GitKnown)
+        );
+        assert_eq!(
+            judge(Zone::GitKnown, "any"),
+            Verdict::HeldIfNew(Zone::GitDeep)
+        );
+    }
+
+    fn judge_path(anchored: bool, names: &[&str], path: &str) -> Verdict {
+        let names = names.iter().map(|n| n.as_bytes().to_vec()).collect();
+        let patterns = GuardPatterns {
+            paths: vec![HeldPath { anchored, names }],
+            ..GuardPatterns::default()
+        };
+        let (_, last) = path.rsplit_once('/').unwrap_or(("", path));
+        if !patterns.asks_for_path(last.as_bytes()) {
+            return Verdict::Open(Zone::Free);
+        }
+        patterns.judge_path(Zone::Free, path.as_bytes())
+    }
+
+    #[test]
+    fn a_held_path_keeps_the_directories_above_it() {
+        let above = Verdict::HeldUnlessDirectory(Zone::Free);
+        for anchored in [true, false] {
+            let judge = |path| judge_path(anchored, &["a", "b", "c"], path);
+            assert_eq!(judge("a"), above);
+            assert_eq!(judge("A/b"), above);
+            assert_eq!(judge("a/b/c"), Verdict::Held);
+            assert_eq!(judge("a/b/C.lock"), Verdict::Held);
+            for open in ["b", "c", "b/c", "a/c", "a/b/d", "d/b/c"] {
+                assert_eq!(judge(open), Verdict::Open(Zone::Free), "{open}");
+            }
+        }
+        let deep = "x/a/b/c";
+        assert_eq!(judge_path(false, &["a", "b", "c"], deep), Verdict::Held);
+        let open = Verdict::Open(Zone::Free);
+        assert_eq!(judge_path(true, &["a", "b", "c"], deep), open);
     }
 
     #[test]
@@ -257,7 +424,7 @@ mod tests {
     #[test]
     fn folds_what_a_casefolding_file_system_folds() {
         for name in [".GIT", ".g\u{200d}it", ".G\u{feff}iT"] {
-            assert_eq!(judge(Zone::Free, name), Verdict::Git, "{name:?}");
+            assert_eq!(judge(Zone::Free, name), GIT, "{name:?}");
         }
         for name in ["hoo\u{212a}s", "con\u{fb01}g", "HOOKS"] {
             assert_eq!(judge(Zone::GitRoot, name), Verdict::Held, "{name:?}");
@@ -284,7 +451,7 @@ mod tests {
     proptest! {
         #[test]
         fn case_never_changes_a_verdict_towards_open(
-            index in 0usize..5,
+            index in 0..list::ANYWHERE.len(),
             flips in proptest::collection::vec(any::<bool>(), 16),
         ) {
             let patterns = GuardPatterns::default();
@@ -314,7 +481,7 @@ mod tests {
         fn ignorable_code_points_do_not_hide_a_name(at in 0usize..4) {
             let mut name = String::from(".git");
             name.insert(at, '\u{200b}');
-            prop_assert_eq!(GuardPatterns::default().judge(Zone::Free, name.as_bytes()), Verdict::Git);
+            prop_assert_eq!(judge(Zone::Free, &name), GIT);
         }
     }
 }

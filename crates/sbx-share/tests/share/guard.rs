@@ -213,7 +213,7 @@ fn links_inside_git_cannot_stand_in_for_held_directories() {
     w.mkdir("evil").unwrap();
     for (target, path) in [
         ("../evil", ".git/modules"),
-        ("/tmp", ".git/worktrees"),
+        ("/tmp", ".git/info"),
         ("refs", ".git/modules"),
         ("objects/../refs", ".git/modules"),
     ] {

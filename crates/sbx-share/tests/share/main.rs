@@ -7,4 +7,6 @@ mod guard;
 #[cfg(test)]
 mod messages;
 #[cfg(test)]
+mod repository;
+#[cfg(test)]
 mod world;
