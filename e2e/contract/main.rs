@@ -18,4 +18,5 @@ mod rootless;
 mod sessions;
 mod skips;
 mod terminals;
+mod unfit_host;
 mod workspace;

@@ -7,13 +7,16 @@ use std::io::{Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{self, Receiver};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use parking_lot::{Condvar, Mutex};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use serde_json::Value;
+
+use crate::world::Entrance;
 
 /// How long an ordinary call may take before the test fails.
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -24,6 +27,7 @@ const PIPES: Duration = Duration::from_secs(10);
 /// A call that is being put together.
 pub struct Sbx {
     command: Command,
+    world: Option<Entrance>,
     input: Option<Vec<u8>>,
     deadline: Duration,
 }
@@ -34,9 +38,17 @@ impl Sbx {
         command.current_dir(cwd);
         Self {
             command,
+            world: None,
             input: None,
             deadline: DEADLINE,
         }
+    }
+
+    /// Calls it in a world of the test's own.
+    #[must_use]
+    pub(crate) fn within_world(mut self, world: Option<Entrance>) -> Self {
+        self.world = world;
+        self
     }
 
     /// Adds an argument.
@@ -99,9 +111,9 @@ impl Sbx {
         } else {
             Stdio::null()
         };
-        self.command.stdin(stdin);
-        let mut running = self.start();
-        if let (Some(bytes), Some(mut pipe)) = (self.input.take(), running.child.stdin.take()) {
+        let input = self.input.take();
+        let mut running = self.start(stdin);
+        if let (Some(bytes), Some(mut pipe)) = (input, running.child.stdin.take()) {
             // A reader that goes away early is not this side's failure.
             thread::spawn(move || pipe.write_all(&bytes));
         }
@@ -109,27 +121,33 @@ impl Sbx {
     }
 
     /// Starts it with standard input left open: see [`Running::send`].
-    pub fn spawn_open(mut self) -> Running {
-        self.command.stdin(Stdio::piped());
-        self.start()
+    pub fn spawn_open(self) -> Running {
+        self.start(Stdio::piped())
     }
 
     /// Starts it with this file as standard output, which nobody here reads.
-    pub fn spawn_into(mut self, stdout: File) -> Running {
-        self.command.stdin(Stdio::null()).stdout(stdout);
-        self.command.stderr(Stdio::piped());
-        Running::of(self.command, self.deadline)
+    pub fn spawn_into(self, stdout: File) -> Running {
+        let deadline = self.deadline;
+        let mut command = self.into_command();
+        command.stdin(Stdio::null()).stdout(stdout);
+        command.stderr(Stdio::piped());
+        Running::of(command, deadline)
     }
 
-    fn start(&mut self) -> Running {
-        self.command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let command = std::mem::replace(&mut self.command, start(Path::new("/bin/false")));
-        Running::of(command, self.deadline)
+    fn start(self, stdin: Stdio) -> Running {
+        let deadline = self.deadline;
+        let mut command = self.into_command();
+        command.stdin(stdin);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        Running::of(command, deadline)
     }
 
     /// Program, arguments, directory and variables as they stand.
     pub(crate) fn into_command(self) -> Command {
-        self.command
+        match self.world {
+            None => self.command,
+            Some(world) => world.lead(&self.command),
+        }
     }
 }
 
@@ -137,9 +155,16 @@ impl Sbx {
 pub struct Running {
     child: Child,
     line: String,
-    stdout: Option<Receiver<Vec<u8>>>,
-    stderr: Option<Receiver<Vec<u8>>>,
+    stdout: Option<Arc<Heard>>,
+    stderr: Option<Arc<Heard>>,
     deadline: Duration,
+}
+
+/// What came out of a pipe so far.
+#[derive(Default)]
+struct Heard {
+    so_far: Mutex<(Vec<u8>, bool)>,
+    changed: Condvar,
 }
 
 impl Running {
@@ -183,6 +208,25 @@ impl Running {
         self.wait(deadline)
     }
 
+    /// Waits until it has said this on standard error; it must say it before
+    /// it ends.
+    #[track_caller]
+    pub fn says(&self, text: &str) {
+        let pipe = self.stderr.as_ref().expect("standard error is a pipe");
+        let until = Instant::now() + self.deadline;
+        let mut heard = pipe.so_far.lock();
+        loop {
+            let said = String::from_utf8_lossy(&heard.0);
+            if said.contains(text) {
+                return;
+            }
+            assert!(!heard.1, "ended before it said {text:?}:\n{said}");
+            let late = pipe.changed.wait_until(&mut heard, until).timed_out();
+            let said = String::from_utf8_lossy(&heard.0);
+            assert!(!late, "never said {text:?}:\n{said}");
+        }
+    }
+
     fn wait(mut self, deadline: Duration) -> Output {
         let ended = ends_within(self.pid(), deadline);
         if !ended {
@@ -190,10 +234,7 @@ impl Running {
             kill_process(self.pid(), Signal::KILL).ok();
         }
         let status = self.child.wait().expect("the call is a child of this test");
-        let receive = |pipe: Option<Receiver<Vec<u8>>>| match pipe {
-            None => Some(Vec::new()),
-            Some(pipe) => pipe.recv_timeout(PIPES).ok(),
-        };
+        let receive = |pipe: Option<Arc<Heard>>| pipe.map_or(Some(Vec::new()), |pipe| pipe.all());
         let (stdout, stderr) = (receive(self.stdout.take()), receive(self.stderr.take()));
         let held = stdout.is_none() || stderr.is_none();
         let output = Output {
@@ -334,14 +375,33 @@ pub(crate) fn ends_within(pid: Pid, time: Duration) -> bool {
     }
 }
 
-fn collect(mut pipe: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
-    let (sender, receiver) = mpsc::channel();
+impl Heard {
+    /// Everything, once the last holder of the pipe is gone.
+    fn all(&self) -> Option<Vec<u8>> {
+        let until = Instant::now() + PIPES;
+        let mut heard = self.so_far.lock();
+        while !heard.1 {
+            if self.changed.wait_until(&mut heard, until).timed_out() {
+                return None;
+            }
+        }
+        Some(std::mem::take(&mut heard.0))
+    }
+}
+
+fn collect(mut pipe: impl Read + Send + 'static) -> Arc<Heard> {
+    let heard = Arc::new(Heard::default());
+    let sink = Arc::clone(&heard);
     thread::spawn(move || {
-        let mut bytes = Vec::new();
-        pipe.read_to_end(&mut bytes).ok();
-        sender.send(bytes).ok();
+        let mut buffer = [0; 65536];
+        while let Ok(read @ 1..) = pipe.read(&mut buffer) {
+            sink.so_far.lock().0.extend_from_slice(&buffer[..read]);
+            sink.changed.notify_all();
+        }
+        sink.so_far.lock().1 = true;
+        sink.changed.notify_all();
     });
-    receiver
+    heard
 }
 
 /// Whether the process of this number ends within so many seconds.

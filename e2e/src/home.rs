@@ -1,7 +1,7 @@
 //! A home directory of the test's own, and `sbx` called in it.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::call::{Sbx, start};
 use crate::leftovers::Process;
 use crate::sandbox::Sandbox;
+use crate::world::World;
 use crate::{environment, leftovers};
 
 /// Kernel, template and kits from nothing, on two busy processors.
@@ -37,6 +38,7 @@ pub struct Home {
     programs: PathBuf,
     cache: PathBuf,
     ids: Option<u32>,
+    world: Option<World>,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -65,6 +67,7 @@ impl Home {
             programs: environment::programs(),
             cache: environment::cache(),
             ids: None,
+            world: None,
             _turn: turn,
         }
     }
@@ -134,6 +137,38 @@ impl Home {
         self.cache = cache;
     }
 
+    /// Uses a cache of this home's own that lacks these kinds of entries
+    /// (`kernel`, `base`, `kit`, `initramfs`); the others are links into the
+    /// shared one, good for everything but starting a machine.
+    pub fn cache_without(&mut self, kinds: &[&str]) {
+        let (shared, own) = (self.cache.clone(), self.root().join("cache"));
+        fs::create_dir_all(own.join("entries")).unwrap();
+        for entry in fs::read_dir(shared.join("entries")).unwrap() {
+            let (name, path) = entry.map(|e| (e.file_name(), e.path())).unwrap();
+            let kind = name.to_string_lossy().into_owned();
+            if !kinds.contains(&kind.split('-').next().unwrap_or_default()) {
+                symlink(path, own.join("entries").join(name)).unwrap();
+            }
+        }
+        copy(&shared.join("kernel-source.json"), &own);
+        self.cache = own;
+    }
+
+    /// Mounts something where only this home's calls see it: a line for a
+    /// shell that is root of a mount namespace of this home's own.
+    #[track_caller]
+    pub fn mounts(&mut self, line: &str) {
+        self.world.get_or_insert_with(World::new).sh(line);
+    }
+
+    /// Where a path that this home's calls see is to be found from here.
+    pub fn outside(&self, path: &Path) -> PathBuf {
+        match &self.world {
+            None => path.to_owned(),
+            Some(world) => world.outside(path),
+        }
+    }
+
     /// Writes `config.toml`.
     pub fn configure(&self, toml: &str) {
         fs::write(self.root().join("config/config.toml"), toml).unwrap();
@@ -160,7 +195,8 @@ impl Home {
                 .args(["--clear-groups", "--inh-caps=-all", "--"])
                 .arg(&program),
         };
-        call.args(args)
+        call.within_world(self.world.as_ref().map(World::entrance))
+            .args(args)
             .env("HOME", self.path())
             .env("TERM", "xterm-256color")
             .env("TMPDIR", self.root().join("tmp"))
@@ -183,14 +219,20 @@ impl Home {
 
     /// What this home's sandboxes left on the host, in words.
     pub fn leftovers(&self) -> Vec<String> {
-        let mut left = leftovers::of(self.root());
+        let mut left = self.left_files();
+        left.extend(leftovers::of(self.root()));
+        left
+    }
+
+    fn left_files(&self) -> Vec<String> {
+        let mut left = Vec::new();
         for dir in [
             self.state().join("sandboxes"),
             self.runtime(),
             self.root().join("tmp"),
         ] {
             left.extend(
-                entries(&dir)
+                entries(&self.outside(&dir))
                     .into_iter()
                     .map(|path| format!("file: {path}")),
             );
@@ -234,7 +276,7 @@ impl Home {
 
     /// Shows what the sandboxes wrote down, if the test is failing.
     pub(crate) fn tell_if_failing(&self) {
-        if !std::thread::panicking() || !self.state().exists() {
+        if !std::thread::panicking() || !self.outside(&self.state()).exists() {
             return;
         }
         for name in self.sbx(["ls", "-aq"]).output().text().lines() {
@@ -287,13 +329,16 @@ impl Drop for Home {
     fn drop(&mut self) {
         let mut wrong = Vec::new();
         self.tell_if_failing();
-        if self.state().exists() {
+        if self.outside(&self.state()).exists() {
             let removed = self.sbx(["rm", "--force", "--all"]).output();
             if removed.code() != Some(0) {
                 wrong.push(removed.to_string());
             }
         }
-        wrong.extend(self.leftovers());
+        wrong.extend(self.left_files());
+        // Its shell is no leftover; whatever else is in it would show.
+        self.world = None;
+        wrong.extend(leftovers::of(self.root()));
         if wrong.is_empty() {
             return;
         }

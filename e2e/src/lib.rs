@@ -22,6 +22,7 @@ mod loopback;
 mod sandbox;
 mod skip;
 mod terminal;
+mod world;
 
 pub use anthropic::{Call, StandIn, Turn};
 pub use call::{Output, Running, Sbx, ends, host};

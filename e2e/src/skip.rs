@@ -16,6 +16,8 @@ const LISTED: &str = include_str!("../skips.txt");
 pub enum Fact {
     /// The tests run as root.
     Root,
+    /// There is a /dev/kvm, good or bad.
+    KvmDevice,
     /// /dev/kvm runs guests on the hardware.
     Kvm,
     /// The host's npm client reaches a registry.
@@ -25,11 +27,18 @@ pub enum Fact {
 }
 
 impl Fact {
-    const ALL: [Self; 4] = [Self::Root, Self::Kvm, Self::NpmRegistry, Self::PipIndex];
+    const ALL: [Self; 5] = [
+        Self::Root,
+        Self::KvmDevice,
+        Self::Kvm,
+        Self::NpmRegistry,
+        Self::PipIndex,
+    ];
 
     fn name(self) -> &'static str {
         match self {
             Self::Root => "root",
+            Self::KvmDevice => "kvm-device",
             Self::Kvm => "kvm",
             Self::NpmRegistry => "npm-registry",
             Self::PipIndex => "pip-index",
@@ -39,6 +48,7 @@ impl Fact {
     fn holds(self) -> bool {
         match self {
             Self::Root => geteuid().is_root(),
+            Self::KvmDevice => Path::new("/dev/kvm").exists(),
             Self::Kvm => std::fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| {
                 Path::new("/dev/kvm").exists()
                     && text.lines().any(|line| {

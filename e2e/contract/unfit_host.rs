@@ -1,0 +1,160 @@
+//! A host that lacks something or lies about it: told with what to do, or
+//! done without, and nothing is left.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+
+use e2e::{Fact, Home};
+
+/// An ordinary user's number.
+const USER: u32 = 1000;
+
+/// What `plan` says: the accelerator, and what it found of KVM.
+fn planned(home: &Home, flags: &[&str]) -> (&'static str, String) {
+    let plan = home
+        .sbx(["plan", "--json", "--no-workspace"])
+        .args(flags)
+        .arg("shell")
+        .succeeds()
+        .json();
+    let steps = plan["steps"].to_string();
+    let accel = match (steps.contains("\"tcg,"), steps.contains("\"kvm\"")) {
+        (true, false) => "tcg",
+        (false, true) => "kvm",
+        _ => "neither",
+    };
+    let facts = plan["facts"].as_array().cloned().unwrap_or_default();
+    let kvm = facts.iter().find(|fact| fact["name"] == "kvm");
+    (
+        accel,
+        kvm.map_or_else(String::new, |fact| fact["value"].to_string()),
+    )
+}
+
+#[test]
+fn a_kvm_that_lies_is_seen_through_and_the_machine_is_emulated() {
+    let name = "a_kvm_that_lies_is_seen_through_and_the_machine_is_emulated";
+    if !Fact::KvmDevice.holds_for(name) {
+        return;
+    }
+    let mut home = Home::new();
+    fs::write(home.root().join("file"), "not a device").unwrap();
+    for lie in ["/dev/null", "ROOT/file"] {
+        let lie = lie.replace("ROOT", home.root().to_str().unwrap());
+        home.mounts(&format!("mount --bind {lie} /dev/kvm"));
+        let (accel, found) = planned(&home, &[]);
+        assert_eq!(accel, "tcg", "{lie}");
+        assert!(
+            found.contains("not usable: ") && found.contains("of KVM"),
+            "{found}"
+        );
+        // Where it is insisted on, the answer is no.
+        let out = home
+            .sbx(["run", "--json", "--no-workspace", "--accel", "kvm", "shell"])
+            .output()
+            .with_code(125);
+        assert_eq!(out.json_error()["code"], "host_unfit", "{out}");
+        assert!(out.json_error()["hint"].is_string(), "{out}");
+    }
+    let out = home
+        .sbx(["run", "--rm", "--no-workspace", "--memory", "512m"])
+        .args(["shell", "--", "-c", "echo up"])
+        .succeeds();
+    assert_eq!(out.text(), "up");
+    let warnings = out.errors().matches("no usable KVM (").count();
+    assert_eq!(warnings, 1, "one warning: {out}");
+}
+
+#[test]
+fn a_kvm_that_is_not_permitted_is_an_error_with_the_cure() {
+    let name = "a_kvm_that_is_not_permitted_is_an_error_with_the_cure";
+    if !Fact::Root.holds_for(name) || !Fact::KvmDevice.holds_for(name) {
+        return;
+    }
+    let mut home = Home::of_user(USER);
+    // A processor that virtualises, whatever this one does.
+    let cpus = fs::read_to_string("/proc/cpuinfo").unwrap();
+    let able = cpus.replace("\nflags\t\t: ", "\nflags\t\t: vmx ");
+    fs::write(home.root().join("cpuinfo"), able).unwrap();
+    fs::write(home.root().join("kvm"), "").unwrap();
+    fs::set_permissions(home.root().join("kvm"), Permissions::from_mode(0o600)).unwrap();
+    let root = home.root().display().to_string();
+    home.mounts(&format!("mount --bind {root}/cpuinfo /proc/cpuinfo"));
+    home.mounts(&format!("mount --bind {root}/kvm /dev/kvm"));
+    let out = home
+        .sbx(["run", "--json", "--no-workspace", "shell"])
+        .output()
+        .with_code(125);
+    let error = out.json_error();
+    assert_eq!(error["code"], "kvm_denied", "{out}");
+    assert!(error.to_string().contains("chgrp kvm"), "the cure: {out}");
+    assert!(error.to_string().contains("--accel tcg"), "a way: {out}");
+    // Nothing was made, neither a sandbox nor, in many minutes, a kernel.
+    assert_eq!(home.sbx(["ls", "-aq"]).succeeds().text(), "");
+    let (accel, _) = planned(&home, &["--accel", "tcg"]);
+    assert_eq!(accel, "tcg", "what the hint says works");
+}
+
+#[test]
+fn a_host_without_the_machine_monitor_is_told_before_anything_is_made() {
+    let mut home = Home::new();
+    // With everything still to be made: the answer must not come after it.
+    home.cache_without(&["kernel", "base"]);
+    for path in ["/usr/bin", "/usr/local/bin"] {
+        let path = format!("{path}/qemu-system-x86_64");
+        if Path::new(&path).exists() {
+            home.mounts(&format!("mount --bind /dev/null {path}"));
+        }
+    }
+    let out = home
+        .sbx(["run", "--json", "--no-workspace", "shell"])
+        .output()
+        .with_code(125);
+    let error = out.json_error();
+    assert_eq!(error["code"], "host_unfit", "{out}");
+    assert!(error.to_string().contains("qemu"), "{out}");
+    assert!(error["hint"].to_string().contains("apt-get"), "{out}");
+    let doctor = home.sbx(["doctor"]).output().with_code(1);
+    assert!(doctor.text().contains("qemu-system-x86"), "{doctor}");
+    assert_eq!(home.sbx(["ls", "-aq"]).succeeds().text(), "");
+}
+
+#[test]
+fn a_machine_monitor_in_the_callers_path_is_not_taken() {
+    let home = Home::unprepared();
+    let own = home.path().join("qemu-system-x86_64");
+    fs::write(&own, "#!/bin/sh\n").unwrap();
+    fs::set_permissions(&own, Permissions::from_mode(0o755)).unwrap();
+    let plan = |path: &str| {
+        let call = home.sbx(["plan", "--json", "--no-workspace", "shell"]);
+        call.env("PATH", path).succeeds().json()["steps"].to_string()
+    };
+    let steps = plan(home.path().to_str().unwrap());
+    assert!(!steps.contains(own.to_str().unwrap()), "{steps}");
+    assert!(steps.contains("/bin/qemu-system-x86_64"), "{steps}");
+}
+
+#[test]
+fn a_workspace_on_another_file_system_is_served_like_any_other() {
+    let mut home = Home::new();
+    let app = home.project("app");
+    home.mounts(&format!("mount -t tmpfs -o size=64m own {}", app.display()));
+    let seen = home.outside(&app);
+    assert_ne!(
+        fs::metadata(&seen).unwrap().dev(),
+        fs::metadata(home.path()).unwrap().dev(),
+        "another file system"
+    );
+    fs::write(seen.join("notes"), "from the host").unwrap();
+    let script = "cat notes && mkdir -p .vscode && echo held > .vscode/x && echo made > made";
+    let out = home
+        .sbx([
+            "run", "--rm", "--memory", "512m", "shell", "--", "-c", script,
+        ])
+        .cwd(&app)
+        .succeeds();
+    assert_eq!(out.text(), "from the host");
+    assert_eq!(fs::read_to_string(seen.join("made")).unwrap(), "made\n");
+    assert!(!seen.join(".vscode").exists(), "held here too");
+}
