@@ -54,8 +54,11 @@ impl Engine {
             ));
         }
         let record = sandbox.record()?;
+        let facts = HostFacts::gather(&self.caller);
+        // What this host cannot do is said before many minutes of building.
+        plan(&record.spec, &facts, &self.foreseen(&record.spec)?.0)?;
         let files = self.prepare(&record.spec, sandbox, ui)?;
-        let plan = plan(&record.spec, &HostFacts::gather(&self.caller), &files)?;
+        let plan = plan(&record.spec, &facts, &files)?;
         for warning in &plan.warnings {
             ui.warn(warning);
         }
