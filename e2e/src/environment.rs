@@ -38,8 +38,12 @@ pub(crate) fn cache() -> PathBuf {
     let of = |name| value(name).map(PathBuf::from);
     of("SBX_E2E_CACHE")
         .or_else(|| of("SBX_CACHE_DIR"))
-        .or_else(|| of("XDG_CACHE_HOME").map(|dir| dir.join("sbx")))
-        .unwrap_or_else(|| caller_home().join(".cache/sbx"))
+        .unwrap_or_else(|| cache_home().join("sbx"))
+}
+
+/// Where whoever runs the tests keeps what can be made again.
+pub(crate) fn cache_home() -> PathBuf {
+    value("XDG_CACHE_HOME").map_or_else(|| caller_home().join(".cache"), PathBuf::from)
 }
 
 /// The home of whoever runs the tests.

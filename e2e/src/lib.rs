@@ -15,6 +15,7 @@
 
 mod anthropic;
 mod call;
+mod client;
 mod environment;
 mod home;
 mod leftovers;
@@ -26,6 +27,7 @@ mod world;
 
 pub use anthropic::{Call, StandIn, Turn};
 pub use call::{Output, Running, Sbx, ends, host};
+pub use client::{client, pjdfstest};
 pub use environment::full_run;
 pub use home::Home;
 pub use leftovers::Process;

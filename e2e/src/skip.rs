@@ -24,15 +24,18 @@ pub enum Fact {
     NpmRegistry,
     /// The host's pip client reaches an index.
     PipIndex,
+    /// The host's cargo reaches a registry.
+    CargoRegistry,
 }
 
 impl Fact {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Root,
         Self::KvmDevice,
         Self::Kvm,
         Self::NpmRegistry,
         Self::PipIndex,
+        Self::CargoRegistry,
     ];
 
     fn name(self) -> &'static str {
@@ -42,6 +45,7 @@ impl Fact {
             Self::Kvm => "kvm",
             Self::NpmRegistry => "npm-registry",
             Self::PipIndex => "pip-index",
+            Self::CargoRegistry => "cargo-registry",
         }
     }
 
@@ -58,6 +62,7 @@ impl Fact {
             }),
             Self::NpmRegistry => answers("npm", &["view", "express", "version"]),
             Self::PipIndex => answers("python3", &["-m", "pip", "index", "versions", "six"]),
+            Self::CargoRegistry => answers("cargo", &["info", "--quiet", "itoa"]),
         }
     }
 
