@@ -2,6 +2,7 @@
 
 pub(crate) mod network;
 pub(crate) mod qemu;
+mod repository;
 pub(crate) mod setup;
 pub(crate) mod shares;
 pub(crate) mod vmm;

@@ -74,6 +74,10 @@ pub struct ShareLimits {
     pub xattr: usize,
     /// Size of one host file that is copied into the shadow when written, in bytes.
     pub held_file: u64,
+    /// Lengths of all files that are held, in bytes.
+    pub held_bytes: u64,
+    /// Files, links and directories that are held, and the directories above them.
+    pub held_entries: u64,
     /// Entries hidden from the guest because it deleted them.
     pub whiteouts: usize,
     /// Files with an owner that the guest set.
@@ -88,6 +92,8 @@ impl Default for ShareLimits {
             listings: 64 << 20,
             xattr: 64 << 10,
             held_file: 256 << 20,
+            held_bytes: 1 << 30,
+            held_entries: 1 << 16,
             whiteouts: 1 << 14,
             owners: 1 << 16,
         }

@@ -1,16 +1,15 @@
 //! What is held: the list for the user, and the first-change events.
 
 use std::collections::HashSet;
-use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 
 use parking_lot::Mutex;
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::FileType;
 use serde::{Deserialize, Serialize};
 
 use crate::fs::host;
-use crate::guard::shadow;
+use crate::guard::shadow::{self, Step};
 
 /// The most entries one list carries; what is beyond is only counted by the reader seeing
 /// exactly this many.
@@ -58,27 +57,23 @@ pub fn list(shadow_dir: BorrowedFd<'_>) -> io::Result<Vec<HeldEntry>> {
     let Some(tree) = shadow::open_tree(shadow_dir)? else {
         return Ok(entries);
     };
-    let mut pending: Vec<(OwnedFd, Vec<u8>, usize)> = vec![(tree, Vec::new(), 0)];
-    while let Some((dir, path, depth)) = pending.pop() {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let open = rustix::fs::openat(&dir, c".", flags, Mode::empty())?;
-        for name in host::names(&open, usize::MAX)? {
-            if entries.len() >= LIST_MAX {
-                return Ok(entries);
-            }
-            let inner = shadow::join(&path, &name.name);
-            if is_noise(&inner) {
-                continue;
-            }
-            match child_dir(dir.as_fd(), &name.name)? {
-                Some(fd) if depth < DEPTH_MAX => pending.push((fd, inner, depth + 1)),
-                _ => entries.push(HeldEntry {
-                    path: printable(&inner),
-                    op: HeldOp::Changed,
-                }),
-            }
+    shadow::walk(tree, |seen| {
+        if entries.len() >= LIST_MAX {
+            return Ok(Step::Stop);
         }
-    }
+        if is_noise(seen.path) {
+            return Ok(Step::Over);
+        }
+        let is_dir = host::entry_type(seen.dir, seen.name)? == Some(FileType::Directory);
+        if is_dir && seen.depth <= DEPTH_MAX {
+            return Ok(Step::Into);
+        }
+        entries.push(HeldEntry {
+            path: printable(seen.path),
+            op: HeldOp::Changed,
+        });
+        Ok(Step::Over)
+    })?;
     Ok(entries)
 }
 
@@ -87,13 +82,6 @@ pub fn list(shadow_dir: BorrowedFd<'_>) -> io::Result<Vec<HeldEntry>> {
 fn is_noise(path: &[u8]) -> bool {
     path.ends_with(b".sample") && path.windows(7).any(|w| w == b"/hooks/")
         || path.ends_with(b".lock")
-}
-
-fn child_dir(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<Option<OwnedFd>> {
-    if host::entry_type(dir, name)? != Some(FileType::Directory) {
-        return Ok(None);
-    }
-    Ok(Some(shadow::open_dir(dir, name)?))
 }
 
 /// Text for a record or a terminal, from bytes that a guest chose.

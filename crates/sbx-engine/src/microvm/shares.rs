@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 
 use sbx_share::ShareConfig;
-use sbx_spec::ShareRole;
+use sbx_spec::{Access, ShareRole};
 use sbx_sys::file;
 
 use crate::command::{Code, Error};
@@ -66,12 +66,17 @@ pub(crate) fn open(share: &SharePlan, identity: Identity) -> Result<Served, Erro
             })?
         }
     };
-    let config = ShareConfig {
+    let mut config = ShareConfig {
         access: share.access,
         file: single,
         inside_git: share.role == ShareRole::GitCommon,
         ..ShareConfig::writable()
     };
+    if share.access == Access::ReadWrite {
+        let common = share.role == ShareRole::GitCommon;
+        let obeyed = super::repository::obeyed(path, common)?;
+        config.guard.paths.extend(obeyed);
+    }
     let config = serde_json::to_vec(&config)
         .map_err(|source| Error::new(Code::Internal, "cannot write").because(source))?;
     Ok(Served { config, root })

@@ -10,7 +10,7 @@ use fuse_backend_rs::api::filesystem::{
     Entry, GetxattrReply, ListxattrReply, OpenOptions, SetattrValid, ZeroCopyReader, ZeroCopyWriter,
 };
 use libc::stat64;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLockReadGuard};
 use rustix::fs::{
     FallocateFlags, FileType, OFlags, SeekFrom, Statx, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT,
     XattrFlags,
@@ -23,9 +23,12 @@ use super::handle::OpenFile;
 use super::host;
 use super::node::{Node, Version, borrow};
 use super::owner::SET_ID;
+use crate::guard::shadow::Amount;
 
 /// The only extended attributes served; all others carry rights or belong to the host.
 const USER_XATTR: &[u8] = b"user.";
+/// The way of giving room back that leaves the length as it is.
+const PUNCH_HOLE: FallocateFlags = FallocateFlags::PUNCH_HOLE.union(FallocateFlags::KEEP_SIZE);
 /// The longest extended attribute name Linux knows, in bytes.
 const XATTR_NAME_MAX: usize = 255;
 
@@ -130,6 +133,7 @@ impl ShareFs {
     ) -> io::Result<usize> {
         let mut file = writable_file(open)?;
         let wanted = size as usize;
+        let _room = self.room_to_grow(&open.node, &*file, offset, size.into())?;
         let mut done = 0;
         while done < wanted {
             let at = offset.checked_add(done as u64).ok_or(Errno::FBIG)?;
@@ -156,7 +160,34 @@ impl ShareFs {
     ) -> io::Result<()> {
         let file = writable_file(open)?;
         let mode = FallocateFlags::from_bits_retain(mode);
+        if open.node.is_held() && !(mode.is_empty() || mode == PUNCH_HOLE) {
+            // Would take room beyond the length, which is what is counted.
+            return Err(Errno::OPNOTSUPP.into());
+        }
+        let _room = self.room_to_grow(&open.node, &*file, offset, length)?;
         Ok(rustix::fs::fallocate(&*file, mode, offset, length)?)
+    }
+
+    /// Room for `length` bytes at `offset` in the shadow, if that is where the file is; they are
+    /// to be written before the guard is dropped.
+    fn room_to_grow(
+        &self,
+        node: &Node,
+        file: impl AsFd,
+        offset: u64,
+        length: u64,
+    ) -> io::Result<Option<RwLockReadGuard<'_, ()>>> {
+        if !node.is_held() {
+            return Ok(None);
+        }
+        let size = host::stat(file.as_fd())?.stx_size;
+        let end = offset.checked_add(length).ok_or(Errno::FBIG)?;
+        let bytes = if rustix::fs::fcntl_getfl(file)?.contains(OFlags::APPEND) {
+            length
+        } else {
+            end.saturating_sub(size)
+        };
+        self.agree(Amount { bytes, entries: 0 }).map(Some)
     }
 
     pub(super) fn seek(&self, open: &OpenFile, offset: u64, whence: u32) -> io::Result<u64> {
@@ -206,9 +237,15 @@ impl ShareFs {
         }
         if valid.contains(SetattrValid::SIZE) {
             let size = u64::try_from(wanted.st_size).map_err(|_| Errno::INVAL)?;
-            match handle {
-                Some(open) => rustix::fs::ftruncate(&*writable_file(&open)?, size)?,
+            // An open file's lock comes before the room for it, as when it is written.
+            match &handle {
+                Some(open) => {
+                    let file = writable_file(open)?;
+                    let _room = self.room_to_grow(node, &*file, size, 0)?;
+                    rustix::fs::ftruncate(&*file, size)?;
+                }
                 None if node.kind == FileType::RegularFile => {
+                    let _room = self.room_to_grow(node, fd.as_ref(), size, 0)?;
                     rustix::fs::ftruncate(self.proc.file(borrow(&fd), OFlags::WRONLY)?, size)?;
                 }
                 None => return Err(Errno::INVAL.into()),
@@ -279,6 +316,10 @@ impl ShareFs {
         self.serves_xattr(node, name)?;
         if value.len() > self.limits.xattr {
             return Err(Errno::NOSPC.into());
+        }
+        if node.is_held() {
+            // The store counts no attributes, so it keeps none.
+            return Err(Errno::OPNOTSUPP.into());
         }
         let _shape = self.shape.read();
         let fd = self.for_writing(node, true)?;

@@ -125,6 +125,19 @@ impl Handles {
         }
     }
 
+    /// The inodes of all open files, one for each time one is open.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = Arc<Node>> {
+        let open = self.open.read();
+        let files: Vec<_> = open
+            .values()
+            .filter_map(|what| match what {
+                Open::File(file) => Some(Arc::clone(&file.node)),
+                Open::Dir(_) => None,
+            })
+            .collect();
+        files.into_iter()
+    }
+
     pub(crate) fn close(&self, handle: u64) {
         let closed = self.open.write().remove(&handle);
         drop(closed);

@@ -23,18 +23,18 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::RwLock;
+use parking_lot::{RwLock, RwLockReadGuard};
 use rustix::fs::FileType;
 use rustix::io::Errno;
 use sbx_spec::Access;
 
 use crate::config::{ShareConfig, ShareLimits};
-use crate::guard::shadow::Shadow;
+use crate::guard::shadow::{Amount, Shadow};
 use crate::guard::{GuardPatterns, Zone};
 use crate::held::{Announcer, HeldSink};
 use handle::Handles;
 use host::Proc;
-use node::{Backing, Birth, NodeLimits, Nodes};
+use node::{Backing, Birth, NodeLimits, Nodes, borrow};
 use owner::Owners;
 
 /// How long the guest may believe names and attributes: the host's own changes are seen within
@@ -84,7 +84,7 @@ impl ShareFs {
         let root_stat = host::stat(root.as_fd())?;
         let shadow_stat = host::stat(shadow.as_fd())?;
         let root_dev = node::device(&root_stat);
-        let shadow = Shadow::open(shadow, config.limits.whiteouts)?;
+        let shadow = Shadow::open(shadow, &config.limits)?;
         let owners = Owners::open(
             shadow.base(),
             config.limits.owners,
@@ -120,6 +120,25 @@ impl ShareFs {
             only,
             root_dev,
             shape: RwLock::new(()),
+        })
+    }
+
+    /// Agrees to keep `more` in the shadow; it is to be made before the guard is dropped, and
+    /// nothing else is to be agreed to until then. `ENOSPC` if there is no room.
+    fn agree(&self, more: Amount) -> io::Result<RwLockReadGuard<'_, ()>> {
+        self.shadow.agree(more, || {
+            let mut open = self.nodes.held();
+            open.extend(self.handles.nodes().filter(|node| node.is_held()));
+            open.sort_by_key(|node| node.id);
+            open.dedup_by_key(|node| node.id);
+            let mut sum = Amount::default();
+            for upper in open.iter().filter_map(|node| node.upper()) {
+                let st = host::stat(borrow(&upper))?;
+                if st.stx_nlink == 0 {
+                    sum += Amount::entry(st.stx_size);
+                }
+            }
+            Ok(sum)
         })
     }
 

@@ -467,6 +467,13 @@ impl Nodes {
             .cloned()
     }
 
+    /// The inodes of held files.
+    pub(crate) fn held(&self) -> Vec<Arc<Node>> {
+        let maps = self.maps.read();
+        let held = maps.by_id.values().filter(|node| node.zone == Zone::Held);
+        held.cloned().collect()
+    }
+
     /// Makes the inode with key `old` answer to `new` from now on, or to nothing.
     pub(crate) fn rekey(&self, old: &Key, new: Option<Key>) {
         let mut maps = self.maps.write();

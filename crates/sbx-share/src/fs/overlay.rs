@@ -14,7 +14,7 @@ use super::ShareFs;
 use super::entry::{Found, file_type};
 use super::host;
 use super::node::{Backing, Key, Node, borrow};
-use crate::guard::shadow::{join, open_dir};
+use crate::guard::shadow::{Amount, join, open_dir};
 use crate::held::HeldOp;
 
 /// How deep held directories may nest.
@@ -30,7 +30,9 @@ impl ShareFs {
 
     fn upper_dir_within(&self, parent: &Arc<Node>, depth: usize) -> io::Result<Arc<OwnedFd>> {
         if !parent.is_held() {
-            return Ok(Arc::new(self.shadow.make_dir(&parent.path()?)?));
+            let path = parent.path()?;
+            let _room = self.agree(self.shadow.cost_of_dir(&path)?)?;
+            return Ok(Arc::new(self.shadow.make_dir(&path)?));
         }
         if let Some(upper) = parent.upper() {
             return Ok(upper);
@@ -43,6 +45,7 @@ impl ShareFs {
         let above = self.upper_dir_within(&place.parent, depth)?;
         let st = host::stat(borrow(&parent.top()?))?;
         let mode = Mode::from_raw_mode(u32::from(st.stx_mode) & COPIED_MODE) | Mode::RWXU;
+        let _room = self.agree(Amount::entry(0))?;
         match host::mkdir(borrow(&above), &place.name, mode) {
             Err(e) if !host::is(&e, Errno::EXIST) => return Err(e),
             _ => {}
@@ -64,11 +67,12 @@ impl ShareFs {
         let dir = self.upper_dir(&place.parent)?;
         let lower = node.top()?;
         let st = host::stat(borrow(&lower))?;
+        if contents && node.kind == FileType::RegularFile && st.stx_size > self.limits.held_file {
+            return Err(Errno::FBIG.into());
+        }
+        let _room = self.agree(Amount::entry(if contents { st.stx_size } else { 0 }))?;
         let staged = match node.kind {
             FileType::RegularFile => {
-                if contents && st.stx_size > self.limits.held_file {
-                    return Err(Errno::FBIG.into());
-                }
                 let mode = Mode::from_raw_mode(u32::from(st.stx_mode) & COPIED_MODE);
                 let (mut file, staged) = self.shadow.stage_file(mode)?;
                 if contents && let Err(e) = self.fill(&mut file, &lower, &st) {
@@ -100,7 +104,8 @@ impl ShareFs {
         st: &rustix::fs::Statx,
     ) -> io::Result<()> {
         let source = self.proc.file(borrow(lower), OFlags::RDONLY)?;
-        io::copy(&mut source.take(self.limits.held_file), copy)?;
+        // No more than was agreed to, should the host's file grow meanwhile.
+        io::copy(&mut source.take(st.stx_size), copy)?;
         let time = |t: &rustix::fs::StatxTimestamp| Timespec {
             tv_sec: t.tv_sec,
             tv_nsec: t.tv_nsec.into(),
@@ -290,6 +295,7 @@ impl ShareFs {
             return Err(Errno::EXIST.into());
         }
         let dir = self.upper_dir(parent)?;
+        self.agree(Amount::entry(0)).map(drop)?;
         self.announcer
             .changed(&join(&parent.path()?, name), HeldOp::Changed);
         Ok(dir)

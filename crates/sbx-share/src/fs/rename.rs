@@ -67,6 +67,20 @@ impl ShareFs {
                 return Err(Errno::NOTEMPTY.into());
             }
         }
+        if is_dir(&source) {
+            self.shadow.may_follow(&old_path, &new_path)?;
+            if self.shadow.has_any(&old_path)? {
+                let above = self.shadow.cost_of_dir(&new.0.path()?)?;
+                self.agree(above).map(drop)?;
+            }
+        }
+        if exchange && target.as_ref().is_some_and(is_dir) {
+            self.shadow.may_follow(&new_path, &old_path)?;
+            if self.shadow.has_any(&new_path)? {
+                let above = self.shadow.cost_of_dir(&old.0.path()?)?;
+                self.agree(above).map(drop)?;
+            }
+        }
         host::rename(
             (borrow(&old.0.host()?), old.1),
             (borrow(&new.0.host()?), new.1),

@@ -14,10 +14,13 @@ use std::ops::Bound;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLockReadGuard};
 use rustix::fs::{Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
+use super::quota::{self, Quota, STORE_DEPTH_MAX};
+pub(crate) use super::quota::{Amount, Step, walk};
+use crate::config::ShareLimits;
 use crate::fs::host;
 
 const TREE: &CStr = c"tree";
@@ -26,6 +29,8 @@ const GONE: &CStr = c"gone";
 const GONE_NEW: &CStr = c"gone.new";
 /// The list of deleted entries is never read beyond this many bytes.
 const GONE_MAX: u64 = 64 << 20;
+/// What the paths of deleted entries may add up to, in bytes.
+const GONE_PATHS_MAX: usize = 8 << 20;
 const PRIVATE: Mode = Mode::RWXU;
 
 /// The store of one share.
@@ -37,22 +42,33 @@ pub(crate) struct Shadow {
     gone: Mutex<BTreeSet<Vec<u8>>>,
     gone_limit: usize,
     serial: AtomicU64,
+    quota: Quota,
 }
 
 impl Shadow {
     /// Opens the store in the directory `base`, making it if it is empty.
-    pub(crate) fn open(base: OwnedFd, gone_limit: usize) -> io::Result<Self> {
+    pub(crate) fn open(base: OwnedFd, limits: &ShareLimits) -> io::Result<Self> {
         let tree = make_and_open(base.as_fd(), TREE, PRIVATE)?;
         let staging = make_and_open(base.as_fd(), STAGING, PRIVATE)?;
         clear_staging(&staging)?;
         let gone = read_gone(base.as_fd())?;
+        // Counted when that is first asked for: until then nothing fits.
+        let unknown = Amount {
+            bytes: u64::MAX,
+            entries: u64::MAX,
+        };
+        let limit = Amount {
+            bytes: limits.held_bytes,
+            entries: limits.held_entries,
+        };
         Ok(Self {
             base,
             tree,
             staging,
             gone: Mutex::new(gone),
-            gone_limit,
+            gone_limit: limits.whiteouts,
             serial: AtomicU64::new(0),
+            quota: Quota::new(unknown, limit),
         })
     }
 
@@ -76,13 +92,53 @@ impl Shadow {
         Ok(Some(at))
     }
 
-    /// The mirrored directory `path`, made if it is missing.
+    /// The mirrored directory `path`, made if it is missing. There must be room for it.
     pub(crate) fn make_dir(&self, path: &[u8]) -> io::Result<OwnedFd> {
         let mut at = self.tree.try_clone()?;
         for name in components(path)? {
             at = make_and_open(at.as_fd(), &name, PRIVATE)?;
         }
         Ok(at)
+    }
+
+    /// What it takes to make the mirrored directory `path`. `ENAMETOOLONG` if it lies too deep.
+    pub(crate) fn cost_of_dir(&self, path: &[u8]) -> io::Result<Amount> {
+        let depth = components(path)?.len();
+        if depth > STORE_DEPTH_MAX {
+            return Err(Errno::NAMETOOLONG.into());
+        }
+        let entries = match self.dir(path)? {
+            Some(_) => 0,
+            None => depth as u64,
+        };
+        Ok(Amount { bytes: 0, entries })
+    }
+
+    /// Agrees to keep `more`, which is to be made before the guard is dropped. `removed` counts
+    /// files that have no name any more and are still open.
+    pub(crate) fn agree(
+        &self,
+        more: Amount,
+        removed: impl FnOnce() -> io::Result<Amount>,
+    ) -> io::Result<RwLockReadGuard<'_, ()>> {
+        self.quota.agree(more, || {
+            let mut sum = quota::count(self.tree.try_clone()?)?;
+            sum += quota::count(self.staging.try_clone()?)?;
+            sum += removed()?;
+            Ok(sum)
+        })
+    }
+
+    /// Whether the directory `old` may be renamed to `new`: `ENOSPC` if the list of deleted
+    /// entries would grow beyond its bound.
+    pub(crate) fn may_follow(&self, old: &[u8], new: &[u8]) -> io::Result<()> {
+        let gone = self.gone.lock();
+        let moved = beneath(&gone, old).chain(gone.get(old)).count();
+        let growth = moved * new.len().saturating_sub(old.len());
+        if growth > 0 && paths_length(&gone) + growth > GONE_PATHS_MAX {
+            return Err(Errno::NOSPC.into());
+        }
+        Ok(())
     }
 
     /// The stored entry `name` of the mirrored directory `path`.
@@ -225,7 +281,8 @@ impl Shadow {
         } else {
             Vec::new()
         };
-        if gone.len() - covered.len() >= self.gone_limit {
+        let full = paths_length(&gone) + path.len() > GONE_PATHS_MAX;
+        if full || gone.len() - covered.len() >= self.gone_limit {
             return Err(Errno::NOSPC.into());
         }
         for path in &covered {
@@ -366,6 +423,10 @@ fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
         Some(at) => Some((path.get(..at)?, path.get(at + 1..)?)),
         None => Some((&[], path)),
     }
+}
+
+fn paths_length(gone: &BTreeSet<Vec<u8>>) -> usize {
+    gone.iter().map(|path| path.len() + 1).sum()
 }
 
 fn beneath<'a>(gone: &'a BTreeSet<Vec<u8>>, path: &[u8]) -> impl Iterator<Item = &'a Vec<u8>> {

@@ -428,3 +428,86 @@ fn the_common_directory_of_a_work_tree_is_inside_git() {
     w.write("HEAD", "fine").unwrap();
     assert_eq!(w.host_text("HEAD").unwrap(), "fine");
 }
+
+fn small_store() -> ShareConfig {
+    let mut config = ShareConfig::writable();
+    config.limits.held_bytes = 4096;
+    config.limits.held_entries = 8;
+    config
+}
+
+#[test]
+fn what_is_held_is_bounded_in_bytes_and_removing_makes_room() {
+    let w = World::with(small_store(), repository);
+    w.mkdir(".claude").unwrap();
+    w.write(".claude/a", &"x".repeat(4000)).unwrap();
+    assert_eq!(errno(w.write(".claude/b", &"x".repeat(4000))), libc::ENOSPC);
+    assert_eq!(errno(w.truncate(".claude/a", 1 << 40)), libc::ENOSPC);
+    let open = w.open(".claude/a", libc::O_RDWR).unwrap();
+    use fuse_backend_rs::api::filesystem::FileSystem;
+    for (mode, error) in [(0, libc::ENOSPC), (1, libc::EOPNOTSUPP)] {
+        let grown = w.fs.fallocate(&w.ctx(), open.0, open.1, mode, 0, 1 << 40);
+        assert_eq!(errno(grown), error);
+    }
+    w.write("free", &"x".repeat(9000)).unwrap();
+    assert_eq!(w.host_text("free").unwrap().len(), 9000);
+    // Removed but still open, it takes its room until it is closed.
+    w.unlink(".claude/a").unwrap();
+    assert_eq!(errno(w.write(".claude/b", &"x".repeat(4000))), libc::ENOSPC);
+    w.close(open);
+    w.fs.forget(&w.ctx(), open.0, u64::MAX);
+    w.write(".claude/b", &"x".repeat(4000)).unwrap();
+    assert_eq!(w.read(".claude/b").unwrap().len(), 4000);
+    let w = w.restarted(&small_store());
+    assert_eq!(errno(w.write(".claude/c", &"x".repeat(4000))), libc::ENOSPC);
+    assert_eq!(w.read(".claude/b").unwrap().len(), 4000);
+}
+
+#[test]
+fn what_is_held_is_bounded_in_entries_and_directories_above_count() {
+    let w = World::with(small_store(), repository);
+    w.mkdir(".claude").unwrap();
+    let made: Vec<i32> = (0..9)
+        .map(|n| errno(w.mkdir(&format!(".claude/{n}"))))
+        .collect();
+    assert_eq!(made.iter().filter(|e| **e == 0).count(), 7, "{made:?}");
+    assert!(made.iter().all(|e| matches!(*e, 0 | libc::ENOSPC)));
+    for n in 0..7 {
+        w.rmdir(&format!(".claude/{n}")).unwrap();
+    }
+    // What the guest still knows of takes its room; after a new start it knows of nothing.
+    let w = w.restarted(&small_store());
+    w.mkdir("d").unwrap();
+    let deep = (1..9).fold("d".to_owned(), |path, n| {
+        let path = format!("{path}/{n}");
+        w.mkdir(&path).unwrap();
+        path
+    });
+    assert_eq!(errno(w.write(&format!("{deep}/.envrc"), "x")), libc::ENOSPC);
+    w.write("d/1/.envrc", "x").unwrap();
+    w.mkdir("e").unwrap();
+    w.rename("d/1", "e/1").unwrap();
+    assert_eq!(w.read("e/1/.envrc").unwrap(), "x");
+}
+
+#[test]
+fn held_directories_by_the_thousand_can_still_be_listed() {
+    let w = World::new(|_| {});
+    w.mkdir(".claude").unwrap();
+    let dir = w.inode(".claude").unwrap();
+    for n in 0..1200 {
+        use fuse_backend_rs::api::filesystem::FileSystem;
+        let made = w.fs.mkdir(&w.ctx(), dir, &name(&n.to_string()), 0o755, 0);
+        w.fs.forget(&w.ctx(), made.unwrap().inode, 1);
+    }
+    w.write(".claude/hook", "evil").unwrap();
+    w.write(".envrc", "evil").unwrap();
+    let before = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    assert!(before.current.is_none_or(|most| most > 256));
+    let few = rustix::process::Rlimit {
+        current: Some(256),
+        maximum: before.maximum,
+    };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, few).unwrap();
+    assert_eq!(w.held(), [".claude/hook changed", ".envrc changed"]);
+}
