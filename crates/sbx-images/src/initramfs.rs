@@ -25,7 +25,8 @@ const DIRECTORIES: [&str; 6] = ["dev", "proc", "sys", "run", "root", "tmp"];
 /// emulated.
 ///
 /// # Errors
-/// [`Error::File`] if the program cannot be read or the cache not written.
+/// [`Error::File`] if the program cannot be read or the cache not written,
+/// [`Error::Form`] if it is empty, larger than 256 MiB or needs a loader.
 pub fn initramfs(cache: &Cache, guest: &Path, progress: &dyn Progress) -> Result<Artifact, Error> {
     let size = fs::metadata(guest)
         .map_err(Error::file("look at", guest))?
@@ -37,6 +38,12 @@ pub fn initramfs(cache: &Cache, guest: &Path, progress: &dyn Progress) -> Result
         ));
     }
     let program = fs::read(guest).map_err(Error::file("read", guest))?;
+    if needs_loader(&program) {
+        return Err(Error::form(
+            guest.display().to_string(),
+            "it is not static, and the guest's first root has no loader",
+        ));
+    }
     let name = EntryName {
         kind: "initramfs",
         key: Key::of(&[BUILDER, &program]),
@@ -47,6 +54,24 @@ pub fn initramfs(cache: &Cache, guest: &Path, progress: &dyn Progress) -> Result
         let path = place.entry.join(FILE_NAME);
         fs::write(&path, archive(&program)).map_err(Error::file("write", &path))
     })
+}
+
+/// Whether an ELF program of 64 bits names an interpreter (PT_INTERP).
+/// Layout: `elf(5)`. What is no ELF program is left to the kernel to refuse.
+fn needs_loader(program: &[u8]) -> bool {
+    const PT_INTERP: [u8; 4] = 3u32.to_le_bytes();
+    let half = |at: usize| {
+        let bytes = program.get(at..at + 2)?.try_into().ok()?;
+        Some(usize::from(u16::from_le_bytes(bytes)))
+    };
+    let headers = || {
+        let start = program.get(32..40)?.try_into().ok()?;
+        let start = usize::try_from(u64::from_le_bytes(start)).ok()?;
+        let (size, count) = (half(54)?.max(1), half(56)?);
+        Some(program.get(start..)?.chunks(size).take(count))
+    };
+    program.starts_with(b"\x7fELF\x02")
+        && headers().is_some_and(|mut list| list.any(|header| header.starts_with(&PT_INTERP)))
 }
 
 /// The archive with `program` as `/init`.
@@ -186,6 +211,41 @@ mod tests {
         assert_eq!(initramfs(&cache, &guest, &Silent).unwrap(), first);
         fs::write(&guest, b"two").unwrap();
         assert_ne!(initramfs(&cache, &guest, &Silent).unwrap().key, first.key);
+    }
+
+    /// An ELF file of 64 bits with one program header of that kind.
+    fn elf(kind: u32) -> Vec<u8> {
+        let mut file = vec![0; 64 + 56];
+        file[..5].copy_from_slice(b"\x7fELF\x02");
+        file[32..40].copy_from_slice(&64u64.to_le_bytes());
+        file[54..56].copy_from_slice(&56u16.to_le_bytes());
+        file[56..58].copy_from_slice(&1u16.to_le_bytes());
+        file[64..68].copy_from_slice(&kind.to_le_bytes());
+        file
+    }
+
+    #[test]
+    fn a_program_that_needs_a_loader_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path()).unwrap();
+        let guest = dir.path().join("guest");
+        fs::write(&guest, elf(3)).unwrap();
+        let error = initramfs(&cache, &guest, &Silent).unwrap_err();
+        assert!(error.to_string().contains("it is not static"), "{error}");
+        assert!(cache.list().unwrap().is_empty());
+
+        fs::write(&guest, elf(1)).unwrap();
+        initramfs(&cache, &guest, &Silent).unwrap();
+    }
+
+    #[test]
+    fn headers_outside_the_file_are_no_danger() {
+        let mut file = elf(3);
+        file[32..40].copy_from_slice(&u64::MAX.to_le_bytes());
+        assert!(!needs_loader(&file));
+        for length in 0..64 {
+            assert!(!needs_loader(&elf(3)[..length]));
+        }
     }
 
     #[test]
