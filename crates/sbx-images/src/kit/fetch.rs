@@ -215,36 +215,79 @@ fn check(host: &Host) -> Result<(), Error> {
 
 /// The settings for the client: where the registry is, as the user has it.
 fn npm_settings(npm: &NpmPackage, host: &Host) -> String {
-    let scope = npm.package.split('/').next().unwrap_or_default();
     let own = host.home.as_ref().map(|home| home.join(".npmrc"));
     let read = |path: &Path| fs::read_to_string(path).unwrap_or_default();
     let text = own.as_deref().map(read).unwrap_or_default();
     let global = read(Path::new("/etc/npmrc"));
-    let mut out = String::new();
-    let mut has_cafile = global
-        .lines()
-        .any(|line| line.trim_start().starts_with("cafile"));
-    for line in text.lines() {
-        let Some((name, _)) = line.split_once('=') else {
-            continue;
-        };
-        let name = name.trim();
-        has_cafile |= name == "cafile";
-        // "//host/path/:_authToken" is how a private registry is entered.
-        if NPM_SETTINGS.contains(&name)
-            || name == format!("{scope}:registry")
-            || name.starts_with("//")
-        {
-            out.push_str(line);
-            out.push('\n');
-        }
-    }
+    let mut out = settings_for(npm, &text, &global);
+    let has_cafile = [&text, &global]
+        .iter()
+        .any(|text| settings(text).any(|(name, ..)| name == "cafile"));
     if !has_cafile && Path::new(TRUST_STORE).exists() {
         out.push_str("cafile=");
         out.push_str(TRUST_STORE);
         out.push('\n');
     }
     out
+}
+
+/// The lines of the user's settings that the client needs for this package.
+///
+/// "//host/path/:_authToken" is how a private registry is entered; only what
+/// enters the registry of this package goes along.
+fn settings_for(npm: &NpmPackage, own: &str, global: &str) -> String {
+    let scope = npm.package.split('/').next().unwrap_or_default();
+    let scoped = format!("{scope}:registry");
+    let value_of = |wanted: &str| {
+        [own, global].iter().find_map(|text| {
+            settings(text)
+                .filter(|(name, ..)| *name == wanted)
+                .last()
+                .map(|(_, value, _)| value)
+        })
+    };
+    // Where none is set it is the client's own, which asks for no key.
+    let registry = value_of(&scoped)
+        .or_else(|| value_of("registry"))
+        .map_or("", address_of);
+    let mut out = String::new();
+    for (name, _, line) in settings(own) {
+        if NPM_SETTINGS.contains(&name) || name == scoped || enters(name, registry) {
+            out.push_str(line);
+            out.push('\n');
+        }
+    }
+    out
+}
+
+/// Name, value and whole line of each setting. Values may be quoted.
+fn settings(text: &str) -> impl Iterator<Item = (&str, &str, &str)> {
+    text.lines().filter_map(|line| {
+        let (name, value) = line.split_once('=')?;
+        Some((name.trim(), value.trim().trim_matches(['"', '\'']), line))
+    })
+}
+
+/// `https://host/path/` as `host/path`: what the client looks keys up by.
+fn address_of(registry: &str) -> &str {
+    let rest = registry.split_once("//").map_or(registry, |(_, rest)| rest);
+    rest.trim_end_matches('/')
+}
+
+/// Whether a setting `//host/path/:key` is for `registry` or a place that it
+/// is below.
+fn enters(name: &str, registry: &str) -> bool {
+    let Some((place, _)) = name
+        .strip_prefix("//")
+        .and_then(|rest| rest.rsplit_once(':'))
+    else {
+        return false;
+    };
+    let place = place.trim_end_matches('/');
+    !place.is_empty()
+        && registry
+            .strip_prefix(place)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// The one archive that the client left.
@@ -330,5 +373,69 @@ impl Progress for Growing<'_> {
         let done = bytes_on_disk(self.room).min(self.npm.size.saturating_sub(1));
         self.progress.step(&self.name(), done, self.npm.size);
         self.progress.cancelled()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NPMRC: &str = "registry=https://npm.example/all/\n\
+        @anthropic-ai:registry = \"https://agents.example:8443/npm/\"\n\
+        //agents.example:8443/npm/:_authToken=ours\n\
+        //agents.example:8443/:username=also-ours\n\
+        //agents.example/npm/:_authToken=other-port\n\
+        //agents.example:8443/npm-private/:_authToken=other-path\n\
+        //npm.example/all/:_authToken=other-registry\n\
+        //ghost.example/:_password=elsewhere\n\
+        _authToken=everywhere\n\
+        email=me@example\n\
+        proxy=http://proxy.example:3128\n";
+
+    fn package(name: &str) -> NpmPackage {
+        NpmPackage {
+            package: name.to_owned(),
+            version: "1.0.0".to_owned(),
+            integrity: String::new(),
+            size: 1,
+            program: String::new(),
+            install_as: String::new(),
+        }
+    }
+
+    #[test]
+    fn keys_of_other_registries_stay_outside() {
+        let out = settings_for(&package("@anthropic-ai/x"), NPMRC, "");
+        let names: Vec<&str> = settings(&out).map(|(name, ..)| name).collect();
+        assert_eq!(
+            names,
+            [
+                "registry",
+                "@anthropic-ai:registry",
+                "//agents.example:8443/npm/:_authToken",
+                "//agents.example:8443/:username",
+                "proxy",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_key_of_the_registry_in_use_goes_along() {
+        let out = settings_for(&package("plain"), NPMRC, "");
+        assert!(out.contains("other-registry"), "{out}");
+        assert!(!out.contains("ours"), "{out}");
+    }
+
+    #[test]
+    fn a_registry_of_the_whole_host_counts() {
+        let own = "//host.example/:_authToken=key\n//b.example/:_authToken=other\n";
+        let out = settings_for(&package("x"), own, "registry=https://host.example\n");
+        assert_eq!(out, "//host.example/:_authToken=key\n");
+    }
+
+    #[test]
+    fn no_key_goes_to_the_clients_own_registry() {
+        let own = "//host.example/:_authToken=key\n//:_authToken=key\n";
+        assert_eq!(settings_for(&package("x"), own, ""), "");
     }
 }
