@@ -83,6 +83,48 @@ const HARD: &[(&str, &str)] = &[
     ("MITIGATION_RETPOLINE", "Spectre 2"),
     ("LEGACY_VSYSCALL_NONE", "no code at a fixed address"),
     ("SYN_COOKIES", "floods of connections"),
+    (
+        "RANDOMIZE_KSTACK_OFFSET_DEFAULT",
+        "the stack of a system call is not where it was",
+    ),
+    ("X86_UMIP", "addresses of kernel tables stay the kernel's"),
+    (
+        "X86_KERNEL_IBT",
+        "indirect jumps end where a function starts",
+    ),
+    ("X86_USER_SHADOW_STACK", "programs may guard their returns"),
+    ("MITIGATION_SLS", "processors run past a jump"),
+    ("SLAB_BUCKETS", "what a task sends has a heap of its own"),
+    ("UBSAN_BOUNDS", "an index beyond its array stops"),
+    ("UBSAN_TRAP", "it stops instead of being reported"),
+    (
+        "STATIC_USERMODEHELPER",
+        "no release agent and no core pattern is run as root",
+    ),
+    ("PANIC_ON_OOPS", "a kernel that went wrong ends its machine"),
+    (
+        "PROC_MEM_FORCE_PTRACE",
+        "page protection gives way to debuggers only",
+    ),
+];
+
+/// Options whose value says how hard they are.
+const VALUES: &[(&str, &str, &str)] = &[
+    (
+        "ARCH_MMAP_RND_BITS",
+        "32",
+        "as many bits as there are for where memory is mapped",
+    ),
+    (
+        "DEFAULT_MMAP_MIN_ADDR",
+        "65536",
+        "a null pointer of the kernel meets nothing of a task's",
+    ),
+    (
+        "STATIC_USERMODEHELPER_PATH",
+        "\"\"",
+        "the kernel starts no program",
+    ),
 ];
 
 /// Doors that nothing inside needs.
@@ -118,7 +160,32 @@ const OFF: &[(&str, &str)] = &[
     ("CRASH_DUMP", "kernel memory as a file"),
     ("X86_IOPL_IOPERM", "input and output ports"),
     ("X86_MSR", "model-specific registers"),
+    ("X86_CPUID", "a device for what an instruction says"),
     ("ACPI_TABLE_UPGRADE", "firmware tables from the initramfs"),
+    ("ACPI_CONFIGFS", "firmware tables from root"),
+    ("COMPAT", "a second system call table"),
+    (
+        "CHECKPOINT_RESTORE",
+        "rewrites what the kernel knows of a task",
+    ),
+    ("MEM_SOFT_DIRTY", "tracks the writes of another task"),
+    ("USELIB", "old, and used by nobody"),
+    ("KSM", "pages shared between tasks tell their contents"),
+    ("FAULT_INJECTION", "failures on request"),
+    ("NOTIFIER_ERROR_INJECTION", "failures on request"),
+    ("LATENCYTOP", "tells tasks about each other"),
+    ("LIVEPATCH", "code added to the kernel"),
+    ("KGDB", "a debugger in the kernel"),
+    ("STAGING", "unfinished drivers"),
+    ("BLK_DEV_UBLK", "a disk made of io_uring"),
+    ("BLK_DEV_FD", "there is no such device"),
+    ("IP_DCCP", "rare protocols have rare readers"),
+    ("IP_SCTP", "rare protocols have rare readers"),
+    ("TIPC", "rare protocols have rare readers"),
+    ("MPTCP", "rare protocols have rare readers"),
+    ("TLS", "protocols of records in the kernel"),
+    ("N_GSM", "rare line disciplines"),
+    ("PROC_MEM_ALWAYS_FORCE", "goes around page protection"),
     ("COMPAT_BRK", "heap at a fixed address"),
     ("VT", "there is no screen"),
     ("USB_SUPPORT", "there is no such device"),
@@ -162,10 +229,77 @@ const EXCEPTIONS: &[(&str, bool, &str)] = &[
         "memory is cleared when it is handed out",
     ),
     (
-        "RANDOMIZE_KSTACK_OFFSET",
-        false,
-        "a cost per system call, large under emulation",
+        "USER_NS",
+        true,
+        "the agent's own sandbox, and rootless containers inside",
     ),
+    (
+        "BPF_SYSCALL",
+        true,
+        "rules for devices of containers inside; root inside only",
+    ),
+    ("AIO", true, "databases inside use it"),
+    ("RSEQ", true, "the C library registers every thread"),
+    (
+        "KCMP",
+        true,
+        "graphics and checkpointing tools compare files",
+    ),
+    ("INET_DIAG", true, "`ss` asks by it"),
+    (
+        "PROC_PAGE_MONITOR",
+        true,
+        "profilers read how much memory a task has",
+    ),
+    (
+        "BLK_DEV_WRITE_MOUNTED",
+        true,
+        "a mounted file system can be grown and tuned",
+    ),
+    (
+        "DEBUG_LIST",
+        false,
+        "what LIST_HARDENED checks is what stops an attack",
+    ),
+    (
+        "DEBUG_VIRTUAL",
+        false,
+        "a check per address, for developers",
+    ),
+    ("DEBUG_SG", false, "a check per request, for developers"),
+    (
+        "DEBUG_NOTIFIERS",
+        false,
+        "no module brings a notifier of its own",
+    ),
+    (
+        "DEBUG_WX",
+        false,
+        "the same kernel would be looked through at every boot",
+    ),
+    (
+        "PAGE_TABLE_CHECK",
+        false,
+        "a record per page, and a check per change of one",
+    ),
+    (
+        "KFENCE",
+        false,
+        "2 MB of an idle guest, to find bugs by chance",
+    ),
+    (
+        "GCC_PLUGINS",
+        false,
+        "headers of the very compiler: no latent entropy, stack erasure or shuffled structures",
+    ),
+    (
+        "IOMMU_SUPPORT",
+        false,
+        "no device of the machine reads memory by itself",
+    ),
+    ("HW_RANDOM_TPM", false, "the machine has no such device"),
+    ("SCHED_CORE", false, "siblings of a core are the host's"),
+    ("WERROR", false, "a newer compiler must be able to build it"),
     (
         "SECURITY_LOCKDOWN_LSM",
         false,
@@ -214,6 +348,12 @@ fn faults(options: &Options, complete: bool) -> Vec<String> {
     for (name, on, why) in EXCEPTIONS {
         expect(name, *on, why);
     }
+    for (name, wanted, why) in VALUES {
+        let found = options.get(*name).map_or("absent", String::as_str);
+        if (complete || found != "absent") && found != *wanted {
+            faults.push(format!("CONFIG_{name} is {found}, not {wanted}: {why}"));
+        }
+    }
     faults
 }
 
@@ -244,9 +384,11 @@ fn the_list_of_options_says_what_must_be() {
     let faults = faults(&options, false);
     assert!(faults.is_empty(), "{}", faults.join("\n"));
     let stated = |name: &&str| options.contains_key(*name);
+    let values = VALUES.iter().map(|(name, ..)| *name);
     let unstated: Vec<_> = HARD
         .iter()
         .map(|(name, _)| *name)
+        .chain(values)
         .filter(|n| !stated(n))
         .collect();
     assert!(
@@ -275,6 +417,7 @@ fn a_built_kernel_has_what_must_be() {
 fn a_door_left_open_is_found() {
     let mut options = parse(sbx_images::KERNEL_CONFIG);
     options.insert("DEVMEM".to_owned(), "y".to_owned());
+    options.insert("DEFAULT_MMAP_MIN_ADDR".to_owned(), "0".to_owned());
     options.remove("STACKPROTECTOR_STRONG");
     let faults = faults(&options, true);
     assert!(faults.iter().any(|fault| fault.contains("DEVMEM is on")));
@@ -282,5 +425,10 @@ fn a_door_left_open_is_found() {
         faults
             .iter()
             .any(|fault| fault.contains("STACKPROTECTOR_STRONG is off"))
+    );
+    assert!(
+        faults
+            .iter()
+            .any(|fault| fault.contains("MIN_ADDR is 0, not 65536"))
     );
 }
