@@ -115,9 +115,14 @@ pub(crate) fn arguments(machine: &Machine, fds: &Descriptors, tags: &[String]) -
                 "driver=raw,node-name=d{number},file=f{number},read-only={mode},discard=unmap"
             ),
         );
+        // A full or failing host is an error inside: by default the monitor
+        // would stop the machine, for ever.
         line.add(
             "-device",
-            &format!("virtio-blk-device,drive=d{number},serial={}", disk.serial),
+            &format!(
+                "virtio-blk-device,drive=d{number},serial={},werror=report,rerror=report",
+                disk.serial
+            ),
         );
     }
     if let Some(fd) = fds.network {
