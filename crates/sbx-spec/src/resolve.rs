@@ -253,11 +253,11 @@ fn limits(layers: Layers<'_>) -> Result<Limits, ResolveError> {
         .or(config.disk)
         .unwrap_or_else(|| DEFAULT_DISK.min(most));
     if disk < MIN_DISK {
-        return wrong(
-            "--disk",
-            &disk,
-            format!("a sandbox needs at least {MIN_DISK}"),
-        );
+        let mut why = format!("a sandbox needs at least {MIN_DISK}");
+        if disk == most {
+            why.push_str(", and the file system of the sandboxes has no more");
+        }
+        return wrong("--disk", &disk, why);
     }
     if disk > most {
         return wrong(

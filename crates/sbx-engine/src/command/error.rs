@@ -22,6 +22,12 @@ pub struct Error {
     pub hint: Option<String>,
 }
 
+/// How the system says that a file system is full.
+const DISK_FULL: &str = "No space left on device";
+
+/// What helps then.
+const ROOM: &str = "make room, with `sbx gc` and `sbx rm` or elsewhere, then try again";
+
 /// The kinds of failure a caller may want to tell apart.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -166,6 +172,18 @@ impl Error {
                 self.causes.push(text);
             }
             next = source.source();
+        }
+        // Whatever was attempted, the way out is the same.
+        let causes = self.causes.clone();
+        self.if_full(&causes)
+    }
+
+    /// The same as a lack of room, where a program said so in its own words.
+    #[must_use]
+    pub(crate) fn if_full(mut self, said: &[String]) -> Self {
+        if said.iter().any(|line| line.contains(DISK_FULL)) {
+            self.code = Code::NoSpace;
+            self.hint.get_or_insert_with(|| ROOM.to_owned());
         }
         self
     }

@@ -138,19 +138,18 @@ pub(super) fn image_error(error: &sbx_images::Error) -> Error {
             Code::HostUnfit
         }
         sbx_images::Error::Cancelled => Code::Interrupted,
-        sbx_images::Error::File { source, .. }
-            if source.kind() == std::io::ErrorKind::StorageFull =>
-        {
-            Code::NoSpace
-        }
         _ => Code::Image,
     };
     let mut ours = Error::new(code, error.to_string());
     if let Some(source) = std::error::Error::source(error) {
         ours = ours.because(source);
     }
-    ours.hint = error.hint();
-    ours
+    ours.hint = error.hint().or(ours.hint);
+    match error {
+        // Programs of the host run in the C locale.
+        sbx_images::Error::Program { tail, .. } => ours.if_full(tail),
+        _ => ours,
+    }
 }
 
 /// The user's screen as the images room sees it.
