@@ -64,6 +64,91 @@ fn git_works_in_the_share_and_leaves_the_hosts_index_as_it_was() {
     assert_eq!((made.uid(), made.gid()), (owner.uid(), owner.gid()));
 }
 
+const AGENT: &str = "git config --global user.name Agent
+    git config --global user.email agent@example.org
+    git config --global protocol.file.allow always";
+
+#[test]
+fn git_does_all_of_its_work_inside_and_the_host_obeys_none_of_it() {
+    let home = Home::new();
+    let app = home.project("work");
+    git(&app, &["init", "-q", "-b", "main", "."]);
+    git(&app, &["config", "core.hooksPath", "tools/hooks"]);
+    fs::create_dir_all(app.join("tools/hooks")).unwrap();
+    fs::write(app.join("tools/hooks/pre-commit"), "true\n").unwrap();
+    git(&app, &["commit", "-q", "--allow-empty", "-m", "first"]);
+    let sandbox = home.sandbox("work");
+    sandbox.sh(AGENT);
+    // Hooks run where they were changed, a rebase runs the commands of its list.
+    sandbox.sh("set -e
+        echo '#!/bin/sh' > tools/hooks/pre-commit; chmod +x tools/hooks/pre-commit
+        echo 'touch ~/hooked' >> tools/hooks/pre-commit
+        for n in two three; do echo $n > $n; git add $n; git commit -qm $n; done
+        test -e ~/hooked
+        GIT_SEQUENCE_EDITOR=true git rebase -q -i --exec 'touch ~/executed' main~1 2>&1
+        test -e ~/executed
+        git switch -qc ours; echo x > four; git add four; git commit -qm ours
+        git switch -qc theirs main; echo y > four; git add four; git commit -qm theirs
+        ! git rebase -q ours >/dev/null 2>&1
+        echo 'exec touch ~/continued' >> .git/rebase-merge/git-rebase-todo");
+    assert!(!app.join(".git/rebase-merge").exists(), "held");
+    sandbox.sh("set -e
+        echo z > four; git add four; GIT_EDITOR=true git rebase --continue 2>&1
+        test -e ~/continued; ! test -e .git/rebase-merge; git switch -q main
+        git worktree add -q -b side side 2>&1
+        cd side; echo 5 > five; git add five; git commit -qm side; cd ..
+        git worktree list | grep -q side
+        git submodule --quiet add ./ sub 2>&1; git commit -qm sub
+        git gc -q 2>&1; git fsck --strict 2>&1");
+    let log = |branch: &str| git(&app, &["log", "--format=%s", branch, "--"]);
+    assert_eq!(log("main"), "sub\nthree\ntwo\nfirst\n");
+    assert_eq!(log("theirs"), "theirs\nours\nthree\ntwo\nfirst\n");
+    assert_eq!(log("side"), "side\nthree\ntwo\nfirst\n");
+    git(&app, &["worktree", "prune"]);
+    git(&app, &["fsck"]);
+    assert_eq!(
+        fs::read_to_string(app.join("tools/hooks/pre-commit")).unwrap(),
+        "true\n"
+    );
+    assert_eq!(
+        sandbox.sh("cd side && git log -1 --format=%s"),
+        "side",
+        "what the host prunes is not what was made inside"
+    );
+}
+
+#[test]
+fn a_linked_work_tree_commits_to_its_repository_and_cannot_change_its_hooks() {
+    let home = Home::new();
+    let repo = home.project("repo");
+    git(&repo, &["init", "-q", "-b", "main", "."]);
+    git(&repo, &["commit", "-q", "--allow-empty", "-m", "first"]);
+    git(&repo, &["worktree", "add", "-q", "-b", "linked", "../tree"]);
+    let config = fs::read(repo.join(".git/config")).unwrap();
+    let sandbox = home.sandbox("tree");
+    sandbox.sh(AGENT);
+    sandbox.sh("set -e; echo one > file; git add file; git commit -qm inside; git status");
+    assert_eq!(
+        git(&repo, &["log", "--format=%s", "linked"]),
+        "inside\nfirst\n"
+    );
+    let tree = sandbox.workspace();
+    assert_eq!(git(tree, &["status", "--porcelain"]), "");
+    sandbox.sh(
+        "set -e; own=$(git rev-parse --git-dir); common=$(git rev-parse --git-common-dir)
+        git config core.fsmonitor 'touch /tmp/owned'
+        echo planted > $common/hooks/post-commit; echo planted > $own/gitdir
+        echo planted > $own/config.worktree; echo planted > $common/data",
+    );
+    assert_eq!(fs::read(repo.join(".git/config")).unwrap(), config);
+    assert!(!repo.join(".git/hooks/post-commit").exists());
+    let own = repo.join(".git/worktrees/tree");
+    assert!(!own.join("config.worktree").exists());
+    let back = fs::read_to_string(own.join("gitdir")).unwrap();
+    assert_eq!(Path::new(back.trim_end()), tree.join(".git"));
+    assert!(repo.join(".git/data").exists(), "the rest is shared");
+}
+
 #[test]
 fn names_that_a_host_executes_are_held() {
     let home = Home::new();
@@ -194,21 +279,6 @@ END"
         owner,
         "chown stays inside"
     );
-}
-
-#[test]
-fn a_virtual_environment_is_made_and_pip_installs_into_it() {
-    if !Fact::PipIndex.holds_for("a_virtual_environment_is_made_and_pip_installs_into_it") {
-        return;
-    }
-    let home = Home::new();
-    let sandbox = home.sandbox_with("pip", &["--memory", "1g"]);
-    let out = sandbox
-        .exec(["bash", "-c"])
-        .arg("python3 -m venv .venv && .venv/bin/pip install -q six==1.16.0 && .venv/bin/python -c 'import six; print(six.__version__)'")
-        .within(std::time::Duration::from_secs(300))
-        .succeeds();
-    assert_eq!(out.text().lines().last(), Some("1.16.0"));
 }
 
 #[test]
