@@ -18,6 +18,7 @@ mod posix;
 mod rootless;
 mod sessions;
 mod skips;
+mod stalls;
 mod terminals;
 mod unfit_host;
 mod work;

@@ -14,7 +14,7 @@ use crate::command::{Code, Error};
 use crate::supervisor::{FrameReader, SOCKET, write_frame};
 
 /// How long a supervisor may take to answer a question.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A connection to a supervisor, for one request.
 #[derive(Debug)]
@@ -149,6 +149,14 @@ pub(crate) async fn stay(runtime: &Path) -> Result<(), Error> {
     ask(runtime, &Request::Call { json }, PATIENCE)
         .await
         .map(drop)
+}
+
+/// Whether the supervisor does anything at all.
+///
+/// # Errors
+/// If it does not answer in time.
+pub(crate) async fn ping(runtime: &Path) -> Result<(), Error> {
+    ask(runtime, &Request::Ping, PATIENCE).await.map(drop)
 }
 
 /// Stops the sandbox and waits until it is down.

@@ -131,7 +131,12 @@ impl Engine {
             self.tidy(sandbox)?;
             return Ok(());
         };
-        let asked = client::stop(&self.runtime(sandbox.name()), grace).await;
+        let runtime = self.runtime(sandbox.name());
+        // One that does nothing at all is not given the grace of its guest.
+        let asked = match client::ping(&runtime).await {
+            Err(error) if error.code == Code::Timeout => Err(error),
+            _ => client::stop(&runtime, grace).await,
+        };
         let deadline = tokio::time::Instant::now() + Duration::from_secs(5);
         while matches!(sandbox.state()?, State::Live(_)) {
             if tokio::time::Instant::now() > deadline {

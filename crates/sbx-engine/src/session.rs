@@ -9,6 +9,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use sbx_proto::client::{Reply, Request, SESSION};
 use sbx_proto::flow::{Channel, Credit, Receiver, Sender};
@@ -17,11 +18,15 @@ use sbx_proto::message::Message;
 use sbx_proto::session::{Exec, Exit, Refused, Resize, Signal};
 use tokio::sync::mpsc;
 
-use crate::client::{Client, refused};
+use crate::client::{Client, PATIENCE, refused};
 use crate::command::{Code, Ended, Error, OutputFilter, Terminal, TerminalEvent, TtySize};
 
 /// Bytes read from standard input at once.
 const CHUNK: usize = 32 * 1024;
+/// How long a sandbox may take to start a program: moments, and seconds
+/// emulated on a busy host. One that is paused, or whose workspace answers
+/// nobody, never does.
+const OPENING: Duration = Duration::from_secs(60);
 
 /// What one session needs.
 pub(crate) struct Opening {
@@ -34,16 +39,58 @@ pub(crate) struct Opening {
 /// Asks for a session; returns when the sandbox is ready for it.
 ///
 /// # Errors
-/// If the sandbox does not come up, or takes no more sessions.
+/// If the sandbox does not come up or answer, or takes no more sessions.
 pub(crate) async fn request(client: &mut Client) -> Result<(), Error> {
-    client.send(&Request::Attach).await?;
-    match client.answer().await? {
+    let asked = async {
+        client.send(&Request::Attach).await?;
+        client.answer().await
+    };
+    match in_time(PATIENCE, "the sandbox's supervisor does not answer", asked).await? {
         Reply::Attached => Ok(()),
         _ => Err(Error::new(
             Code::Link,
             "the supervisor answered something else",
         )),
     }
+}
+
+/// Starts a program that nobody attends.
+///
+/// # Errors
+/// If it cannot be started, or the sandbox does not answer.
+pub(crate) async fn detach(mut client: Client, exec: &Exec) -> Result<(), Error> {
+    let open = open_frame(exec)?;
+    let json = br#""detach""#.to_vec().into();
+    let asked = async {
+        client.send(&Request::Call { json }).await?;
+        client.send_frame(&open).await?;
+        client.answer().await
+    };
+    in_time(OPENING, SILENT, asked).await.map(drop)
+}
+
+const SILENT: &str = "the sandbox does not answer";
+
+async fn in_time<T>(
+    limit: Duration,
+    silent: &str,
+    asked: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    tokio::time::timeout(limit, asked)
+        .await
+        .unwrap_or_else(|_| {
+            Err(Error::new(
+                Code::Timeout,
+                format!("{silent}, {} s long", limit.as_secs()),
+            )
+            .hint("stop it with `sbx stop`, or look at it with `sbx logs`"))
+        })
+}
+
+fn open_frame(exec: &Exec) -> Result<Frame, Error> {
+    exec.to_frame(SESSION).map_err(|source| {
+        Error::new(Code::Usage, "cannot pass so many arguments and variables").because(source)
+    })
 }
 
 /// Runs a session to its end.
@@ -57,12 +104,12 @@ pub(crate) async fn attach(
 ) -> Result<Ended, Error> {
     let Opening { exec, stdin } = opening;
     let raw = exec.tty.is_some();
-    let open = exec.to_frame(SESSION).map_err(|source| {
-        Error::new(Code::Usage, "cannot pass so many arguments and variables").because(source)
-    })?;
-    client.send_frame(&open).await?;
-    let first = client.next().await?;
-    started(&first)?;
+    let open = open_frame(&exec)?;
+    let asked = async {
+        client.send_frame(&open).await?;
+        client.next().await
+    };
+    started(&in_time(OPENING, SILENT, asked).await?)?;
     if raw {
         terminal
             .mode

@@ -23,6 +23,10 @@ use crate::plan::Accelerator;
 /// Largest record that is read, in bytes; a larger one is broken.
 const MAX_RECORD: u64 = 4 << 20;
 
+/// How long commands that look at the state may keep a supervisor from its
+/// lock. Each does so for microseconds.
+const PROBES: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// Version of the records this program writes.
 const VERSION: u32 = 1;
 
@@ -344,9 +348,19 @@ impl SandboxDir {
             .because(source)
         };
         let file = lock_file(&self.join("supervisor.lock")).map_err(failed)?;
-        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)
-            .map_err(|error| failed(error.into()))?;
-        Ok(Supervising { _lock: file })
+        let deadline = std::time::Instant::now() + PROBES;
+        loop {
+            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(Supervising { _lock: file }),
+                // Whoever looks at the state holds it for a moment too.
+                Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR)
+                    if std::time::Instant::now() < deadline =>
+                {
+                    std::thread::sleep(std::time::Duration::from_millis(5));
+                }
+                Err(error) => return Err(failed(error.into())),
+            }
+        }
     }
 
     /// What can be told without asking the supervisor.

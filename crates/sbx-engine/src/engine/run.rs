@@ -139,7 +139,8 @@ impl Engine {
         if request.detach {
             program.argv = detached(program.argv);
             let exec = self.exec_message(&spec, program, None)?;
-            self.detach(&sandbox, &exec).await?;
+            let client = Client::connect(&self.runtime(sandbox.name()))?;
+            session::detach(client, &exec).await?;
             return Ok(Reply::Done {});
         }
         let ended = self
@@ -280,23 +281,6 @@ impl Engine {
             clock_ns: clock_ns(),
             login: program.login,
         })
-    }
-
-    async fn detach(&self, sandbox: &SandboxDir, exec: &Exec) -> Result<(), Error> {
-        use sbx_proto::message::Message;
-        let mut client = Client::connect(&self.runtime(sandbox.name()))?;
-        let json = br#""detach""#.to_vec().into();
-        client
-            .send(&sbx_proto::client::Request::Call { json })
-            .await?;
-        let open = exec
-            .to_frame(sbx_proto::client::SESSION)
-            .map_err(|source| {
-                Error::new(Code::Usage, "cannot pass so many arguments and variables")
-                    .because(source)
-            })?;
-        client.send_frame(&open).await?;
-        client.answer().await.map(drop)
     }
 
     fn start_block(
