@@ -122,6 +122,44 @@ fn a_commit_in_a_linked_worktree_is_in_the_repository_of_the_host() {
 }
 
 #[test]
+fn a_virtual_environment_is_made_and_pip_installs_into_it() {
+    if !Fact::PipIndex.holds_for("a_virtual_environment_is_made_and_pip_installs_into_it") {
+        return;
+    }
+    let home = Home::new();
+    let sandbox = home.sandbox_with("pip", &["--memory", "1g"]);
+    let out = sandbox
+        .exec(["bash", "-c"])
+        .arg("python3 -m venv .venv && .venv/bin/pip install -q six==1.16.0 && .venv/bin/python -c 'import six; print(six.__version__)'")
+        .within(Duration::from_secs(300))
+        .succeeds();
+    assert_eq!(out.text().lines().last(), Some("1.16.0"));
+}
+
+#[test]
+#[ignore = "takes minutes: run by `./x test --all`"]
+fn requests_and_what_it_needs_are_installed_by_pip() {
+    if !Fact::PipIndex.holds_for("requests_and_what_it_needs_are_installed_by_pip") {
+        return;
+    }
+    let home = Home::new();
+    let sandbox = home.sandbox_with("pip", &["--memory", "1g"]);
+    let script = "python3 -m venv .venv && .venv/bin/pip install -q requests==2.32.3 && \
+         .venv/bin/python -c 'import requests; print(requests.__version__)'";
+    let out = sandbox
+        .exec(["bash", "-c", script])
+        .within(Duration::from_secs(400))
+        .succeeds();
+    assert_eq!(out.text().lines().last(), Some("2.32.3"));
+
+    let app = sandbox.workspace();
+    let import = "import glob, sys; sys.dont_write_bytecode = True; sys.path.insert(0, glob.glob('.venv/lib/*/site-packages')[0]); \
+         import requests, idna; print(requests.__version__)";
+    assert_eq!(host("/usr/bin/python3", &["-c", import], app), "2.32.3\n");
+    assert_eq!(of_others(app), "");
+}
+
+#[test]
 #[ignore = "takes minutes: run by `./x test --all`"]
 fn express_is_installed_from_a_lock_file() {
     if !Fact::NpmRegistry.holds_for("express_is_installed_from_a_lock_file") {
@@ -151,7 +189,6 @@ fn express_is_installed_from_a_lock_file() {
 }
 
 #[test]
-#[ignore = "takes minutes: run by `./x test --all`"]
 fn a_crate_with_dependencies_is_built_by_the_hosts_toolchain() {
     let name = "a_crate_with_dependencies_is_built_by_the_hosts_toolchain";
     if !Fact::CargoRegistry.holds_for(name) {
