@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 /// A process of a sandbox: what its command line holds.
-const PARTS: &[(&str, &str)] = &[
+pub(super) const PARTS: &[(&str, &str)] = &[
     ("supervisor", "sbx supervise"),
     ("spawner", "sbx spawner"),
     ("network engine", "sbx net"),
@@ -16,7 +16,7 @@ const PARTS: &[(&str, &str)] = &[
     ("virtual machine", "qemu -machine"),
 ];
 
-fn kill(home: &Home, what: &str) -> Process {
+pub(super) fn kill(home: &Home, what: &str) -> Process {
     let found = home
         .process(what)
         .unwrap_or_else(|| panic!("no `{what}`: {:?}", home.processes()));
@@ -30,7 +30,7 @@ fn kill(home: &Home, what: &str) -> Process {
 
 /// Whatever happened: ls answers, the sandbox can be entered or removed, gc
 /// finds nothing to complain about.
-fn assert_usable(home: &Home, sandbox: &Sandbox<'_>, after: &str) {
+pub(super) fn assert_usable(home: &Home, sandbox: &Sandbox<'_>, after: &str) {
     let list = home.sbx(["ls", "--json", "-a"]).succeeds().json();
     let status = &list["sandboxes"][0]["status"];
     assert!(status.is_string(), "after {after}: {list}");

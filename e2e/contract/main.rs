@@ -10,11 +10,15 @@
 mod bad_input;
 mod boots;
 mod claude;
+mod deaths;
 mod faults;
 mod fresh;
+mod full_disk;
+mod interrupts;
 mod life;
 mod limits;
 mod posix;
+mod pressure;
 mod rootless;
 mod sessions;
 mod skips;

@@ -227,6 +227,11 @@ impl Running {
         }
     }
 
+    /// Waits for its end within another deadline than that of the call.
+    pub fn output_within(self, deadline: Duration) -> Output {
+        self.wait(deadline)
+    }
+
     fn wait(mut self, deadline: Duration) -> Output {
         let ended = ends_within(self.pid(), deadline);
         if !ended {

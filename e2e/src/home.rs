@@ -154,6 +154,17 @@ impl Home {
         self.cache = own;
     }
 
+    /// Uses programs of this home's own, of which one is this.
+    pub fn programs_with(&mut self, name: &str, program: &[u8]) {
+        let own = self.root().join("bin");
+        fs::create_dir_all(&own).unwrap();
+        for part in ["sbx", "sbx-vmm", "sbx-guest"] {
+            copy(&self.programs.join(part), &own);
+        }
+        fs::write(own.join(name), program).unwrap();
+        self.programs = own;
+    }
+
     /// Mounts something where only this home's calls see it: a line for a
     /// shell that is root of a mount namespace of this home's own.
     #[track_caller]

@@ -1,7 +1,12 @@
 //! A sandbox that is up, and goes with its guard.
 
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+use sbx_proto::client::{Reply, Request};
+use sbx_proto::frame::{Decoder, LINK, Side, encode};
+use sbx_proto::message::Message;
 use serde_json::Value;
 
 use crate::call::{Output, Sbx};
@@ -77,6 +82,26 @@ impl<'h> Sandbox<'h> {
     /// A script inside, whatever comes of it.
     pub fn try_sh(&self, script: &str) -> Output {
         self.exec(["bash", "-c", script]).output()
+    }
+
+    /// Stops (`true`) or continues its machine, as a host that sleeps does:
+    /// the monitor's own `stop` and `cont`, asked of the supervisor.
+    pub fn pause(&self, pause: bool) {
+        let call = Request::Call {
+            json: format!("{{\"pause\":{pause}}}").into_bytes().into(),
+        };
+        let mut bytes = Vec::new();
+        encode(&call.to_frame(LINK).unwrap(), &mut bytes).unwrap();
+        let socket = self.home.runtime().join(&self.name).join("supervisor.sock");
+        let mut supervisor = UnixStream::connect(socket).unwrap();
+        supervisor.write_all(&bytes).unwrap();
+        let mut answer = Vec::new();
+        supervisor.read_to_end(&mut answer).unwrap();
+        let mut decoder = Decoder::new(Side::Supervisor);
+        decoder.push(&answer);
+        let answer = decoder.next().unwrap().expect("the supervisor answers");
+        let answer = Reply::from_frame(&answer).unwrap();
+        assert!(matches!(answer, Reply::Answered { .. }), "{answer:?}");
     }
 
     /// Its answer to `inspect`.
