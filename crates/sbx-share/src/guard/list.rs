@@ -19,6 +19,8 @@ const fn held(name: &'static str, why: &'static str) -> HeldName {
 const EDITOR: &str = "tasks and settings of an editor";
 const AGENT: &str = "commands, hooks and servers of an agent on the host";
 const ENTERED: &str = "run when a shell enters the directory";
+const SHELL: &str = "read by a shell when it starts";
+const VENV: &str = "run by editors that find the virtual environment";
 const COMMIT: &str = "says what the hooks in place run at the next commit";
 const HOOKS: &str = "hooks that git is commonly told to run from here";
 const VIM: &str = "sourced by vim or neovim in this directory";
@@ -54,6 +56,20 @@ pub const ANYWHERE: &[HeldName] = &[
     held(".envrc", ENTERED),
     held("mise.toml", ENTERED),
     held(".mise.toml", ENTERED),
+    held(".bashrc", SHELL),
+    held(".bash_profile", SHELL),
+    held(".bash_login", SHELL),
+    held(".bash_logout", SHELL),
+    held(".profile", SHELL),
+    held(".zshrc", SHELL),
+    held(".zshenv", SHELL),
+    held(".zprofile", SHELL),
+    held(".zlogin", SHELL),
+    held(".zlogout", SHELL),
+    held(".kshrc", SHELL),
+    held(".cshrc", SHELL),
+    held(".tcshrc", SHELL),
+    held("config.fish", SHELL),
     held(".husky", HOOKS),
     held(".githooks", HOOKS),
     held(".pre-commit-config.yaml", COMMIT),
@@ -66,7 +82,22 @@ pub const ANYWHERE: &[HeldName] = &[
 pub const PATHS: &[HeldName] = &[held(".github/hooks", AGENT)];
 
 /// Held outside of any `.git` directory unless it is a directory.
-pub const OUTSIDE_GIT: &[HeldName] = &[held("HEAD", "what makes a directory a repository")];
+pub const OUTSIDE_GIT: &[HeldName] = &[
+    held("HEAD", "what makes a directory a repository"),
+    held("pyvenv.cfg", VENV),
+    held("python", VENV),
+    held("python3", VENV),
+    held("python3.9", VENV),
+    held("python3.10", VENV),
+    held("python3.11", VENV),
+    held("python3.12", VENV),
+    held("python3.13", VENV),
+    held("python3.14", VENV),
+    held("python3.15", VENV),
+    held("activate", VENV),
+    held("activate.csh", VENV),
+    held("activate.fish", VENV),
+];
 
 /// Held at any depth inside a `.git` directory, and in a repository without one.
 pub const INSIDE_GIT: &[HeldName] = &[

@@ -58,6 +58,28 @@ fn a_directory_called_head_is_open_and_a_file_is_held() {
 }
 
 #[test]
+fn what_is_held_as_a_file_or_link_is_open_as_a_directory() {
+    let w = World::new(|root| {
+        std::fs::create_dir_all(root.join("venv/bin")).unwrap();
+        std::os::unix::fs::symlink("/usr/bin/python3", root.join("venv/bin/python")).unwrap();
+    });
+    for name in list::OUTSIDE_GIT.iter().map(|held| held.name) {
+        let (file, directory) = (format!("venv/{name}"), format!("lib-{name}"));
+        w.write(&file, "evil").unwrap();
+        assert!(!w.host(&file).exists(), "{file}");
+        w.mkdir(&directory).unwrap();
+        w.mkdir(&format!("{directory}/{name}")).unwrap();
+        let inner = format!("{directory}/{name}/page");
+        w.write(&inner, "fine").unwrap();
+        assert_eq!(w.host_text(&inner).unwrap(), "fine");
+    }
+    w.unlink("venv/bin/python").unwrap();
+    w.write("venv/bin/python", "evil").unwrap();
+    let link = std::fs::read_link(w.host("venv/bin/python")).unwrap();
+    assert_eq!(link.to_str(), Some("/usr/bin/python3"));
+}
+
+#[test]
 fn no_repository_can_be_made_among_the_branches() {
     let w = World::new(repository);
     for at in [".git/refs/x", ".git/refs/heads/x", ".git/logs/x"] {
