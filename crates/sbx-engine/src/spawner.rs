@@ -1,26 +1,34 @@
 //! The one process of a running sandbox that may start programs.
 //!
-//! Owns: the list of what can be started ([`Verb`]) and as whom. The
-//! supervisor forks it before it has read anything that others wrote, then
-//! gives up exec itself; what is left to an attacker who takes the
-//! supervisor over is to start another net, share or vmm.
+//! Owns: the list of what can be started ([`Verb`]), as whom and with what.
+//! The supervisor forks it before it has read anything that others wrote,
+//! then gives up exec itself. Everything that a part is opened, told or run
+//! as is fixed here by then, from the plan; a request names a part and brings
+//! the ends of its links. What is left to an attacker who takes the
+//! supervisor over is to start a part that does not run, as it was planned.
 //!
 //! Requests are single messages with descriptors on one socket; how children
 //! ended is told as JSON lines on another. When the supervisor goes, its end
 //! of the socket closes, this process ends, and its children with it.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use rustix::event::{PollFd, PollFlags};
 use sbx_sys::process::Ended;
-use sbx_sys::spawn::{Child, Ids, Resource, Signal, Spawn};
+use sbx_sys::spawn::{Child, Signal, Spawn};
 use sbx_sys::{memfd, unix};
 use serde::{Deserialize, Serialize};
 
 use crate::command::{Code, Error};
+
+mod parts;
+
+use parts::Parts;
+pub(crate) use parts::SpawnerConfig;
 
 /// First descriptor of the role: what it is asked through.
 const REQUESTS: i32 = 4;
@@ -31,45 +39,54 @@ const PROGRAM: i32 = 6;
 /// The `sbx-vmm` program.
 const VMM: i32 = 7;
 
-/// Largest request or answer, in bytes.
-const MAX_MESSAGE: usize = 16 * 1024;
-/// Most descriptors of a child beside its first four.
+/// Largest answer, in bytes.
+const MAX_ANSWER: usize = 64 * 1024;
+/// Largest request, in bytes.
+const MAX_REQUEST: usize = 256;
+/// Most descriptors of a request: a log, and the links of a machine with
+/// every share.
 const MAX_FDS: usize = 40;
-/// Most children at a time.
-const MAX_CHILDREN: usize = 64;
 /// Largest sealed configuration of a role, in bytes.
 pub(crate) const MAX_CONFIG: usize = 4 << 20;
 
-/// What can be started.
+/// What can be started. Each once at a time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Verb {
-    /// `sbx net`.
+    /// `sbx net`, with the far ends of the machine's frames and its control.
     Net,
-    /// `sbx share`.
-    Share,
-    /// `sbx-vmm`.
+    /// `sbx share` of the plan's share of this number, with its listener and
+    /// the far end of its control.
+    Share(usize),
+    /// `sbx-vmm`, with the far ends of control link, machine protocol,
+    /// console, the network if there is one, each share, and its report.
     Vmm,
 }
 
-/// Whom the children run as. `None` where the user is not root: as the user.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(crate) struct SpawnerConfig {
-    /// Ids of the network engine.
-    pub(crate) service: Option<(u32, u32)>,
-    /// Ids of the file servers.
-    pub(crate) share: Option<(u32, u32)>,
+impl fmt::Display for Verb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Net => f.write_str("net"),
+            Self::Share(number) => write!(f, "share s{number}"),
+            Self::Vmm => f.write_str("vmm"),
+        }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Request {
     verb: Verb,
 }
 
 #[derive(Serialize, Deserialize)]
 enum Answer {
-    Started { pid: u32 },
-    Failed { what: String, why: Vec<String> },
+    /// Everything is opened, and requests are read.
+    Ready,
+    Started {
+        pid: u32,
+    },
+    Failed(Error),
 }
 
 /// How a child ended.
@@ -98,11 +115,12 @@ pub(crate) struct Started {
 }
 
 impl Spawner {
-    /// Forks the spawner. Returns it and where the ends of its children are
-    /// read.
+    /// Forks the spawner and waits until it has opened what its parts need.
+    /// Returns it and where the ends of its children are read.
     ///
     /// # Errors
-    /// If a descriptor or the process cannot be made.
+    /// If a descriptor or the process cannot be made, or a share or an image
+    /// cannot be opened.
     pub(crate) fn start(
         config: &SpawnerConfig,
         program: OwnedFd,
@@ -129,48 +147,49 @@ impl Spawner {
             .with_fd(vmm, VMM);
         spawn.parent_death_signal = Some(Signal::KILL);
         let child = spawn.spawn().map_err(failed)?;
-        Ok((
-            Self {
-                requests: near,
-                child,
-            },
-            reports,
-        ))
+        let spawner = Self {
+            requests: near,
+            child,
+        };
+        match spawner.answer()? {
+            Answer::Ready => Ok((spawner, reports)),
+            Answer::Failed(error) => Err(error),
+            Answer::Started { .. } => Err(confused()),
+        }
     }
 
-    /// Starts a role with its configuration, its log as descriptor 2 and
-    /// `fds` from 4 on.
+    /// Starts a part with its log, the end of a pipe, and the ends of its
+    /// links in the order that [`Verb`] says.
     ///
     /// # Errors
-    /// If the spawner is gone or the program cannot be started.
+    /// If the spawner is gone, refuses, or cannot start the program.
     pub(crate) fn run(
         &self,
         verb: Verb,
-        config: &[u8],
         log: OwnedFd,
-        fds: Vec<OwnedFd>,
+        links: Vec<OwnedFd>,
     ) -> Result<Started, Error> {
-        let failed = |source: sbx_sys::Error| {
-            Error::new(Code::Jail, format!("cannot start {verb:?}").to_lowercase()).because(source)
-        };
-        let internal = |source: serde_json::Error| {
-            Error::new(Code::Internal, "cannot speak with the spawner").because(source)
-        };
-        let request = serde_json::to_vec(&Request { verb }).map_err(internal)?;
-        let config = memfd::sealed("sbx-config", config).map_err(failed)?;
-        let mut passed = vec![log.as_fd(), config.as_fd()];
-        passed.extend(fds.iter().map(AsFd::as_fd));
-        unix::send(&self.requests, &request, &passed).map_err(failed)?;
-        let mut answer = vec![0; MAX_MESSAGE];
-        let (count, _) = unix::receive(&self.requests, &mut answer, 0).map_err(failed)?;
-        match serde_json::from_slice(answer.get(..count).unwrap_or_default()).map_err(internal)? {
+        let request = serde_json::to_vec(&Request { verb }).map_err(unreadable)?;
+        let mut passed = vec![log.as_fd()];
+        passed.extend(links.iter().map(AsFd::as_fd));
+        unix::send(&self.requests, &request, &passed).map_err(|source| {
+            Error::new(Code::Jail, format!("cannot start {verb}")).because(source)
+        })?;
+        match self.answer()? {
             Answer::Started { pid } => Ok(Started { pid }),
-            Answer::Failed { what, why } => {
-                let mut error = Error::new(Code::Jail, what);
-                error.causes = why;
-                Err(error)
-            }
+            Answer::Failed(error) => Err(error),
+            Answer::Ready => Err(confused()),
         }
+    }
+
+    fn answer(&self) -> Result<Answer, Error> {
+        let mut answer = vec![0; MAX_ANSWER];
+        let (count, _) = unix::receive(&self.requests, &mut answer, 0)
+            .map_err(|source| Error::new(Code::Jail, "cannot hear the spawner").because(source))?;
+        if count == 0 {
+            return Err(Error::new(Code::Jail, "the spawner ended"));
+        }
+        serde_json::from_slice(answer.get(..count).unwrap_or_default()).map_err(unreadable)
     }
 
     /// Ends it and all its children. It goes by itself once nobody can ask it
@@ -190,13 +209,21 @@ pub(crate) fn run(role: crate::role::Role) -> Result<(), Error> {
     let config: SpawnerConfig = role.config()?;
     let requests = role.fd(REQUESTS)?;
     let mut reports = UnixStream::from(role.fd(REPORTS)?);
-    let program = role.fd(PROGRAM)?;
-    let vmm = role.fd(VMM)?;
-    let mut children: BTreeMap<u32, Child> = BTreeMap::new();
+    let parts = match Parts::open(&config, &role.fd(PROGRAM)?, &role.fd(VMM)?) {
+        Ok(parts) => parts,
+        Err(error) => {
+            tell(&requests, &Answer::Failed(error));
+            return Ok(());
+        }
+    };
+    if !tell(&requests, &Answer::Ready) {
+        return Ok(());
+    }
+    let mut children = Children::new();
     loop {
-        let ended = wait(&requests, &children)?;
-        for pid in ended.children {
-            let Some(child) = children.get(&pid) else {
+        let woken = wait(&requests, &children)?;
+        for pid in woken.children {
+            let Some((_, child)) = children.get(&pid) else {
                 continue;
             };
             if let Ok(Some(how)) = child.try_wait() {
@@ -206,36 +233,55 @@ pub(crate) fn run(role: crate::role::Role) -> Result<(), Error> {
                 }
             }
         }
-        if !ended.asked {
+        if !woken.asked {
             continue;
         }
-        let mut text = vec![0; MAX_MESSAGE];
+        let mut text = vec![0; MAX_REQUEST];
         let Ok((count, fds)) = unix::receive(&requests, &mut text, MAX_FDS) else {
             return Ok(());
         };
         if count == 0 {
             return Ok(());
         }
-        let started = match serde_json::from_slice::<Request>(text.get(..count).unwrap_or_default())
-        {
-            Ok(request) if children.len() < MAX_CHILDREN => {
-                start(&config, &program, &vmm, request.verb, fds)
+        let request = text.get(..count).unwrap_or_default();
+        let answer = match start(&parts, &children, request, fds) {
+            Ok((verb, child)) => {
+                let pid = child.pid();
+                children.insert(pid, (verb, child));
+                Answer::Started { pid }
             }
-            Ok(_) => Err(sbx_sys::Error::refused("start one more process")),
-            Err(_) => Err(sbx_sys::Error::refused("read a request to start a process")),
+            Err(error) => Answer::Failed(refusal(&error)),
         };
-        let (answer, child) = match started {
-            Ok(child) => (Answer::Started { pid: child.pid() }, Some(child)),
-            Err(error) => (refusal(&error), None),
-        };
-        let text = serde_json::to_vec(&answer).unwrap_or_default();
-        if unix::send(&requests, &text, &[]).is_err() {
+        if !tell(&requests, &answer) {
             return Ok(());
         }
-        if let Some(child) = child {
-            children.insert(child.pid(), child);
-        }
     }
+}
+
+/// The running parts, by process id.
+type Children = BTreeMap<u32, (Verb, Child)>;
+
+fn start(
+    parts: &Parts,
+    children: &Children,
+    request: &[u8],
+    fds: Vec<OwnedFd>,
+) -> sbx_sys::Result<(Verb, Child)> {
+    let Ok(Request { verb }) = serde_json::from_slice(request) else {
+        return Err(sbx_sys::Error::refused("read a request to start a process"));
+    };
+    if children.values().any(|(running, _)| *running == verb) {
+        return Err(sbx_sys::Error::refused(format!(
+            "start {verb}, which is running"
+        )));
+    }
+    Ok((verb, parts.start(verb, fds)?))
+}
+
+/// Whether it could be told.
+fn tell(requests: &OwnedFd, answer: &Answer) -> bool {
+    let text = serde_json::to_vec(answer).unwrap_or_default();
+    unix::send(requests, &text, &[]).is_ok()
 }
 
 struct Woken {
@@ -243,8 +289,8 @@ struct Woken {
     children: Vec<u32>,
 }
 
-fn wait(requests: &OwnedFd, children: &BTreeMap<u32, Child>) -> Result<Woken, Error> {
-    let pidfds: Vec<_> = children.values().map(Child::pidfd).collect();
+fn wait(requests: &OwnedFd, children: &Children) -> Result<Woken, Error> {
+    let pidfds: Vec<_> = children.values().map(|(_, child)| child.pidfd()).collect();
     let mut polled = vec![PollFd::new(requests, PollFlags::IN)];
     polled.extend(pidfds.iter().map(|pidfd| PollFd::new(pidfd, PollFlags::IN)));
     loop {
@@ -267,38 +313,6 @@ fn wait(requests: &OwnedFd, children: &BTreeMap<u32, Child>) -> Result<Woken, Er
     Ok(Woken { asked, children })
 }
 
-fn start(
-    config: &SpawnerConfig,
-    program: &OwnedFd,
-    vmm: &OwnedFd,
-    verb: Verb,
-    fds: Vec<OwnedFd>,
-) -> Result<Child, sbx_sys::Error> {
-    let (file, name, arg, ids) = match verb {
-        Verb::Net => (program, "sbx", Some("net"), config.service),
-        Verb::Share => (program, "sbx", Some("share"), config.share),
-        // It gives up root itself, after the namespaces that only root can
-        // make everywhere.
-        Verb::Vmm => (vmm, "sbx-vmm", None, None),
-    };
-    let file = file
-        .try_clone()
-        .map_err(|source| sbx_sys::Error::new("copy a descriptor", source))?;
-    let mut spawn = Spawn::fd(file, name);
-    spawn.argv.extend(arg.map(Into::into));
-    // 2 is the log, 3 the configuration, then what the role is given.
-    spawn.fds = fds.into_iter().zip(2..).collect();
-    spawn.parent_death_signal = Some(Signal::KILL);
-    spawn.ids = ids.map(|(uid, gid)| Ids {
-        uid,
-        gid,
-        groups: Vec::new(),
-    });
-    spawn.limits = vec![(Resource::Core, 0)];
-    spawn.no_new_privs = true;
-    spawn.spawn()
-}
-
 fn report(reports: &mut UnixStream, pid: u32, how: Ended) -> std::io::Result<()> {
     let report = match how {
         Ended::Exit(code) => Report {
@@ -317,15 +331,18 @@ fn report(reports: &mut UnixStream, pid: u32, how: Ended) -> std::io::Result<()>
     reports.write_all(&line)
 }
 
-fn refusal(error: &sbx_sys::Error) -> Answer {
-    let mut why = Vec::new();
-    let mut next = std::error::Error::source(error);
-    while let Some(source) = next {
-        why.push(source.to_string());
-        next = source.source();
+fn refusal(error: &sbx_sys::Error) -> Error {
+    let mut refusal = Error::new(Code::Jail, format!("cannot {error}"));
+    if let Some(source) = std::error::Error::source(error) {
+        refusal = refusal.because(source);
     }
-    Answer::Failed {
-        what: format!("cannot {error}"),
-        why,
-    }
+    refusal
+}
+
+fn unreadable(source: serde_json::Error) -> Error {
+    Error::new(Code::Internal, "cannot speak with the spawner").because(source)
+}
+
+fn confused() -> Error {
+    Error::new(Code::Internal, "the spawner is confused")
 }

@@ -107,10 +107,7 @@ fn supervise(
         .ok_or_else(|| Error::new(Code::SandboxNotFound, format!("no sandbox `{name}`")))?;
     let proof = sandbox.supervise()?;
     log::open(&sandbox.join("log.jsonl")).map_err(io)?;
-    let spawner_config = SpawnerConfig {
-        service: config.plan.identity.service,
-        share: config.plan.identity.share,
-    };
+    let spawner_config = SpawnerConfig::new(&config.plan, sandbox.join(""));
     let spawner_log = std::fs::OpenOptions::new()
         .append(true)
         .create(true)

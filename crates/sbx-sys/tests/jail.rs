@@ -108,6 +108,7 @@ fn perform(act: &str, address: std::net::SocketAddr) -> std::io::Result<()> {
         "write" => std::fs::write(format!("/tmp/sbx-jail-{}", std::process::id()), "x"),
         "tcp" => TcpStream::connect(address).map(drop),
         "unix" => std::os::unix::net::UnixDatagram::unbound().map(drop),
+        "connect" => raw(libc::SYS_connect, -1),
         "listen" => raw(libc::SYS_listen, -1),
         "accept" => raw(libc::SYS_accept, -1),
         "accept4" => raw(libc::SYS_accept4, -1),
@@ -118,6 +119,7 @@ fn perform(act: &str, address: std::net::SocketAddr) -> std::io::Result<()> {
         "fork" => rustix_fork(),
         "exec" => Err(command("/bin/true").exec()),
         "executable-memory" => executable_memory(),
+        "chmod" => raw(libc::SYS_fchmod, -1),
         "signal-parent" => {
             let parent = rustix::process::getppid().unwrap();
             rustix::process::test_kill_process(parent).map_err(Into::into)
@@ -220,7 +222,9 @@ fn sockets_are_made_only_where_the_role_needs_them() {
     assert_eq!(answer("share", "tcp"), errno(libc::ENOSYS));
     assert_eq!(answer("share", "unix"), errno(libc::ENOSYS));
     assert_eq!(answer("supervisor", "tcp"), errno(libc::ENOSYS));
-    assert_eq!(answer("supervisor", "unix"), "done");
+    // It would reach container engines and session buses.
+    assert_eq!(answer("supervisor", "unix"), errno(libc::ENOSYS));
+    assert_eq!(answer("supervisor", "connect"), errno(libc::ENOSYS));
     assert_eq!(answer("net", "unix"), errno(libc::ENOSYS));
     // A net jail without leave for TCP makes the socket, and Landlock stops it.
     if abi() >= 4 {
@@ -229,9 +233,21 @@ fn sockets_are_made_only_where_the_role_needs_them() {
 }
 
 #[test]
+fn modes_are_changed_by_the_file_server_alone() {
+    // Landlock has no say in this: whoever has the call reaches every file of
+    // its user.
+    assert_eq!(answer("share", "chmod"), errno(libc::EBADF));
+    for jail in ["vmm", "net", "supervisor"] {
+        assert_eq!(answer(jail, "chmod"), errno(libc::ENOSYS), "{jail}");
+    }
+}
+
+#[test]
 fn the_network_engine_is_not_connected_to() {
     for act in ["listen", "accept", "accept4"] {
         assert_eq!(answer("net", act), errno(libc::ENOSYS), "{act}");
+    }
+    for act in ["accept", "accept4"] {
         // The call exists and finds that there is no such descriptor.
         assert_eq!(answer("supervisor", act), errno(libc::EBADF), "{act}");
     }

@@ -1,28 +1,24 @@
 //! The configuration, as JSON in a sealed memory file on descriptor 3.
 
-use std::path::PathBuf;
-
-use sbx_sys::jail::Access;
 use serde::{Deserialize, Serialize};
 
 /// The longest configuration that is read, in bytes.
 pub const MAX_CONFIG: usize = 1 << 20;
 
-/// Everything that `sbx-vmm` is told.
+/// Everything that `sbx-vmm` is told beside the monitor's program, which is
+/// its one argument: an absolute path, executed last.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// The monitor: an absolute path, executed last.
-    pub program: PathBuf,
-    /// Its arguments, its own name first.
+    /// The monitor's arguments, its own name first.
     pub argv: Vec<String>,
-    /// The files that this machine opens by name: `/dev/kvm` when it is used,
-    /// kernel and initramfs unless they come as descriptors. What QEMU needs
-    /// besides is known here ([`crate::QEMU_FILES`]).
-    pub files: Vec<FileRule>,
+    /// Whether it may open [`crate::KVM`], the one device there is. What else
+    /// it opens by name is known here ([`crate::QEMU_FILES`]).
+    pub kvm: bool,
     /// The descriptors that the monitor keeps beside 0, 1 and 2; all others
-    /// are closed. Regular files among them can also be opened again as
-    /// `/proc/self/fd/N`, which needs no right on the directories above.
+    /// are closed. Each is open, not a mere place in the file tree. Regular
+    /// files among them can also be opened again as `/proc/self/fd/N`, which
+    /// needs no right on the directories above.
     pub fds: Vec<i32>,
     /// The descriptor that gets one JSON line `{"ready":[…walls…]}` before
     /// the monitor starts and is then closed.
@@ -33,16 +29,6 @@ pub struct Config {
     pub ids: Option<Ids>,
     /// Whether namespaces are a second wall.
     pub namespaces: Namespaces,
-}
-
-/// A file that the monitor may open by name.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct FileRule {
-    /// Its absolute path.
-    pub path: PathBuf,
-    /// How it may be used.
-    pub access: Access,
 }
 
 /// Limits on the process. Memory is not among them: address space says

@@ -8,7 +8,17 @@ use std::path::{Path, PathBuf};
 
 use sbx_sys::jail::Access;
 
-use crate::config::{Config, FileRule};
+/// The device of hardware virtualisation.
+pub const KVM: &str = "/dev/kvm";
+
+/// A file that the monitor may open by name.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FileRule {
+    /// Its absolute path.
+    pub path: PathBuf,
+    /// How it may be used.
+    pub access: Access,
+}
 
 /// A place that QEMU needs on every machine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -60,23 +70,20 @@ pub const QEMU_FILES: &[Needed] = &[
     },
 ];
 
-/// Every rule for the machine of `config`: the program, what QEMU needs and
-/// is there, and the machine's own files.
+/// Every rule for a monitor `program`: itself, what QEMU needs and is there,
+/// and the device of hardware virtualisation where it is used.
 #[must_use]
-pub fn rules(config: &Config) -> Vec<FileRule> {
-    let program = FileRule {
-        path: config.program.clone(),
-        access: Access::Execute,
+pub fn rules(program: &Path, kvm: bool) -> Vec<FileRule> {
+    let rule = |path: &Path, access| FileRule {
+        path: path.to_owned(),
+        access,
     };
     let needed = QEMU_FILES
         .iter()
         .filter(|needed| Path::new(needed.path).exists())
-        .map(|needed| FileRule {
-            path: PathBuf::from(needed.path),
-            access: needed.access,
-        });
-    std::iter::once(program)
+        .map(|needed| rule(Path::new(needed.path), needed.access));
+    std::iter::once(rule(program, Access::Execute))
         .chain(needed)
-        .chain(config.files.iter().cloned())
+        .chain(kvm.then(|| rule(Path::new(KVM), Access::Device)))
         .collect()
 }

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rustix::fs::{FileType, Mode, OFlags};
@@ -23,13 +24,15 @@ type Descriptors = Vec<(RawFd, OwnedFd)>;
 
 /// Puts up the walls and becomes the monitor; returns only an error.
 pub(crate) fn run() -> Result<Infallible, Error> {
+    let program = std::env::args_os().nth(1).map(PathBuf::from);
+    let program = program.ok_or_else(|| Error::refused("find the monitor's program"))?;
     let parent = rustix::process::getppid();
     let mut fds = fd::take_inherited(CONFIG_FD)?;
     let config = read_config(&mut fds)?;
     let (kept, report) = sort_out(fds, &config)?;
-    let mut program = program(&config)?;
+    let mut command = command(&program, &config)?;
     // While the caller's own rights still open them.
-    let places = places(&config, &kept)?;
+    let places = places(&program, &config, &kept)?;
     let walls = put_up(&config, places, parent)?;
     if let Some(report) = report {
         tell(report, &walls)?;
@@ -38,9 +41,9 @@ pub(crate) fn run() -> Result<Infallible, Error> {
         rustix::io::fcntl_setfd(fd, FdFlags::empty())
             .map_err(|error| Error::new(format!("keep descriptor {number}"), error))?;
     }
-    let error = program.exec();
+    let error = command.exec();
     Err(Error::new(
-        format!("execute `{}`", config.program.display()),
+        format!("execute `{}`", program.display()),
         error,
     ))
 }
@@ -49,20 +52,20 @@ pub(crate) fn run() -> Result<Infallible, Error> {
     clippy::disallowed_methods,
     reason = "the one place where this program executes another: absolute path, empty environment"
 )]
-fn program(config: &Config) -> Result<Command, Error> {
-    if !config.program.is_absolute() {
+fn command(program: &Path, config: &Config) -> Result<Command, Error> {
+    if !program.is_absolute() {
         return Err(Error::refused(format!(
             "execute `{}`, which is not an absolute path",
-            config.program.display()
+            program.display()
         )));
     }
     let mut arguments = config.argv.iter();
-    let mut program = Command::new(&config.program);
-    program
+    let mut command = Command::new(program);
+    command
         .arg0(arguments.next().map_or("qemu", String::as_str))
         .args(arguments)
         .env_clear();
-    Ok(program)
+    Ok(command)
 }
 
 fn read_config(fds: &mut Descriptors) -> Result<Config, Error> {
@@ -103,20 +106,31 @@ fn sort_out(fds: Descriptors, config: &Config) -> Result<(Descriptors, Option<Ow
 /// What stays reachable by name: the listed files, and the regular files
 /// behind kept descriptors, so that `/proc/self/fd/N` opens them in the mode
 /// that they have already.
-fn places(config: &Config, kept: &Descriptors) -> Result<Vec<(Place, Access)>, Error> {
+fn places(
+    program: &Path,
+    config: &Config,
+    kept: &Descriptors,
+) -> Result<Vec<(Place, Access)>, Error> {
     let mut places = Vec::new();
-    for FileRule { path, access } in sbx_vmm::rules(config) {
+    for FileRule { path, access } in sbx_vmm::rules(program, config.kvm) {
         let fd = rustix::fs::open(&path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
             .map_err(|error| Error::new(format!("open `{}`", path.display()), error))?;
         places.push((Place::Fd(fd), access));
     }
     for (number, fd) in kept {
         let attempt = |error| Error::new(format!("look at descriptor {number}"), error);
+        let flags = rustix::fs::fcntl_getfl(fd).map_err(attempt)?;
+        // It would open here what whoever brought it could not.
+        if flags.contains(OFlags::PATH) {
+            return Err(Error::refused(format!(
+                "keep descriptor {number}, which is a place and not an open file"
+            )));
+        }
         let stat = rustix::fs::fstat(fd).map_err(attempt)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             continue;
         }
-        let mode = rustix::fs::fcntl_getfl(fd).map_err(attempt)? & OFlags::ACCMODE;
+        let mode = flags & OFlags::ACCMODE;
         let access = if mode == OFlags::RDONLY {
             Access::Read
         } else {

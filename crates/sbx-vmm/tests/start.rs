@@ -6,13 +6,13 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use sbx_sys::jail::{Access, InForce, Wall};
 use sbx_sys::memfd;
 use sbx_sys::process::Ended;
 use sbx_sys::spawn::{Child, Spawn};
-use sbx_vmm::{Config, FileRule, Ids, Limits, Namespaces};
+use sbx_vmm::{Config, Ids, Limits, Namespaces};
 
 const QEMU: &str = "/usr/bin/qemu-system-x86_64";
 const NOBODY: u32 = 65534;
@@ -20,9 +20,8 @@ const NOBODY: u32 = 65534;
 fn config(argv: &[&str]) -> Config {
     let root = rustix::process::geteuid().is_root();
     Config {
-        program: PathBuf::from(QEMU),
         argv: argv.iter().map(|&argument| argument.to_owned()).collect(),
-        files: Vec::new(),
+        kvm: false,
         fds: Vec::new(),
         report: None,
         limits: Limits {
@@ -39,10 +38,16 @@ fn config(argv: &[&str]) -> Config {
     }
 }
 
-/// Starts `sbx-vmm` with its errors in a pipe.
+/// Starts `sbx-vmm` for QEMU with its errors in a pipe.
 fn start(config: OwnedFd, fds: Vec<(OwnedFd, i32)>) -> (Child, File) {
+    start_as(QEMU, config, fds)
+}
+
+/// The same for another program.
+fn start_as(program: &str, config: OwnedFd, fds: Vec<(OwnedFd, i32)>) -> (Child, File) {
     let (read, write) = rustix::pipe::pipe().unwrap();
     let mut spawn = Spawn::path(env!("CARGO_BIN_EXE_sbx-vmm"))
+        .arg(program)
         .with_fd(write, 2)
         .with_fd(config, 3);
     spawn.fds.extend(fds);
@@ -54,7 +59,10 @@ fn sealed(config: &Config) -> OwnedFd {
 }
 
 fn refusal(config: OwnedFd) -> String {
-    let (child, mut log) = start(config, Vec::new());
+    refused(start(config, Vec::new()))
+}
+
+fn refused((child, mut log): (Child, File)) -> String {
     let mut said = String::new();
     log.read_to_string(&mut said).unwrap();
     assert_eq!(child.wait().unwrap(), Ended::Exit(1), "{said}");
@@ -63,11 +71,6 @@ fn refusal(config: OwnedFd) -> String {
 
 #[test]
 fn every_file_that_qemu_could_open_is_listed_with_its_reason() {
-    let mut config = config(&["qemu"]);
-    config.files.push(FileRule {
-        path: PathBuf::from("/dev/kvm"),
-        access: Access::Device,
-    });
     // The whole list: whoever adds to it changes this test and says why.
     let expected = [
         (QEMU, Access::Execute),
@@ -80,7 +83,7 @@ fn every_file_that_qemu_could_open_is_listed_with_its_reason() {
         ("/dev/urandom", Access::Read),
         ("/dev/kvm", Access::Device),
     ];
-    for rule in sbx_vmm::rules(&config) {
+    for rule in sbx_vmm::rules(Path::new(QEMU), true) {
         assert!(
             expected
                 .iter()
@@ -88,6 +91,13 @@ fn every_file_that_qemu_could_open_is_listed_with_its_reason() {
             "{rule:?} is not expected"
         );
     }
+    let devices = |kvm: bool| -> Vec<_> {
+        let mut rules = sbx_vmm::rules(Path::new(QEMU), kvm);
+        rules.retain(|rule| rule.access == Access::Device);
+        rules.into_iter().map(|rule| rule.path).collect()
+    };
+    assert_eq!(devices(true), [Path::new("/dev/kvm")]);
+    assert!(devices(false).is_empty());
     for needed in sbx_vmm::QEMU_FILES {
         assert!(!needed.why.is_empty(), "{needed:?}");
         assert!(
@@ -200,9 +210,7 @@ fn the_monitor_does_not_run_as_root() {
 
 #[test]
 fn only_the_named_program_is_executed() {
-    let mut other = config(&["true"]);
-    other.program = PathBuf::from("/usr/bin/true");
-    let (child, _log) = start(sealed(&other), Vec::new());
+    let (child, _log) = start_as("/usr/bin/true", sealed(&config(&["true"])), Vec::new());
     assert_eq!(child.wait().unwrap(), Ended::Exit(0));
     // A script may be named, but not its interpreter with it.
     let home = tempfile::tempdir().unwrap();
@@ -210,9 +218,47 @@ fn only_the_named_program_is_executed() {
     std::fs::write(&script, "#!/bin/sh\nexit 0\n").unwrap();
     let all = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(&script, all).unwrap();
-    let mut interpreted = config(&["script"]);
-    interpreted.program = script;
-    assert!(refusal(sealed(&interpreted)).contains("ermission denied"));
+    let interpreted = start_as(
+        script.to_str().unwrap(),
+        sealed(&config(&["script"])),
+        Vec::new(),
+    );
+    assert!(refused(interpreted).contains("ermission denied"));
+}
+
+#[test]
+fn a_configuration_names_no_program_and_no_file() {
+    for (field, value) in [
+        ("program", serde_json::json!("/usr/bin/cat")),
+        (
+            "files",
+            serde_json::json!([{"path": "/etc/shadow", "access": "read"}]),
+        ),
+        ("surprise", serde_json::json!(true)),
+    ] {
+        let mut json = serde_json::to_value(config(&["qemu"])).unwrap();
+        json[field] = value;
+        let fd = memfd::sealed("config", json.to_string().as_bytes()).unwrap();
+        assert!(refusal(fd).contains("understand the configuration"));
+    }
+}
+
+#[test]
+fn a_descriptor_that_only_names_a_file_is_refused() {
+    use rustix::fs::{Mode, OFlags};
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let open = |flags| rustix::fs::open(file.path(), flags, Mode::empty()).unwrap();
+    let mut keeping = config(&["true"]);
+    keeping.fds = vec![4];
+    let place = vec![(open(OFlags::PATH), 4)];
+    let refused = refused(start_as("/usr/bin/true", sealed(&keeping), place));
+    assert!(
+        refused.contains("a place and not an open file"),
+        "{refused}"
+    );
+    let opened = vec![(open(OFlags::RDONLY), 4)];
+    let (child, _log) = start_as("/usr/bin/true", sealed(&keeping), opened);
+    assert_eq!(child.wait().unwrap(), Ended::Exit(0));
 }
 
 #[test]
@@ -228,15 +274,6 @@ fn a_missing_descriptor_or_relative_program_is_refused() {
     let mut missing = config(&["qemu"]);
     missing.fds = vec![9];
     assert!(refusal(sealed(&missing)).contains("find descriptor 9"));
-    let mut relative = config(&["qemu"]);
-    relative.program = PathBuf::from("qemu");
-    assert!(refusal(sealed(&relative)).contains("not an absolute path"));
-}
-
-#[test]
-fn an_unknown_field_is_refused() {
-    let mut json = serde_json::to_value(config(&["qemu"])).unwrap();
-    json["surprise"] = true.into();
-    let fd = memfd::sealed("config", json.to_string().as_bytes()).unwrap();
-    assert!(refusal(fd).contains("understand the configuration"));
+    let relative = start_as("qemu", sealed(&config(&["qemu"])), Vec::new());
+    assert!(refused(relative).contains("not an absolute path"));
 }

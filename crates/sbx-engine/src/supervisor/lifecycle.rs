@@ -62,7 +62,7 @@ pub(super) async fn live(
     std::fs::create_dir_all(&config.runtime).map_err(|source| {
         Error::new(Code::Io, "cannot make the runtime directory").because(source)
     })?;
-    let mut parts = launch::launch(plan, spawner, &sandbox.join(""), &config.runtime)?;
+    let mut parts = launch::launch(plan, spawner, &config.runtime)?;
     let mut ends = Ends {
         reports: ends,
         names: names(&parts),

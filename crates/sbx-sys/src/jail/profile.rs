@@ -21,8 +21,10 @@ pub enum Profile {
     /// cannot count, so a second one is stopped by QEMU's own `spawn=deny`
     /// and by Landlock, which leaves nothing else to execute.
     Vmm,
-    /// The supervisor: state files, Unix sockets, signals to children that
-    /// others started. No exec, no other sockets.
+    /// The supervisor: state files, connections that come to the socket it
+    /// has, signals to children that others started. No exec, and no socket
+    /// that reaches anybody: container engines and session buses listen on
+    /// Unix sockets, and whoever reaches those is the user.
     Supervisor,
     /// The network engine: Internet sockets outwards, few files, no exec. No
     /// Unix sockets: container engines and session buses listen on them, and
@@ -54,9 +56,7 @@ pub(super) fn calls(profile: Profile) -> impl Iterator<Item = Call> {
             READ_WRITE,
             CHANGE,
             INHERITED_SOCKETS,
-            CONNECT,
-            LISTEN,
-            UNIX,
+            ACCEPT,
             PROCESSES,
         ],
         Profile::Net => &[
@@ -74,6 +74,7 @@ pub(super) fn calls(profile: Profile) -> impl Iterator<Item = Call> {
             LOOK,
             READ_WRITE,
             CHANGE,
+            MODES,
             INHERITED_SOCKETS,
             SERVE_FILES,
         ],
@@ -255,9 +256,6 @@ const READ_WRITE: &[Call] = &[
 
 /// Making, renaming and removing files.
 const CHANGE: &[Call] = &[
-    any(libc::SYS_chmod),
-    any(libc::SYS_fchmod),
-    any(libc::SYS_fchmodat),
     any(libc::SYS_link),
     any(libc::SYS_linkat),
     any(libc::SYS_mkdir),
@@ -270,6 +268,13 @@ const CHANGE: &[Call] = &[
     any(libc::SYS_symlinkat),
     any(libc::SYS_unlink),
     any(libc::SYS_unlinkat),
+];
+
+/// Modes and times, of which Landlock says nothing.
+const MODES: &[Call] = &[
+    any(libc::SYS_chmod),
+    any(libc::SYS_fchmod),
+    any(libc::SYS_fchmodat),
     any(libc::SYS_utimensat),
 ];
 
@@ -289,17 +294,11 @@ const INHERITED_SOCKETS: &[Call] = &[
     (libc::SYS_socketpair, AF_UNIX),
 ];
 
-/// Sockets outwards; of which families is said by `UNIX` and `INTERNET`.
+/// Sockets outwards; of which families is said by `INTERNET`.
 const CONNECT: &[Call] = &[any(libc::SYS_bind), any(libc::SYS_connect)];
 
-/// Being connected to.
-const LISTEN: &[Call] = &[
-    any(libc::SYS_accept),
-    any(libc::SYS_accept4),
-    any(libc::SYS_listen),
-];
-
-const UNIX: &[Call] = &[(libc::SYS_socket, AF_UNIX)];
+/// Being connected to, on a socket that listens already.
+const ACCEPT: &[Call] = &[any(libc::SYS_accept), any(libc::SYS_accept4)];
 
 const INTERNET: &[Call] = &[(libc::SYS_socket, AF_INET)];
 
