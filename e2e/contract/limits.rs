@@ -1,9 +1,12 @@
 //! Limits hold: a hog of memory, a bomb of processes and a filler of the disk
 //! are stopped, and the sandbox answers afterwards.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use e2e::Home;
+use rustix::process::Signal;
+use serde_json::Value;
 
 #[test]
 fn hogs_are_stopped_at_the_limit_and_the_sandbox_answers_afterwards() {
@@ -55,4 +58,57 @@ fn hogs_are_stopped_at_the_limit_and_the_sandbox_answers_afterwards() {
         .unwrap_or(9999);
     assert!((50..=200).contains(&count), "stopped at the limit: {bomb}");
     assert_eq!(sandbox.sh("echo alive"), "alive");
+}
+
+/// The directories of control groups that were made for the sandbox `name`
+/// by the supervisor `pid`.
+fn groups(name: &str, pid: &Value) -> Vec<PathBuf> {
+    let wanted = format!("sbx-{name}-{pid}");
+    let mut found = Vec::new();
+    let mut open = vec![PathBuf::from("/sys/fs/cgroup")];
+    while let Some(directory) = open.pop() {
+        let entries = std::fs::read_dir(&directory)
+            .into_iter()
+            .flatten()
+            .flatten();
+        for entry in entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+            if entry.file_name().to_str() == Some(&wanted) {
+                found.push(entry.path());
+            }
+            open.push(entry.path());
+        }
+    }
+    found
+}
+
+#[test]
+fn a_fraction_of_a_processor_is_held_by_a_control_group_that_goes_away() {
+    let home = Home::new();
+    let half = ["--cpus", "0.5", "--memory", "512m"];
+    let sandbox = home.sandbox_with("half", &half);
+    let supervisor = sandbox.inspect()["supervisor"].clone();
+    let made = groups("half", &supervisor);
+    assert!(!made.is_empty(), "no group of {supervisor}");
+    let vmm = home.process("qemu -machine").map(|found| found.id());
+    for group in &made {
+        let inside = std::fs::read_to_string(group.join("cgroup.procs")).unwrap();
+        for pid in [supervisor.to_string(), vmm.unwrap().to_string()] {
+            assert!(
+                inside.lines().any(|line| line == pid),
+                "{group:?}: {inside}"
+            );
+        }
+    }
+    home.sbx(["stop", "half"]).succeeds();
+    assert_eq!(groups("half", &supervisor), Vec::<PathBuf>::new());
+
+    // Neither does a supervisor that is killed leave one for good.
+    sandbox.sh("true");
+    let supervisor = sandbox.inspect()["supervisor"].clone();
+    assert!(!groups("half", &supervisor).is_empty());
+    let found = home.process("sbx supervise").unwrap();
+    found.signal(Signal::KILL);
+    assert!(found.ends(Duration::from_secs(10)));
+    home.sbx(["rm", "-f", "half"]).succeeds();
+    assert_eq!(groups("half", &supervisor), Vec::<PathBuf>::new());
 }

@@ -123,6 +123,11 @@ fn parent(pid: i32) -> Option<i32> {
 pub struct Process(Pid);
 
 impl Process {
+    /// Its process number.
+    pub fn id(&self) -> i32 {
+        self.0.as_raw_nonzero().get()
+    }
+
     /// Sends it a signal; one that is gone does not mind.
     pub fn signal(&self, signal: Signal) {
         kill_process(self.0, signal).ok();

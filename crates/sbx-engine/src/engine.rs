@@ -108,10 +108,15 @@ impl Engine {
         match sandbox.state()? {
             State::Crashed(record) => {
                 let _ = std::fs::remove_dir_all(self.runtime(sandbox.name()));
+                crate::group::remove_left(sandbox);
                 sandbox.clear_run();
                 Ok(Some(record))
             }
-            State::Stopped | State::Live(_) => Ok(None),
+            State::Stopped => {
+                crate::group::remove_left(sandbox);
+                Ok(None)
+            }
+            State::Live(_) => Ok(None),
         }
     }
 
@@ -122,6 +127,7 @@ impl Engine {
         let down = self.end(sandbox, grace).await;
         if !matches!(sandbox.state()?, State::Live(_)) {
             let _ = std::fs::remove_dir_all(self.runtime(sandbox.name()));
+            crate::group::remove_left(sandbox);
         }
         down
     }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use sbx_spec::ByteSize;
+use sbx_sys::cgroup::{Controller, Group};
 use sbx_sys::kvm::KvmState;
 
 use crate::command::Caller;
@@ -39,6 +40,9 @@ pub struct HostFacts {
     pub extra_roots: String,
     /// The user's name and address as git's system-wide configuration.
     pub git_config: Option<String>,
+    /// What a control group of the host can limit here, or why there can be
+    /// none.
+    pub control_group: Result<Vec<Controller>, String>,
 }
 
 /// Whether KVM can be used.
@@ -91,6 +95,7 @@ impl HostFacts {
                 .git
                 .as_ref()
                 .and_then(crate::command::GitIdentity::to_config),
+            control_group: control_group(),
         }
     }
 }
@@ -113,6 +118,13 @@ fn virtualisation() -> Virtualisation {
             Virtualisation::Unusable { reason }
         }
     }
+}
+
+/// What a control group made here could limit, or why there is none.
+pub(crate) fn control_group() -> Result<Vec<Controller>, String> {
+    Group::locate("sbx-none")
+        .map(|group| group.controllers())
+        .map_err(|unavailable| unavailable.why)
 }
 
 /// Processors this process may use.

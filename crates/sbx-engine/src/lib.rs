@@ -8,6 +8,7 @@ mod client;
 mod directories;
 mod engine;
 mod facts;
+mod group;
 mod microvm;
 mod session;
 mod store;

@@ -9,6 +9,7 @@ use sbx_spec::{
     Accel, Access, ByteSize, EnvVar, GuestPath, KitName, NetworkPreset, SandboxName, SandboxSpec,
     ShareRole, TmpfsMount, VolumeMount,
 };
+use sbx_sys::cgroup::Controller;
 use serde::{Deserialize, Serialize};
 
 use crate::command::{Code, Error};
@@ -21,6 +22,15 @@ const AGENT_OF_ROOT: (u32, u32) = (1000, 1000);
 /// root: above what distributions and user namespaces hand out, so that it
 /// is nobody else's.
 const SERVICE_OF_ROOT: (u32, u32) = (2_013_265_920, 2_013_265_920);
+
+/// What the processes around a machine may take beside its own memory:
+/// translated code, tables, the kernel's share of open files. They take a
+/// fifth of it; whatever comes to more is a flood, and ends the sandbox.
+pub const HEADROOM: ByteSize = ByteSize::mib(512);
+
+/// Most processes and threads of a sandbox on the host: a thread for each
+/// processor, 64 of the monitor's and a few dozen of each file server.
+pub const MAX_TASKS: u32 = 2048;
 
 /// Least memory a guest boots and runs an agent's tools with.
 const LEAST_MEMORY: ByteSize = ByteSize::mib(128);
@@ -44,8 +54,23 @@ pub struct Plan {
     pub guest: GuestPlan,
     /// Whom our processes run as.
     pub identity: Identity,
+    /// What all our processes of it may take together, where the host has a
+    /// control group for them.
+    pub ceiling: Ceiling,
     /// What the user is warned of, a line each.
     pub warnings: Vec<String>,
+}
+
+/// What all processes of a sandbox on the host may take together.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Ceiling {
+    /// Memory: the machine's and [`HEADROOM`].
+    pub memory: ByteSize,
+    /// Processor time in thousandths of a processor, where a fraction was
+    /// asked for; whole processors are those of the machine.
+    pub cpu_millis: Option<u32>,
+    /// Processes and threads.
+    pub tasks: u32,
 }
 
 /// A virtual machine.
@@ -248,6 +273,13 @@ pub fn plan(spec: &SandboxSpec, facts: &HostFacts, files: &Artifacts) -> Result<
             git_config: git_config(facts),
         },
         identity: identity(facts),
+        ceiling: Ceiling {
+            memory: ByteSize::bytes(
+                (spec.limits.memory.as_bytes()).saturating_add(HEADROOM.as_bytes()),
+            ),
+            cpu_millis: (spec.limits.cpus.is_fraction()).then(|| spec.limits.cpus.milli()),
+            tasks: MAX_TASKS,
+        },
         warnings,
     })
 }
@@ -296,14 +328,21 @@ fn check_limits(spec: &SandboxSpec, facts: &HostFacts) -> Result<(), Error> {
         ));
     }
     if spec.limits.cpus.is_fraction() {
-        return Err(Error::new(
-            Code::Limit,
-            format!(
-                "no control group can hold {} processors here",
-                spec.limits.cpus
-            ),
-        )
-        .hint("give a whole number of processors"));
+        let why = match &facts.control_group {
+            Ok(controllers) if controllers.contains(&Controller::Cpu) => None,
+            Ok(_) => Some("it would have no controller `cpu`"),
+            Err(why) => Some(why.as_str()),
+        };
+        if let Some(why) = why {
+            return Err(Error::new(
+                Code::Limit,
+                format!(
+                    "no control group can hold {} processors here: {why}",
+                    spec.limits.cpus
+                ),
+            )
+            .hint("give a whole number of processors"));
+        }
     }
     if spec.limits.cpus.count() > facts.cpus {
         return limit(format!(
@@ -421,6 +460,7 @@ mod tests {
             timezone: None,
             extra_roots: String::new(),
             git_config: None,
+            control_group: Err("none is delegated".to_owned()),
         }
     }
 
@@ -547,6 +587,25 @@ mod tests {
         ] {
             assert_eq!(code(&with(limits), &facts()), Code::Limit);
         }
+        let half = SandboxSpec {
+            limits: Limits {
+                cpus: "0.5".parse().unwrap(),
+                ..limits
+            },
+            ..spec()
+        };
+        let held = HostFacts {
+            control_group: Ok(vec![Controller::Cpu]),
+            ..facts()
+        };
+        let planned = plan(&half, &held, &files()).unwrap();
+        assert_eq!(planned.ceiling.cpu_millis, Some(500));
+        assert_eq!(planned.machine.cpus, 1);
+        let unheld = HostFacts {
+            control_group: Ok(vec![Controller::Memory, Controller::Pids]),
+            ..facts()
+        };
+        assert_eq!(code(&half, &unheld), Code::Limit);
         let bare = HostFacts {
             qemu: None,
             ..facts()

@@ -153,7 +153,10 @@ impl Spawner {
         };
         match spawner.answer()? {
             Answer::Ready => Ok((spawner, reports)),
-            Answer::Failed(error) => Err(error),
+            Answer::Failed(error) => {
+                spawner.end();
+                Err(error)
+            }
             Answer::Started { .. } => Err(confused()),
         }
     }
@@ -213,22 +216,43 @@ pub(crate) fn run(role: crate::role::Role) -> Result<(), Error> {
         Ok(parts) => parts,
         Err(error) => {
             tell(&requests, &Answer::Failed(error));
+            // Its parent ends with this, and asks nothing before.
+            give_back(&config);
             return Ok(());
         }
     };
-    if !tell(&requests, &Answer::Ready) {
-        return Ok(());
-    }
+    tell(&requests, &Answer::Ready);
     let mut children = Children::new();
+    let served = serve(&parts, &requests, &mut reports, &mut children);
+    for (_, child) in children.values() {
+        let _ = child.signal(Signal::KILL);
+        let _ = child.wait();
+    }
+    give_back(&config);
+    served
+}
+
+fn give_back(config: &SpawnerConfig) {
+    let supervisor = rustix::process::getppid();
+    config.give_back(supervisor.and_then(|pid| u32::try_from(pid.as_raw_nonzero().get()).ok()));
+}
+
+/// Answers requests until nobody can ask any more.
+fn serve(
+    parts: &Parts,
+    requests: &OwnedFd,
+    reports: &mut UnixStream,
+    children: &mut Children,
+) -> Result<(), Error> {
     loop {
-        let woken = wait(&requests, &children)?;
+        let woken = wait(requests, children)?;
         for pid in woken.children {
             let Some((_, child)) = children.get(&pid) else {
                 continue;
             };
             if let Ok(Some(how)) = child.try_wait() {
                 children.remove(&pid);
-                if report(&mut reports, pid, how).is_err() {
+                if report(reports, pid, how).is_err() {
                     return Ok(());
                 }
             }
@@ -237,14 +261,14 @@ pub(crate) fn run(role: crate::role::Role) -> Result<(), Error> {
             continue;
         }
         let mut text = vec![0; MAX_REQUEST];
-        let Ok((count, fds)) = unix::receive(&requests, &mut text, MAX_FDS) else {
+        let Ok((count, fds)) = unix::receive(requests, &mut text, MAX_FDS) else {
             return Ok(());
         };
         if count == 0 {
             return Ok(());
         }
         let request = text.get(..count).unwrap_or_default();
-        let answer = match start(&parts, &children, request, fds) {
+        let answer = match start(parts, children, request, fds) {
             Ok((verb, child)) => {
                 let pid = child.pid();
                 children.insert(pid, (verb, child));
@@ -252,7 +276,7 @@ pub(crate) fn run(role: crate::role::Role) -> Result<(), Error> {
             }
             Err(error) => Answer::Failed(refusal(&error)),
         };
-        if !tell(&requests, &answer) {
+        if !tell(requests, &answer) {
             return Ok(());
         }
     }

@@ -107,7 +107,8 @@ fn supervise(
         .ok_or_else(|| Error::new(Code::SandboxNotFound, format!("no sandbox `{name}`")))?;
     let proof = sandbox.supervise()?;
     log::open(&sandbox.join("log.jsonl")).map_err(io)?;
-    let spawner_config = SpawnerConfig::new(&config.plan, sandbox.join(""));
+    let (group, held) = crate::group::enter(&sandbox, &config.plan.ceiling)?;
+    let spawner_config = SpawnerConfig::new(&config.plan, &config.sandboxes, group);
     let spawner_log = std::fs::OpenOptions::new()
         .append(true)
         .create(true)
@@ -130,6 +131,7 @@ fn supervise(
             &spawner,
             reports,
             &mut record,
+            held,
             status,
         ),
     );

@@ -70,6 +70,8 @@ pub struct Group {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 struct Place {
     directory: PathBuf,
+    /// Where the process that located it was, and returns to.
+    home: PathBuf,
     version: Version,
     controllers: Vec<Controller>,
 }
@@ -135,7 +137,7 @@ impl Group {
     pub fn create(&self, limits: &Limits) -> Result<Vec<Controller>> {
         let made = self.make(limits);
         if made.is_err() {
-            let _ = self.remove();
+            let _ = self.remove("");
         }
         made
     }
@@ -190,13 +192,30 @@ impl Group {
         String::from_utf8_lossy(&text).trim().parse().ok()
     }
 
-    /// Removes the group; one that is not there is fine.
+    /// Moves process `pid` back to where the group was located from.
+    ///
+    /// # Errors
+    /// When the process is gone, may not be moved, or that group is gone.
+    pub fn expel(&self, pid: u32) -> Result<()> {
+        for place in &self.places {
+            write(&place.home.join("cgroup.procs"), &pid.to_string())?;
+        }
+        Ok(())
+    }
+
+    /// Removes the group; one that is not there is fine. A place that is no
+    /// group of this name's kind is left alone: the record may have been
+    /// altered.
     ///
     /// # Errors
     /// [`io::ErrorKind::ResourceBusy`] while processes are left in it.
-    pub fn remove(&self) -> Result<()> {
+    pub fn remove(&self, prefix: &str) -> Result<()> {
         let mut worst = Ok(());
         for place in &self.places {
+            let named = place.directory.file_name().and_then(|name| name.to_str());
+            if !named.is_some_and(|name| name.starts_with(prefix)) || !is_group(&place.directory) {
+                continue;
+            }
             match fs::remove_dir(&place.directory) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -245,6 +264,16 @@ impl Place {
     }
 }
 
+/// Whether this directory is one of a hierarchy of control groups.
+fn is_group(directory: &Path) -> bool {
+    const V1: i64 = 0x0027_e0eb;
+    const V2: i64 = 0x6367_7270;
+    rustix::fs::statfs(directory).is_ok_and(|found| {
+        let kind = found.f_type;
+        kind == V1 || kind == V2
+    })
+}
+
 fn write(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).attempt_with(|| format!("write `{text}` to `{}`", path.display()))
 }
@@ -276,12 +305,34 @@ mod tests {
         group.add(child.pid()).unwrap();
         let seen = fs::read_to_string(format!("/proc/{}/cgroup", child.pid())).unwrap();
         assert_eq!(seen.matches(&name).count(), group.places.len(), "{seen}");
-        let busy = group.remove().unwrap_err();
+        let busy = group.remove("sbx-test-").unwrap_err();
         assert_eq!(busy.kind(), io::ErrorKind::ResourceBusy);
+        // Another prefix is another's group, and a process can be let go.
+        group.remove("sbx-other-").unwrap();
+        group.expel(child.pid()).unwrap();
+        group.remove("sbx-test-").unwrap();
+        let seen = fs::read_to_string(format!("/proc/{}/cgroup", child.pid())).unwrap();
+        assert!(!seen.contains(&name), "{seen}");
         child.signal(Signal::KILL).unwrap();
         child.wait().unwrap();
-        group.remove().unwrap();
-        group.remove().unwrap();
+        group.remove("sbx-test-").unwrap();
+    }
+
+    #[test]
+    fn a_directory_that_is_no_group_is_not_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = root.path().join("sbx-a");
+        fs::create_dir(&directory).unwrap();
+        let group = Group {
+            places: vec![Place {
+                directory: directory.clone(),
+                home: root.path().to_owned(),
+                version: Version::V1,
+                controllers: Vec::new(),
+            }],
+        };
+        group.remove("sbx-").unwrap();
+        assert!(directory.is_dir());
     }
 
     #[test]

@@ -31,12 +31,14 @@ impl Engine {
     /// Records of supervisors that were killed.
     fn after_crashes(&self, dry_run: bool, items: &mut Vec<GcItem>) -> Result<(), Error> {
         for sandbox in self.store().list()? {
-            if !matches!(sandbox.state(), Ok(State::Crashed(_))) {
-                continue;
+            match sandbox.state() {
+                Ok(State::Crashed(_)) => {}
+                Ok(State::Stopped) if crate::group::is_left(&sandbox) => {}
+                _ => continue,
             }
             items.push(GcItem {
                 what: format!("what a killed supervisor of `{}` left", sandbox.name()),
-                path: Some(sandbox.join("run.json")),
+                path: Some(sandbox.join("")),
                 bytes: 0,
             });
             if !dry_run {

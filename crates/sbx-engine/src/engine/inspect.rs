@@ -37,6 +37,7 @@ impl Engine {
             _ => None,
         };
         let held = self.held(&sandbox, &spec);
+        let walls = known.as_ref().map(walls).unwrap_or_default();
         for variable in &mut spec.env {
             variable.value.clear();
         }
@@ -54,8 +55,8 @@ impl Engine {
                 .metadata()
                 .ok()
                 .map(|found| ByteSize::bytes(found.blocks().saturating_mul(512))),
-            limits: enforced(&spec),
-            walls: known.as_ref().map(walls).unwrap_or_default(),
+            limits: enforced(&spec, &walls),
+            walls,
             held,
             directory: sandbox.join(""),
             spec,
@@ -101,22 +102,31 @@ impl Engine {
     }
 }
 
-fn enforced(spec: &SandboxSpec) -> Vec<Enforced> {
+/// Who enforces each limit. `walls` are those of the running sandbox.
+fn enforced(spec: &SandboxSpec, walls: &[Wall]) -> Vec<Enforced> {
+    let group = walls.iter().find(|wall| wall.wall == "control group");
+    let note = group.and_then(|wall| wall.note.as_deref()).unwrap_or("");
+    let beside = match group {
+        Some(wall) if wall.up => format!("; the host's control group of all processes: {note}"),
+        Some(_) => format!("; no control group of the host: {note}"),
+        None => String::new(),
+    };
+    let cpus = if spec.limits.cpus.is_fraction() {
+        "processor time of the host's control group; virtual processors of the machine"
+    } else {
+        "virtual processors of the machine"
+    };
     let limit = |limit: &str, value: String, by: &str| Enforced {
         limit: limit.to_owned(),
         value,
         by: by.to_owned(),
     };
     vec![
-        limit(
-            "cpus",
-            spec.limits.cpus.to_string(),
-            "virtual processors of the machine",
-        ),
+        limit("cpus", spec.limits.cpus.to_string(), cpus),
         limit(
             "memory",
             spec.limits.memory.to_string(),
-            "size of the virtual machine",
+            &format!("size of the virtual machine{beside}"),
         ),
         limit(
             "disk",

@@ -167,7 +167,8 @@ impl Engine {
             cores: crate::facts::processors(),
             memory: crate::facts::memory(),
             disk,
-            cpu_quota: false,
+            cpu_quota: crate::facts::control_group()
+                .is_ok_and(|held| held.contains(&sbx_sys::cgroup::Controller::Cpu)),
         }
     }
 }

@@ -165,7 +165,7 @@ fn kernel_arguments(machine: &Machine) -> String {
 
 /// Memory for translated code, in MiB: QEMU's own default is up to 1 GiB.
 fn tb_size(memory: u64) -> u64 {
-    (memory / 8).clamp(32, 256)
+    (memory / 16).clamp(24, 256)
 }
 
 fn mac() -> String {

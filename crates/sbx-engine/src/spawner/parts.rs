@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
+use sbx_spec::SandboxName;
+use sbx_sys::cgroup::Group;
 use sbx_sys::file;
 use sbx_sys::memfd;
 use sbx_sys::spawn::{Child, Ids, Resource, Signal, Spawn};
@@ -21,6 +23,7 @@ use super::Verb;
 use crate::command::{Code, Error};
 use crate::microvm::{network, qemu, shares, vmm};
 use crate::plan::{Identity, Machine, NetworkPlan, Plan, SharePlan};
+use crate::store::Store;
 
 /// The parts of one sandbox, as its plan has them.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -33,20 +36,43 @@ pub(crate) struct SpawnerConfig {
     network: Option<NetworkPlan>,
     /// Whom the parts run as.
     identity: Identity,
-    /// The sandbox's state directory.
-    home: PathBuf,
+    /// The sandbox.
+    name: SandboxName,
+    /// The directory of all sandboxes.
+    sandboxes: PathBuf,
+    /// The control group around all of them, if there is one.
+    group: Option<Group>,
 }
 
 impl SpawnerConfig {
-    /// The parts of `plan`, whose sandbox keeps its state in `home`. What
-    /// the guest is told, variables above all, is not among it.
-    pub(crate) fn new(plan: &Plan, home: PathBuf) -> Self {
+    /// The parts of `plan`, whose sandbox keeps its state below `sandboxes`
+    /// and whose processes are in `group`. What the guest is told, variables
+    /// above all, is not among it.
+    pub(crate) fn new(plan: &Plan, sandboxes: &Path, group: Option<Group>) -> Self {
         Self {
             machine: plan.machine.clone(),
             shares: plan.shares.clone(),
             network: plan.network.clone(),
             identity: plan.identity,
-            home,
+            name: plan.name.clone(),
+            sandboxes: sandboxes.to_owned(),
+            group,
+        }
+    }
+
+    fn home(&self) -> PathBuf {
+        self.sandboxes.join(self.name.as_str())
+    }
+
+    /// Lets this process and `supervisor` out of the control group, which
+    /// all parts have left by then, and removes it.
+    pub(super) fn give_back(&self, supervisor: Option<u32>) {
+        let sandbox = Store::new(self.sandboxes.clone()).find(&self.name);
+        if let (Some(group), Some(sandbox)) = (&self.group, sandbox) {
+            for pid in supervisor.into_iter().chain([std::process::id()]) {
+                let _ = group.expel(pid);
+            }
+            crate::group::leave(&sandbox, group);
         }
     }
 }
@@ -99,7 +125,7 @@ impl Parts {
                 })
             }
         };
-        let shadows = shadows(&config.home)?;
+        let shadows = shadows(&config.home())?;
         let shares = config.shares.iter().map(|share| {
             let (argv, program) = role("share");
             let shadow = shadow(&shadows, &share.tag, config.identity.share)?;
@@ -352,7 +378,9 @@ mod tests {
                 service: None,
                 share: None,
             },
-            home: at("home"),
+            name: "home".parse().unwrap(),
+            sandboxes: root.path().to_owned(),
+            group: None,
         };
         (root, config)
     }

@@ -20,7 +20,7 @@ use super::launch::{self, Helper, Launched};
 use super::serve::{self, LinkEnd, Shared, Stage};
 use super::wire::{FrameReader, write};
 use super::{SOCKET, StartStatus, Status, SuperviseConfig, log, machine};
-use crate::command::{Code, Error};
+use crate::command::{Code, Error, Wall};
 use crate::microvm::{setup, shares};
 use crate::spawner::{Report, Spawner};
 use crate::store::{Phase, RunRecord, SandboxDir, Supervising};
@@ -47,6 +47,10 @@ const MAX_LINE: usize = 64 * 1024;
 ///
 /// # Errors
 /// If it could not be started, or a part of it ended before its time.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "each is made in its order by the one caller, before a runtime is"
+)]
 pub(super) async fn live(
     config: &SuperviseConfig,
     sandbox: &SandboxDir,
@@ -54,6 +58,7 @@ pub(super) async fn live(
     spawner: &Spawner,
     reports: StdStream,
     record: &mut RunRecord,
+    held: Wall,
     status: &mut Status,
 ) -> Result<(), Error> {
     let ends = watch_ends(reports)?;
@@ -68,7 +73,7 @@ pub(super) async fn live(
         names: names(&parts),
     };
 
-    let mut walls = Vec::new();
+    let mut walls = vec![held];
     for helper in parts.helpers.iter_mut().chain([&mut parts.vmm]) {
         let ready = tokio::select! {
             ready = tokio::time::timeout(HELPER_LIMIT, first_line(&mut helper.control)) => ready,

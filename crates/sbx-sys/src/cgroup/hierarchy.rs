@@ -83,6 +83,7 @@ impl Hierarchies {
                     && may_write(&parent.join("cgroup.procs"));
                 usable.then(|| Place {
                     directory: parent.join(name),
+                    home: own.to_owned(),
                     version: Version::V2,
                     controllers,
                 })
@@ -102,6 +103,7 @@ impl Hierarchies {
                 Some(place) => place.controllers.push(*controller),
                 None => places.push(Place {
                     directory,
+                    home: own.clone(),
                     version: Version::V1,
                     controllers: vec![*controller],
                 }),

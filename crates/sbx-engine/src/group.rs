@@ -1,0 +1,150 @@
+//! The control group of the host around all processes of one sandbox.
+//!
+//! Owns: its name, and that it is written down before it is made and erased
+//! after it is removed. The supervisor enters it before it starts anything;
+//! the spawner, which is not locked down, empties and removes it last thing;
+//! what a killed sandbox left the next command removes. Trusts the record
+//! only for where a group may be: whatever it says, nothing but an empty
+//! control group of this sandbox is removed.
+
+use std::time::{Duration, Instant};
+
+use sbx_spec::SandboxName;
+use sbx_sys::cgroup::{Controller, Group, Limits};
+use sbx_sys::file;
+
+use crate::command::{Code, Error, Wall};
+use crate::plan::Ceiling;
+use crate::store::SandboxDir;
+
+/// The record in a sandbox's directory.
+const RECORD: &str = "cgroup.json";
+/// Longest record that is read, in bytes.
+const MAX_RECORD: usize = 64 * 1024;
+/// How long the kernel may take to let go of processes that were killed.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Puts this process, and whatever it starts from now on, into a control
+/// group of its own, as far as the host has one. Returns it and what
+/// `inspect` says of it.
+///
+/// # Errors
+/// If there is none and a fraction of a processor was asked for, which
+/// nothing else can hold.
+pub(crate) fn enter(
+    sandbox: &SandboxDir,
+    ceiling: &Ceiling,
+) -> Result<(Option<Group>, Wall), Error> {
+    let wall = |up, note| Wall {
+        process: "all".to_owned(),
+        wall: "control group".to_owned(),
+        up,
+        note: Some(note),
+    };
+    match make(sandbox, ceiling) {
+        Ok((group, set)) if ceiling.cpu_millis.is_none() || set.contains(&Controller::Cpu) => {
+            Ok((Some(group), wall(true, described(ceiling, &set))))
+        }
+        Ok((group, _)) => {
+            let _ = group.expel(std::process::id());
+            leave(sandbox, &group);
+            Err(refused("it has no controller `cpu`"))
+        }
+        Err(why) if ceiling.cpu_millis.is_some() => Err(refused(&why)),
+        Err(why) => Ok((None, wall(false, why))),
+    }
+}
+
+fn make(sandbox: &SandboxDir, ceiling: &Ceiling) -> Result<(Group, Vec<Controller>), String> {
+    let name = format!("{}{}", prefix(sandbox.name()), std::process::id());
+    let group = Group::locate(&name).map_err(|unavailable| unavailable.why)?;
+    let directory = file::open_dir(sandbox.join("")).map_err(|error| error.to_string())?;
+    let record = serde_json::to_vec(&group).map_err(|error| error.to_string())?;
+    file::replace_at(&directory, RECORD, &record).map_err(|error| explain(&error))?;
+    let limits = Limits {
+        memory: Some(ceiling.memory.as_bytes()),
+        cpu_millis: ceiling.cpu_millis.map(u64::from),
+        pids: Some(u64::from(ceiling.tasks)),
+    };
+    let entered = group
+        .create(&limits)
+        .and_then(|set| group.add(std::process::id()).map(|()| set));
+    entered.map(|set| (group.clone(), set)).map_err(|error| {
+        let _ = group.expel(std::process::id());
+        leave(sandbox, &group);
+        explain(&error)
+    })
+}
+
+/// Removes what an earlier supervisor of this sandbox left. Only to be asked
+/// while none lives.
+pub(crate) fn remove_left(sandbox: &SandboxDir) {
+    let Ok(directory) = file::open_dir(sandbox.join("")) else {
+        return;
+    };
+    let Ok(record) = file::read_at(&directory, RECORD, MAX_RECORD) else {
+        return;
+    };
+    match serde_json::from_slice(&record) {
+        Ok(group) => leave(sandbox, &group),
+        Err(_) => erase(sandbox),
+    }
+}
+
+/// Whether an earlier supervisor left one.
+pub(crate) fn is_left(sandbox: &SandboxDir) -> bool {
+    sandbox.join(RECORD).exists()
+}
+
+/// Removes the group, which its processes have left or are leaving, and then
+/// the record of it.
+pub(crate) fn leave(sandbox: &SandboxDir, group: &Group) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match group.remove(&prefix(sandbox.name())) {
+            Ok(()) => return erase(sandbox),
+            // The kernel tells nobody when the last process is gone.
+            Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(10)),
+            Err(_) => return,
+        }
+    }
+}
+
+fn erase(sandbox: &SandboxDir) {
+    let _ = std::fs::remove_file(sandbox.join(RECORD));
+}
+
+fn prefix(name: &SandboxName) -> String {
+    format!("sbx-{name}-")
+}
+
+fn described(ceiling: &Ceiling, set: &[Controller]) -> String {
+    let limits: Vec<_> = set
+        .iter()
+        .map(|controller| match controller {
+            Controller::Memory => format!("memory {}", ceiling.memory),
+            Controller::Cpu => {
+                let millis = ceiling.cpu_millis.unwrap_or_default();
+                format!("{} processors", f64::from(millis) / 1000.0)
+            }
+            Controller::Pids => format!("{} tasks", ceiling.tasks),
+        })
+        .collect();
+    limits.join(", ")
+}
+
+fn refused(why: &str) -> Error {
+    Error::new(
+        Code::Limit,
+        format!("no control group can hold a fraction of a processor here: {why}"),
+    )
+    .hint("give a whole number of processors")
+}
+
+fn explain(error: &sbx_sys::Error) -> String {
+    let source = std::error::Error::source(error);
+    source.map_or_else(
+        || error.to_string(),
+        |source| format!("cannot {error}: {source}"),
+    )
+}
