@@ -1,6 +1,7 @@
 //! Death of any one process of ours, at any moment: the next command repairs
 //! or explains, and nothing is left over. The home's end checks the latter.
 
+use std::net::TcpListener;
 use std::time::Duration;
 
 use e2e::{Home, Process, Sandbox};
@@ -73,6 +74,50 @@ fn the_death_of_any_process_during_a_session_is_survived() {
     // The guest's own end.
     sandbox.exec(["sudo", "reboot", "-f"]).output();
     assert_usable(&home, &sandbox, "the guest's end");
+}
+
+/// Holds a connection that says nothing, and prints how it ends.
+const WAITING: &str = "
+import socket, sys
+held = socket.create_connection(('host.sbx.internal', int(sys.argv[1])))
+print('held', file=sys.stderr, flush=True)
+try:
+    print(held.recv(1), flush=True)
+except ConnectionResetError:
+    print('reset', flush=True)
+";
+
+#[test]
+fn the_death_of_the_network_engine_ends_connections_and_nothing_else() {
+    let home = Home::new();
+    let server = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+    let port = server.local_addr().expect("it has an address").port();
+    std::thread::spawn(move || {
+        // Held and silent until the test ends.
+        let _held: Vec<_> = server.incoming().collect();
+    });
+    let sandbox = home.sandbox_with("mortal", &["--allow-network", &format!("localhost:{port}")]);
+    let address = sandbox.sh("getent hosts one.example");
+    let mut session = sandbox.exec_with(["-i"], ["cat"]).spawn_open();
+    session.send(b"before\n");
+    let waiting = sandbox
+        .exec(["python3", "-c", WAITING, &port.to_string()])
+        .spawn();
+    waiting.says("held");
+
+    kill(&home, "sbx net");
+
+    assert_eq!(waiting.output().text(), "reset");
+    sandbox.sh(&format!("exec 3<>/dev/tcp/host.sbx.internal/{port}"));
+    assert_eq!(sandbox.sh("getent hosts one.example"), address);
+    session.send(b"after\n");
+    session.end_input();
+    assert_eq!(session.output().text(), "before\nafter");
+    let log = home.sbx(["logs", "mortal"]).succeeds().text();
+    assert!(log.contains("another one is started"), "{log}");
+
+    home.sbx(["stop", "mortal"]).succeeds();
+    assert_eq!(sandbox.sh("getent hosts one.example"), address);
 }
 
 #[test]

@@ -24,8 +24,16 @@ pub fn run(name: &str) -> Result<(), Error> {
     match name {
         "supervise" => supervisor::run(role),
         "spawner" => spawner::run(role),
-        "net" => sbx_net::process::run(role.config()?, role.fd(4)?, role.fd(5)?)
-            .map_err(|source| ended("net").because(source)),
+        "net" => {
+            let links = sbx_net::process::Links {
+                link: role.fd(4)?,
+                control: role.fd(5)?,
+                ledger: role.fd(6)?,
+                names: role.fd(7)?,
+            };
+            sbx_net::process::run(role.config()?, links)
+                .map_err(|source| ended("net").because(source))
+        }
         "share" => {
             let (listener, root) = (role.fd(4)?, role.fd(5)?);
             let (shadow, control) = (role.fd(6)?, role.fd(7)?);

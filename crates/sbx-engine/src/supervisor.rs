@@ -9,6 +9,8 @@ mod launch;
 mod lifecycle;
 mod log;
 mod machine;
+mod names;
+mod network;
 mod router;
 mod serve;
 mod walls;

@@ -13,6 +13,7 @@ use sbx_sys::jail::InForce;
 use serde::Serialize;
 
 use crate::limits;
+use crate::names::{KnownName, Names};
 
 /// One line to the supervisor.
 #[derive(Debug, Serialize)]
@@ -24,6 +25,8 @@ pub(crate) enum Line<'a> {
     Flow(&'a FlowRecord<'a>),
     /// An allowed flow is over.
     End(&'a EndRecord),
+    /// A name got this address.
+    Name(&'a KnownName),
     /// Records that were not written since the last such line.
     Flood(&'a Flood),
 }
@@ -159,6 +162,17 @@ impl Control {
         if !(self.rate.take(now) && self.push(&Line::End(record))) {
             self.flood.ended += 1;
             self.flood_due.get_or_insert(now + Duration::from_secs(1));
+        }
+    }
+
+    /// Tells new names. Unlike records none is ever left out: what finds no
+    /// room now is told later.
+    pub(crate) fn names(&mut self, names: &mut Names) {
+        while let Some(known) = names.untold() {
+            if !self.push(&Line::Name(&known)) {
+                return;
+            }
+            names.told();
         }
     }
 

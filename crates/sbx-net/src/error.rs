@@ -16,8 +16,10 @@ pub struct Error {
 pub enum Attempt {
     /// Reading or writing the link to the VMM.
     Link,
-    /// A frame of this many bytes was announced on the link.
-    Frame(u32),
+    /// Reading or writing the list of connections.
+    Ledger,
+    /// Reading the names of earlier endpoints.
+    Names,
     /// Reading or writing the control link.
     Control,
     /// Waiting for events.
@@ -29,13 +31,6 @@ pub enum Attempt {
 }
 
 impl Error {
-    pub(crate) fn bare(attempt: Attempt) -> Self {
-        Self {
-            attempt,
-            source: None,
-        }
-    }
-
     pub(crate) fn new(
         attempt: Attempt,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -61,9 +56,8 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.attempt {
             Attempt::Link => f.write_str("cannot use the link to the virtual machine"),
-            Attempt::Frame(length) => {
-                write!(f, "the virtual machine announced a frame of {length} bytes")
-            }
+            Attempt::Ledger => f.write_str("cannot use the list of connections"),
+            Attempt::Names => f.write_str("cannot read the names of this sandbox"),
             Attempt::Control => f.write_str("cannot use the control link"),
             Attempt::Wait => f.write_str("cannot wait for events"),
             Attempt::Resolver => f.write_str("cannot start the name resolver"),

@@ -22,6 +22,7 @@ mod flow;
 mod gate;
 mod jail;
 pub mod layout;
+mod ledger;
 pub mod limits;
 mod names;
 pub mod process;
@@ -34,3 +35,4 @@ mod table;
 
 pub use config::NetConfig;
 pub use error::{Attempt, Error};
+pub use names::{KnownName, file as names_file};

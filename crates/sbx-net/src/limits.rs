@@ -8,12 +8,11 @@ use std::time::Duration;
 /// Largest IP packet on the link, in bytes (the MTU the guest is told).
 pub const MTU: usize = 65_520;
 
-/// Largest Ethernet frame, in bytes. A longer one closes the link: its
-/// sender does not speak our framing.
+/// Largest Ethernet frame, in bytes. A longer one is dropped.
 pub const FRAME: usize = MTU + 14;
 
-/// Bytes read from the link and not looked at yet.
-pub const LINK_INPUT: usize = 512 * 1024;
+/// Frames read from the link before connections are served again.
+pub const LINK_INPUT: usize = 64;
 
 /// Bytes ready for the link and not taken by the VMM yet. Where it is full,
 /// answers to the guest are dropped as a network would.
@@ -25,6 +24,9 @@ pub const LINK_OUTPUT_SOFT: usize = 1024 * 1024;
 
 /// TCP connections of the guest at once. The next one is reset.
 pub const FLOWS: usize = 5_120;
+
+/// Size of the list of connections that stand, in bytes: 22 for each.
+pub const LEDGER: usize = FLOWS * 22;
 
 /// Connections being resolved or dialled at once. The next SYN is dropped,
 /// and tried again by the guest's kernel.
@@ -42,9 +44,12 @@ pub const DNS_STREAMS: usize = 64;
 pub const BUFFERS: [(usize, usize); 3] =
     [(512 * 1024, 128), (64 * 1024, 1_024), (16 * 1024, FLOWS)];
 
-/// Distinct names that get an address in the life of one endpoint. The next
-/// one is answered REFUSED; names known by then keep working.
+/// Distinct names that have an address in one sandbox. The next one is
+/// answered REFUSED; names known by then keep working.
 pub const NAMES: usize = 16_384;
+
+/// Longest name with its address as it is handed on, in bytes.
+pub const NAME: usize = 320;
 
 /// DNS queries a second, and as many at once. More are answered REFUSED.
 pub const DNS_RATE: u32 = 2_000;

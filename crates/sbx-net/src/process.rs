@@ -1,27 +1,25 @@
 //! The process `sbx net`: its walls, then its loop.
 
-use std::os::fd::OwnedFd;
-
 use sbx_sys::jail::InForce;
 
 use crate::config::NetConfig;
 use crate::control::Ready;
+pub use crate::engine::Links;
 use crate::engine::{Ended, Engine};
 use crate::error::Error;
 use crate::jail;
 
 /// Locks the process down and serves one sandbox until the virtual machine
-/// closes `link` or the supervisor closes `control`. Both are Unix stream
-/// sockets: frames behind a 4-byte big-endian length on the one, JSON lines
-/// on the other, the first of which is `{"ready":{"walls":[…]}}`. The caller
-/// holds no other descriptors and has started no thread.
+/// closes the link or the supervisor its control. The first line to the
+/// supervisor is `{"ready":{"walls":[…]}}`. The caller holds no other
+/// descriptors and has started no thread.
 ///
 /// # Errors
 /// When a wall cannot be set, when the link carries what cannot be a frame,
 /// or when the kernel refuses something that the loop cannot do without.
-pub fn run(config: NetConfig, link: OwnedFd, control: OwnedFd) -> Result<(), Error> {
+pub fn run(config: NetConfig, links: Links) -> Result<(), Error> {
     let walls = lock_down()?;
-    serve_with(&config, link, control, walls)
+    serve_with(&config, links, walls)
 }
 
 /// Puts the walls of [`run`] around the calling process, which has one
@@ -38,17 +36,12 @@ pub fn lock_down() -> Result<InForce, Error> {
 ///
 /// # Errors
 /// As [`run`], walls aside.
-pub fn serve(config: &NetConfig, link: OwnedFd, control: OwnedFd) -> Result<(), Error> {
-    serve_with(config, link, control, InForce::default())
+pub fn serve(config: &NetConfig, links: Links) -> Result<(), Error> {
+    serve_with(config, links, InForce::default())
 }
 
-fn serve_with(
-    config: &NetConfig,
-    link: OwnedFd,
-    control: OwnedFd,
-    walls: InForce,
-) -> Result<(), Error> {
-    match Engine::new(config, link, control)?.run(&Ready { walls })? {
+fn serve_with(config: &NetConfig, links: Links, walls: InForce) -> Result<(), Error> {
+    match Engine::new(config, links)?.run(&Ready { walls })? {
         Ended::Link | Ended::Control => Ok(()),
     }
 }

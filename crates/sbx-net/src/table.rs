@@ -21,6 +21,11 @@ pub(crate) struct Key {
 impl Key {
     const GENERATIONS: u32 = 1 << 24;
 
+    /// Its place: below the largest number of connections there were at once.
+    pub(crate) fn place(self) -> u32 {
+        self.place
+    }
+
     /// The key and one of its sockets as event data.
     pub(crate) fn token(self, attempt: u8) -> u64 {
         u64::from(self.generation) << 40 | u64::from(self.place) << 8 | u64::from(attempt)

@@ -9,9 +9,9 @@
 
 mod support;
 
+use rustix::net::Shutdown;
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -47,7 +47,7 @@ struct Bed {
     name: String,
     children: Vec<Child>,
     control: BufReader<UnixStream>,
-    link: UnixStream,
+    link: OwnedFd,
 }
 
 /// Why the bed cannot be made here; printed, since a test has no other way
@@ -80,7 +80,7 @@ fn bed(test: &str) -> Option<Bed> {
         return None;
     }
     let name = format!("sbx{}{test}", std::process::id());
-    let (link, vmm) = UnixStream::pair().unwrap();
+    let (link, vmm) = sbx_sys::unix::message_pair().unwrap();
     let (control, supervisor) = UnixStream::pair().unwrap();
     let mut bed = Bed {
         name,
@@ -98,14 +98,14 @@ fn bed(test: &str) -> Option<Bed> {
     bed.spawn(
         "host",
         &endpoint,
-        OwnedFd::from(link).into(),
+        link.into(),
         OwnedFd::from(control).into(),
     );
     let python = python().unwrap();
     bed.spawn(
         "guest",
         &[python.to_str().unwrap(), TAP, "tap0"],
-        OwnedFd::from(vmm).into(),
+        vmm.into(),
         Stdio::null(),
     );
     let ready = bed.line();
@@ -252,7 +252,7 @@ impl Bed {
 impl Drop for Bed {
     fn drop(&mut self) {
         // Without its link the endpoint ends by itself; the rest is ended.
-        let _gone = self.link.shutdown(Shutdown::Both);
+        let _gone = rustix::net::shutdown(&self.link, Shutdown::Both);
         for child in &mut self.children {
             let _gone = child.kill();
             let _gone = child.wait();

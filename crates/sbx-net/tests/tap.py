@@ -13,7 +13,6 @@ fcntl.ioctl(tap, 0x400454CA, struct.pack("16sH22x", sys.argv[1].encode(), 0x1002
 link = socket.socket(fileno=os.dup(0))
 os.set_blocking(tap, False)
 link.setblocking(True)
-waiting = bytearray()
 poll = select.poll()
 poll.register(tap, select.POLLIN)
 poll.register(link, select.POLLIN)
@@ -25,17 +24,9 @@ while True:
                     frame = os.read(tap, 65600)
                 except BlockingIOError:
                     break
-                link.sendall(struct.pack("!I", len(frame)) + frame)
+                link.send(frame)
         else:
-            data = link.recv(1 << 20)
-            if not data:
+            frame = link.recv(1 << 17)
+            if not frame:
                 sys.exit(0)
-            waiting += data
-            at = 0
-            while len(waiting) - at >= 4:
-                length = struct.unpack_from("!I", waiting, at)[0]
-                if len(waiting) - at - 4 < length:
-                    break
-                os.write(tap, memoryview(waiting)[at + 4 : at + 4 + length].tobytes())
-                at += 4 + length
-            del waiting[:at]
+            os.write(tap, frame)

@@ -22,6 +22,28 @@ const SEALS: SealFlags = SealFlags::SEAL
 /// # Errors
 /// When the kernel refuses the file, the bytes or the seals.
 pub fn sealed(name: &str, bytes: &[u8]) -> Result<OwnedFd> {
+    let mut file = create(name)?;
+    file.write_all(bytes).attempt("fill a memory file")?;
+    file.seek(SeekFrom::Start(0))
+        .attempt("rewind a memory file")?;
+    rustix::fs::fcntl_add_seals(&file, SEALS).attempt("seal a memory file")?;
+    Ok(file.into())
+}
+
+/// A memory file of `size` zero bytes that can be written, never grown or cut.
+///
+/// # Errors
+/// When the kernel refuses the file, its size or the seals.
+pub fn fixed(name: &str, size: usize) -> Result<OwnedFd> {
+    let file = create(name)?;
+    file.set_len(size as u64)
+        .attempt("set the size of a memory file")?;
+    let seals = SEALS - SealFlags::WRITE;
+    rustix::fs::fcntl_add_seals(&file, seals).attempt("seal a memory file")?;
+    Ok(file.into())
+}
+
+fn create(name: &str) -> Result<File> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | MemfdFlags::NOEXEC_SEAL;
     let fd = match rustix::fs::memfd_create(name, flags) {
         // Kernels before 6.3 do not know NOEXEC_SEAL.
@@ -31,12 +53,7 @@ pub fn sealed(name: &str, bytes: &[u8]) -> Result<OwnedFd> {
         other => other,
     }
     .attempt("create a memory file")?;
-    let mut file = File::from(fd);
-    file.write_all(bytes).attempt("fill a memory file")?;
-    file.seek(SeekFrom::Start(0))
-        .attempt("rewind a memory file")?;
-    rustix::fs::fcntl_add_seals(&file, SEALS).attempt("seal a memory file")?;
-    Ok(file.into())
+    Ok(File::from(fd))
 }
 
 /// The bytes of a memory file made by [`sealed`], wherever its position is.
@@ -87,6 +104,14 @@ mod tests {
         let fd = sealed("test", b"hello").unwrap();
         let error = rustix::io::pwrite(fd.as_fd(), b"x", 0).unwrap_err();
         assert_eq!(error, rustix::io::Errno::PERM);
+    }
+
+    #[test]
+    fn a_file_of_fixed_size_takes_bytes_within_it_only() {
+        let fd = fixed("test", 4).unwrap();
+        assert_eq!(rustix::io::pwrite(&fd, b"abcd", 0), Ok(4));
+        assert!(rustix::io::pwrite(&fd, b"e", 4).is_err());
+        assert!(rustix::fs::ftruncate(&fd, 0).is_err());
     }
 
     #[test]

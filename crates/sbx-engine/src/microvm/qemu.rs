@@ -128,7 +128,7 @@ pub(crate) fn arguments(machine: &Machine, fds: &Descriptors, tags: &[String]) -
     if let Some(fd) = fds.network {
         line.add(
             "-netdev",
-            &format!("stream,id=net,server=off,addr.type=fd,addr.str={fd}"),
+            &format!("dgram,id=net,local.type=fd,local.str={fd}"),
         );
         line.add(
             "-device",

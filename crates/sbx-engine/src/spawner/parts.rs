@@ -10,7 +10,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, SealFlags};
 use rustix::io::Errno;
 use sbx_spec::SandboxName;
 use sbx_sys::cgroup::Group;
@@ -98,6 +98,9 @@ enum Slot {
     Own(OwnedFd),
     /// The end of a link, brought by the request.
     Link,
+    /// A sealed memory file, brought by the request: what this part's
+    /// predecessors handed on.
+    Text,
 }
 
 impl Parts {
@@ -121,7 +124,7 @@ impl Parts {
                     argv,
                     config: serde_json::to_vec(&network::config(plan)).map_err(unwritten)?,
                     ids: config.identity.service,
-                    slots: vec![Slot::Link, Slot::Link],
+                    slots: vec![Slot::Link, Slot::Link, Slot::Own(ledger()?), Slot::Text],
                 })
             }
         };
@@ -172,13 +175,14 @@ impl Parts {
             (log.ok_or_else(wrong)?, 2),
             (memfd::sealed("sbx-config", &part.config)?, 3),
         ];
+        let mut next = |fits: &dyn Fn(&OwnedFd) -> bool| {
+            brought.next().filter(|fd| fits(fd)).ok_or_else(wrong)
+        };
         for (slot, number) in part.slots.iter().zip(4..) {
             let fd = match slot {
                 Slot::Own(fd) => copied(fd)?,
-                Slot::Link => brought
-                    .next()
-                    .filter(|fd| is(fd, FileType::Socket))
-                    .ok_or_else(wrong)?,
+                Slot::Link => next(&|fd| is(fd, FileType::Socket))?,
+                Slot::Text => next(&is_sealed)?,
             };
             fds.push((fd, number));
         }
@@ -312,6 +316,17 @@ fn is(fd: &OwnedFd, kind: FileType) -> bool {
     open && rustix::fs::fstat(fd).is_ok_and(|found| FileType::from_raw_mode(found.st_mode) == kind)
 }
 
+/// Whether a descriptor is a memory file that nobody can change any more.
+fn is_sealed(fd: &OwnedFd) -> bool {
+    rustix::fs::fcntl_get_seals(fd).is_ok_and(|seals| seals.contains(SealFlags::WRITE))
+}
+
+/// Where a network engine lists its connections for the one after it.
+fn ledger() -> Result<OwnedFd, Error> {
+    memfd::fixed("sbx-ledger", sbx_net::limits::LEDGER)
+        .map_err(|source| Error::new(Code::Io, "cannot prepare the parts").because(source))
+}
+
 fn copied(fd: &OwnedFd) -> sbx_sys::Result<OwnedFd> {
     fd.as_fd()
         .try_clone_to_owned()
@@ -399,6 +414,10 @@ mod tests {
         UnixStream::pair().unwrap().0.into()
     }
 
+    fn text() -> OwnedFd {
+        memfd::sealed("names", b"").unwrap()
+    }
+
     fn refusal(parts: &Parts, verb: Verb, brought: Vec<OwnedFd>) -> String {
         parts
             .start(verb, brought)
@@ -412,8 +431,10 @@ mod tests {
         let (_root, config) = host();
         let parts = open(&config).unwrap();
         for (verb, links) in [(Verb::Net, 2), (Verb::Share(0), 2), (Verb::Vmm, 6)] {
-            let brought = std::iter::once(log()).chain((0..links).map(|_| link()));
-            let child = parts.start(verb, brought.collect()).unwrap();
+            let mut brought = vec![log()];
+            brought.extend((0..links).map(|_| link()));
+            brought.extend((verb == Verb::Net).then(text));
+            let child = parts.start(verb, brought).unwrap();
             assert!(child.wait().is_ok(), "{verb}");
         }
     }
@@ -445,7 +466,7 @@ mod tests {
         let logged_to = std::fs::File::open(root.path().join("base")).unwrap();
         let said = refusal(&parts, Verb::Net, vec![logged_to.into(), link(), link()]);
         assert!(said.contains("other than its links"), "{said}");
-        let said = refusal(&parts, Verb::Net, vec![log(), link(), link(), link()]);
+        let said = refusal(&parts, Verb::Share(0), vec![log(), link(), link(), link()]);
         assert!(said.contains("other than its links"), "{said}");
     }
 

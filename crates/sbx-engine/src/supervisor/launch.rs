@@ -12,6 +12,7 @@ use sbx_sys::{file, unix};
 use tokio::net::UnixStream;
 
 use super::log;
+use super::network::Network;
 use crate::command::{Code, Error};
 use crate::plan::Plan;
 use crate::spawner::{Spawner, Started, Verb};
@@ -24,8 +25,10 @@ pub(crate) struct Launched {
     pub(crate) qmp: UnixStream,
     /// The machine monitor; its control says only which walls it has.
     pub(crate) vmm: Helper,
-    /// Everything else, by name; the sandbox cannot go on without any.
+    /// Everything else, by name; only the network engine can be replaced.
     pub(crate) helpers: Vec<Helper>,
+    /// What outlives the network engine among them.
+    pub(super) network: Option<Network>,
 }
 
 /// A process beside the machine.
@@ -38,11 +41,17 @@ pub(crate) struct Helper {
     pub(crate) control: UnixStream,
 }
 
-/// Starts everything. `runtime` is the sandbox's runtime directory.
+/// Starts everything. `runtime` is the sandbox's runtime directory, `names`
+/// the file of the names in its network.
 ///
 /// # Errors
 /// If a part cannot be started; those that were end with the spawner.
-pub(crate) fn launch(plan: &Plan, spawner: &Spawner, runtime: &Path) -> Result<Launched, Error> {
+pub(crate) fn launch(
+    plan: &Plan,
+    spawner: &Spawner,
+    runtime: &Path,
+    names: &Path,
+) -> Result<Launched, Error> {
     let failed = |source: sbx_sys::Error| {
         Error::new(Code::Jail, "cannot make the links between processes").because(source)
     };
@@ -69,24 +78,19 @@ pub(crate) fn launch(plan: &Plan, spawner: &Spawner, runtime: &Path) -> Result<L
         });
     }
     let mut network = None;
+    let mut frames = None;
     if plan.network.is_some() {
-        let (link, engine) = unix::stream_pair().map_err(failed)?;
-        let (near, far) = unix::stream_pair().map_err(failed)?;
-        let links = vec![engine.into(), far.into()];
-        let process = spawner.run(Verb::Net, log_pipe("net")?, links)?;
-        network = Some(OwnedFd::from(link));
-        helpers.push(Helper {
-            name: "net".to_owned(),
-            process,
-            control: tokio_stream(near)?,
-        });
+        let (prepared, machine) = Network::prepare(names)?;
+        helpers.push(prepared.start(spawner)?);
+        network = Some(prepared);
+        frames = Some(machine);
     }
     let (link, control) = unix::stream_pair().map_err(failed)?;
     let (qmp, monitor) = unix::stream_pair().map_err(failed)?;
     let (console, serial) = unix::stream_pair().map_err(failed)?;
     tokio::task::spawn_local(log::copy("boot".to_owned(), tokio_stream(console)?));
     let mut links: Vec<OwnedFd> = vec![control.into(), monitor.into(), serial.into()];
-    links.extend(network);
+    links.extend(frames);
     links.extend(share_sockets);
     let (near, report) = unix::stream_pair().map_err(failed)?;
     links.push(report.into());
@@ -101,11 +105,12 @@ pub(crate) fn launch(plan: &Plan, spawner: &Spawner, runtime: &Path) -> Result<L
         qmp: tokio_stream(qmp)?,
         vmm,
         helpers,
+        network,
     })
 }
 
 /// Where a child's own messages go.
-fn log_pipe(name: &str) -> Result<OwnedFd, Error> {
+pub(super) fn log_pipe(name: &str) -> Result<OwnedFd, Error> {
     let failed = |source: std::io::Error| {
         Error::new(Code::Io, "cannot make a pipe for a log").because(source)
     };
@@ -115,7 +120,7 @@ fn log_pipe(name: &str) -> Result<OwnedFd, Error> {
     Ok(writer.into())
 }
 
-fn tokio_stream(stream: StdStream) -> Result<UnixStream, Error> {
+pub(super) fn tokio_stream(stream: StdStream) -> Result<UnixStream, Error> {
     stream
         .set_nonblocking(true)
         .and_then(|()| UnixStream::from_std(stream))

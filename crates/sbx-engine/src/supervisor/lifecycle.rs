@@ -1,5 +1,6 @@
 //! From the first process to the last: start, serve, stop.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream as StdStream;
 use std::rc::Rc;
@@ -16,7 +17,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 
-use super::launch::{self, Helper, Launched};
+use super::launch::{self, Launched};
+use super::network::Network;
 use super::serve::{self, LinkEnd, Shared, Stage};
 use super::wire::{FrameReader, write};
 use super::{SOCKET, StartStatus, Status, SuperviseConfig, log, machine};
@@ -67,10 +69,10 @@ pub(super) async fn live(
     std::fs::create_dir_all(&config.runtime).map_err(|source| {
         Error::new(Code::Io, "cannot make the runtime directory").because(source)
     })?;
-    let mut parts = launch::launch(plan, spawner, &config.runtime)?;
+    let mut parts = launch::launch(plan, spawner, &config.runtime, &sandbox.join("names.jsonl"))?;
     let mut ends = Ends {
         reports: ends,
-        names: names(&parts),
+        names: Rc::new(RefCell::new(names(&parts))),
     };
 
     let mut walls = vec![held];
@@ -95,6 +97,7 @@ pub(super) async fn live(
         qmp,
         vmm,
         helpers,
+        mut network,
     } = parts;
     let (reader, mut writer) = link.into_split();
     let mut reader = FrameReader::new(reader, Side::Guest);
@@ -130,23 +133,33 @@ pub(super) async fn live(
         "walls": walls,
         "warnings": ready.warnings,
         "boot_ms": ready.boot_ms,
-        "processes": ends.names.iter()
-            .map(|(pid, name)| (name.clone(), serde_json::json!(pid)))
-            .collect::<serde_json::Map<_, _>>(),
     });
+    let processes = Rc::clone(&ends.names);
+    let known = move || {
+        let mut known = known.clone();
+        let processes = processes.borrow();
+        known["processes"] = processes
+            .iter()
+            .map(|(pid, name)| (name.clone(), serde_json::json!(pid)))
+            .collect();
+        known
+    };
     let machine = machine::Machine::connect(qmp);
-    let (shared, queue) = Shared::new(machine, Box::new(move || known.clone()));
+    let (shared, queue) = Shared::new(machine, Box::new(known));
     shared.stay.set(config.stay);
     spawn_local(serve::write_link(queue, writer));
     let link = spawn_local(serve::read_link(Rc::clone(&shared), reader));
     spawn_local(serve::accept(Rc::clone(&shared), listener));
     for helper in helpers {
-        spawn_local(log_events(helper));
+        match &mut network {
+            Some(network) if helper.name == "net" => network.hear(helper.control),
+            _ => drop(spawn_local(log::copy(helper.name, helper.control))),
+        }
     }
     shared.enter(Stage::Ready);
     status.tell(&StartStatus::Ready);
 
-    let end = until_end(config, &shared, &mut ends, link).await;
+    let end = until_end(config, &shared, &mut ends, link, network, spawner).await;
     let why = end.to_string();
     shared.enter(Stage::Stopping(why.clone()));
     record.phase = Phase::Stopping;
@@ -187,6 +200,8 @@ async fn until_end(
     shared: &Rc<Shared>,
     ends: &mut Ends,
     mut link: tokio::task::JoinHandle<LinkEnd>,
+    mut network: Option<Network>,
+    spawner: &Spawner,
 ) -> End {
     let mut asked = shared.stop.subscribe();
     let (Ok(mut terminate), Ok(mut hangup)) = (
@@ -202,9 +217,8 @@ async fn until_end(
     loop {
         let idle = !shared.stay.get() && shared.sessions() == 0;
         tokio::select! {
-            end = ends.next() => return match end.name.as_str() {
-                "vmm" if end.report.code == Some(0) => End::PoweredOff,
-                _ => End::Lost(part_ended(&end)),
+            end = ends.next() => if let Some(end) = survive(end, ends, network.as_mut(), spawner).await {
+                return end;
             },
             end = &mut link => return match end {
                 Ok(LinkEnd::Violation(what)) => {
@@ -212,8 +226,7 @@ async fn until_end(
                 }
                 // The machine's own end follows, and tells more.
                 _ => match tokio::time::timeout(OFF_LIMIT, ends.next()).await {
-                    Ok(end) if end.name == "vmm" && end.report.code == Some(0) => End::PoweredOff,
-                    Ok(end) => End::Lost(part_ended(&end)),
+                    Ok(end) => ended(&end),
                     Err(_) => End::Lost(Error::new(Code::Link, "the link to the guest closed")),
                 },
             },
@@ -231,6 +244,44 @@ async fn until_end(
             _ = clock.tick() => shared.tell_guest(&Clock { ns: setup::clock_ns() }),
             () = tokio::time::sleep_until(idle_since + idle_limit), if idle => return End::Idle,
         }
+    }
+}
+
+/// Goes on after the end of a part, where that can be.
+async fn survive(
+    end: PartEnd,
+    ends: &mut Ends,
+    network: Option<&mut Network>,
+    spawner: &Spawner,
+) -> Option<End> {
+    let network = match network {
+        Some(network) if end.name == "net" => network,
+        _ => return Some(ended(&end)),
+    };
+    // It ends in good order when the machine is gone, whose own end follows.
+    if end.report.code == Some(0)
+        && let Ok(next) = tokio::time::timeout(PARTING, ends.next()).await
+    {
+        return Some(ended(&next));
+    }
+    ends.names.borrow_mut().remove(&end.report.pid);
+    match network.start_again(spawner).await {
+        Ok(pid) => {
+            ends.names.borrow_mut().insert(pid, end.name.clone());
+            log::log(&format!(
+                "{}; another one is started: connections end, names keep their addresses",
+                part_ended(&end)
+            ));
+            None
+        }
+        Err(error) => Some(End::Lost(error.because(part_ended(&end)))),
+    }
+}
+
+fn ended(end: &PartEnd) -> End {
+    match end.name.as_str() {
+        "vmm" if end.report.code == Some(0) => End::PoweredOff,
+        _ => End::Lost(part_ended(end)),
     }
 }
 
@@ -325,7 +376,7 @@ fn listen(config: &SuperviseConfig) -> Result<tokio::net::UnixListener, Error> {
 /// How the parts of a sandbox end.
 struct Ends {
     reports: mpsc::Receiver<Report>,
-    names: BTreeMap<u32, String>,
+    names: Rc<RefCell<BTreeMap<u32, String>>>,
 }
 
 struct PartEnd {
@@ -339,7 +390,7 @@ impl Ends {
     async fn next(&mut self) -> PartEnd {
         match self.reports.recv().await {
             Some(report) => {
-                let name = self.names.get(&report.pid).cloned();
+                let name = self.names.borrow().get(&report.pid).cloned();
                 PartEnd {
                     name: name.unwrap_or_else(|| "a process".to_owned()),
                     report,
@@ -422,9 +473,4 @@ async fn first_line(control: &mut UnixStream) -> std::io::Result<String> {
             [byte] => line.push(byte),
         }
     }
-}
-
-/// What a helper says of its own accord goes to the log.
-async fn log_events(helper: Helper) {
-    log::copy(helper.name, helper.control).await;
 }

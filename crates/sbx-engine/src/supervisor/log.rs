@@ -86,13 +86,15 @@ pub(crate) async fn copy(source: String, mut stream: impl AsyncRead + Unpin) {
             cut.push(bytes, |text| line(&source, text));
         }
         if let Some(lost) = budget.settled() {
-            line(
-                &source,
-                &format!("({lost} bytes came too fast and were dropped)"),
-            );
+            line(&source, &dropped(lost));
         }
     }
     cut.finish(|text| line(&source, text));
+}
+
+/// What stands in the log for `lost` bytes.
+pub(crate) fn dropped(lost: u64) -> String {
+    format!("({lost} bytes came too fast and were dropped)")
 }
 
 /// Cuts bytes into lines fit for the log.
@@ -123,14 +125,16 @@ impl Lines {
     }
 }
 
-struct Budget {
+/// How much one source may still write.
+pub(crate) struct Budget {
     left: f64,
     since: Instant,
     lost: u64,
 }
 
 impl Budget {
-    fn new() -> Self {
+    /// A whole burst.
+    pub(crate) fn new() -> Self {
         Self {
             left: BURST,
             since: Instant::now(),
@@ -138,7 +142,8 @@ impl Budget {
         }
     }
 
-    fn spend(&mut self, count: usize) -> bool {
+    /// Takes `count` bytes of it; false when it does not have as many.
+    pub(crate) fn spend(&mut self, count: usize) -> bool {
         let passed = self.since.elapsed().as_secs_f64();
         self.since = Instant::now();
         self.left = (self.left + passed * RATE).min(BURST);
@@ -152,7 +157,7 @@ impl Budget {
     }
 
     /// What was lost, once there is room again to say so.
-    fn settled(&mut self) -> Option<u64> {
+    pub(crate) fn settled(&mut self) -> Option<u64> {
         (self.lost > 0 && self.left > BURST / 4.0).then(|| std::mem::take(&mut self.lost))
     }
 }

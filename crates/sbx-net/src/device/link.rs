@@ -1,11 +1,15 @@
-//! Frames on the stream to the VMM: a 4-byte big-endian length and the frame,
-//! as QEMU's `-netdev stream` has them. Never blocks.
+//! Frames on the socket to the VMM: one message is one frame, as QEMU's
+//! `-netdev dgram` has them. Never blocks.
+//!
+//! The borders are the kernel's, so an endpoint that dies in the middle of
+//! its work leaves no half frame behind for the one that follows it.
 
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags};
 
 use crate::limits;
 
@@ -15,17 +19,21 @@ const PREFIX: usize = 4;
 #[derive(Debug)]
 pub(crate) struct Link {
     fd: OwnedFd,
-    /// The kernel may have bytes for us.
+    /// The kernel may have frames for us.
     pub(crate) readable: bool,
-    /// The kernel may take bytes from us.
+    /// The kernel may take frames from us.
     pub(crate) writable: bool,
+    /// The other end is closed; what it sent before can still be read.
+    pub(crate) closed: bool,
 }
 
 /// What one read brought.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Received {
-    /// Some bytes.
-    Bytes,
+pub(crate) enum Received<'a> {
+    /// A frame.
+    Frame(&'a [u8]),
+    /// A message longer than any frame, or an empty one; it is dropped.
+    NoFrame,
     /// Nothing for now.
     Nothing,
     /// The VMM is gone.
@@ -38,6 +46,7 @@ impl Link {
             fd,
             readable: true,
             writable: true,
+            closed: false,
         }
     }
 
@@ -45,21 +54,16 @@ impl Link {
         self.fd.as_fd()
     }
 
-    /// Reads once into `input`.
-    pub(crate) fn receive(&mut self, input: &mut Input) -> io::Result<Received> {
-        let room = input.room();
-        if room.is_empty() {
-            return Ok(Received::Bytes);
-        }
-        let wanted = room.len();
-        match rustix::io::read(&self.fd, room) {
-            Ok(0) => Ok(Received::End),
-            Ok(read) => {
-                input.end += read;
-                // A short read means that the socket is empty: the next edge tells.
-                self.readable = read == wanted;
-                Ok(Received::Bytes)
-            }
+    /// Reads one frame into `room`.
+    pub(crate) fn receive<'a>(&mut self, room: &'a mut Room) -> io::Result<Received<'a>> {
+        match rustix::net::recv(&self.fd, &mut *room.0, RecvFlags::empty()) {
+            // An empty message reads like the end, which epoll tells apart.
+            Ok((_, 0)) if self.closed => Ok(Received::End),
+            Ok((_, 0)) => Ok(Received::NoFrame),
+            Ok((_, length)) => Ok(match room.0.get(..length) {
+                Some(frame) if length <= limits::FRAME => Received::Frame(frame),
+                _ => Received::NoFrame,
+            }),
             Err(Errno::AGAIN) => {
                 self.readable = false;
                 Ok(Received::Nothing)
@@ -70,13 +74,17 @@ impl Link {
         }
     }
 
-    /// Writes what `output` holds, as far as the kernel takes it.
+    /// Sends the frames that `output` holds, as far as the kernel takes them.
     pub(crate) fn send(&mut self, output: &mut Output) -> io::Result<()> {
-        while self.writable && !output.is_empty() {
-            match rustix::io::write(&self.fd, output.waiting()) {
-                Ok(written) => output.sent(written),
+        while self.writable
+            && let Some(frame) = output.first()
+        {
+            match rustix::net::send(&self.fd, frame, SendFlags::NOSIGNAL) {
+                Ok(_) => output.sent(),
                 Err(Errno::AGAIN) => self.writable = false,
                 Err(Errno::INTR) => {}
+                // No memory for this one: lost, as on any wire.
+                Err(Errno::NOBUFS) => output.sent(),
                 Err(error) => return Err(error.into()),
             }
         }
@@ -84,71 +92,17 @@ impl Link {
     }
 }
 
-/// Bytes from the VMM that are not a whole frame yet, or not looked at yet.
+/// Room for one frame, and for one byte that tells a longer one.
 #[derive(Debug)]
-pub(crate) struct Input {
-    bytes: Box<[u8]>,
-    start: usize,
-    end: usize,
-}
+pub(crate) struct Room(Box<[u8]>);
 
-/// The VMM announced a frame that cannot be one.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Oversized(pub(crate) u32);
-
-impl Input {
+impl Room {
     pub(crate) fn new() -> Self {
-        Self {
-            bytes: vec![0; limits::LINK_INPUT].into_boxed_slice(),
-            start: 0,
-            end: 0,
-        }
-    }
-
-    fn room(&mut self) -> &mut [u8] {
-        if self.start == self.end {
-            self.start = 0;
-            self.end = 0;
-        } else if self.bytes.len() - self.end < PREFIX + limits::FRAME {
-            self.bytes.copy_within(self.start..self.end, 0);
-            self.end -= self.start;
-            self.start = 0;
-        }
-        self.bytes.get_mut(self.end..).unwrap_or_default()
-    }
-
-    /// The next whole frame, if there is one.
-    pub(crate) fn frame(&mut self) -> Result<Option<&[u8]>, Oversized> {
-        let waiting = self.bytes.get(self.start..self.end).unwrap_or_default();
-        let Some((prefix, rest)) = waiting.split_first_chunk::<PREFIX>() else {
-            return Ok(None);
-        };
-        let announced = u32::from_be_bytes(*prefix);
-        let length = match usize::try_from(announced) {
-            Ok(length) if length <= limits::FRAME => length,
-            _ => return Err(Oversized(announced)),
-        };
-        if rest.len() < length {
-            return Ok(None);
-        }
-        let begin = self.start + PREFIX;
-        self.start = begin + length;
-        Ok(self.bytes.get(begin..begin + length))
-    }
-
-    /// Takes bytes as if they had been read.
-    #[cfg(test)]
-    pub(crate) fn feed(&mut self, bytes: &[u8]) -> usize {
-        let room = self.room();
-        let taken = bytes.len().min(room.len());
-        room[..taken].copy_from_slice(&bytes[..taken]);
-        self.end += taken;
-        taken
+        Self(vec![0; limits::FRAME + 1].into_boxed_slice())
     }
 }
 
-/// Frames that wait for the VMM, in one contiguous piece so that one system
-/// call takes them all.
+/// Frames that wait for the VMM, one after the other, each behind its length.
 #[derive(Debug)]
 pub(crate) struct Output {
     bytes: Box<[u8]>,
@@ -168,21 +122,21 @@ impl Output {
         }
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.start == self.end
-    }
-
     /// Whether flows may still add data.
     pub(crate) fn has_room(&self) -> bool {
         self.end - self.start < limits::LINK_OUTPUT_SOFT
     }
 
-    fn waiting(&self) -> &[u8] {
-        self.bytes.get(self.start..self.end).unwrap_or_default()
+    /// The frame that has waited for longest.
+    fn first(&self) -> Option<&[u8]> {
+        let waiting = self.bytes.get(self.start..self.end)?;
+        let (prefix, rest) = waiting.split_first_chunk::<PREFIX>()?;
+        rest.get(..usize::try_from(u32::from_ne_bytes(*prefix)).ok()?)
     }
 
-    fn sent(&mut self, count: usize) {
-        self.start += count;
+    /// Forgets that frame.
+    fn sent(&mut self) {
+        self.start += self.first().map_or(0, |frame| PREFIX + frame.len());
         if self.start >= self.end {
             self.start = 0;
             self.end = 0;
@@ -202,7 +156,7 @@ impl Output {
             .bytes
             .get_mut(range)?
             .split_first_chunk_mut::<PREFIX>()?;
-        *prefix = announced.to_be_bytes();
+        *prefix = announced.to_ne_bytes();
         Some(frame)
     }
 
@@ -226,14 +180,10 @@ impl Output {
     #[cfg(test)]
     pub(crate) fn drain(&mut self) -> Vec<Vec<u8>> {
         let mut frames = Vec::new();
-        let mut rest = self.waiting();
-        while let Some((prefix, tail)) = rest.split_first_chunk::<PREFIX>() {
-            let (frame, tail) = tail.split_at(u32::from_be_bytes(*prefix) as usize);
+        while let Some(frame) = self.first() {
             frames.push(frame.to_vec());
-            rest = tail;
+            self.sent();
         }
-        let count = self.end - self.start;
-        self.sent(count);
         frames
     }
 }
@@ -242,36 +192,58 @@ impl Output {
 mod tests {
     use super::*;
 
-    fn framed(frame: &[u8]) -> Vec<u8> {
-        let mut bytes = (frame.len() as u32).to_be_bytes().to_vec();
-        bytes.extend_from_slice(frame);
-        bytes
+    fn linked() -> (Link, OwnedFd) {
+        let (near, far) = sbx_sys::unix::message_pair().unwrap();
+        rustix::io::ioctl_fionbio(&near, true).unwrap();
+        (Link::new(near), far)
     }
 
     #[test]
-    fn frames_come_out_as_they_went_in_however_they_are_cut() {
-        let mut stream = framed(b"one");
-        stream.extend(framed(b""));
-        stream.extend(framed(&[7; limits::FRAME]));
-        for cut in [1, 2, 3, 5, 8, 4096, 70_000] {
-            let mut input = Input::new();
-            let mut frames = Vec::new();
-            for piece in stream.chunks(cut) {
-                assert_eq!(input.feed(piece), piece.len());
-                while let Some(frame) = input.frame().unwrap() {
-                    frames.push(frame.len());
-                }
-            }
-            assert_eq!(frames, [3, 0, limits::FRAME], "cut {cut}");
+    fn frames_come_out_as_they_went_in() {
+        let (mut link, far) = linked();
+        let mut room = Room::new();
+        for length in [1, 60, limits::FRAME] {
+            rustix::net::send(&far, &vec![7; length], SendFlags::empty()).unwrap();
+            let received = link.receive(&mut room).unwrap();
+            assert_eq!(received, Received::Frame(&vec![7; length]));
         }
+        assert_eq!(link.receive(&mut room).unwrap(), Received::Nothing);
+        rustix::net::send(&far, &[], SendFlags::empty()).unwrap();
+        assert_eq!(link.receive(&mut room).unwrap(), Received::NoFrame);
+        drop(far);
+        link.closed = true;
+        assert_eq!(link.receive(&mut room).unwrap(), Received::End);
     }
 
     #[test]
-    fn a_length_beyond_the_largest_frame_is_an_error() {
-        let mut input = Input::new();
-        let length = limits::FRAME as u32 + 1;
-        input.feed(&length.to_be_bytes());
-        assert_eq!(input.frame(), Err(Oversized(length)));
+    fn a_frame_beyond_the_largest_is_dropped_and_the_next_one_read() {
+        let (mut link, far) = linked();
+        let mut room = Room::new();
+        for length in [limits::FRAME + 1, 100_000, 3] {
+            rustix::net::send(&far, &vec![7; length], SendFlags::empty()).unwrap();
+        }
+        assert_eq!(link.receive(&mut room).unwrap(), Received::NoFrame);
+        assert_eq!(link.receive(&mut room).unwrap(), Received::NoFrame);
+        assert_eq!(link.receive(&mut room).unwrap(), Received::Frame(&[7; 3]));
+    }
+
+    #[test]
+    fn a_vmm_that_does_not_read_gets_its_frames_later() {
+        let (mut link, far) = linked();
+        let mut output = Output::new();
+        for number in 0..16 {
+            output.frame(limits::FRAME).unwrap().fill(number);
+        }
+        link.send(&mut output).unwrap();
+        assert!(!link.writable && output.first().is_some());
+        let mut room = vec![0; limits::FRAME];
+        for number in 0..16 {
+            let (count, _) = rustix::net::recv(&far, &mut *room, RecvFlags::empty()).unwrap();
+            assert_eq!((count, room[0]), (limits::FRAME, number));
+            link.writable = true;
+            link.send(&mut output).unwrap();
+        }
+        assert!(output.first().is_none());
     }
 
     #[test]

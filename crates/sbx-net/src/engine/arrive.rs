@@ -9,7 +9,7 @@ use sbx_spec::Protocol;
 use smoltcp::wire::IpProtocol;
 
 use super::{Engine, dialling};
-use crate::device::link::{Input, Oversized, Received};
+use crate::device::link::{Received, Room};
 use crate::device::neighbour;
 use crate::device::packet::{self, Carried, Outlet, Packet};
 use crate::entry::{dns, icmp, tcp, udp};
@@ -23,22 +23,21 @@ use crate::stack::Stack;
 use crate::table::Key;
 
 impl Engine {
-    /// Reads the link and deals with every whole frame; true at its end.
-    pub(super) fn take_frames(&mut self, input: &mut Input) -> Result<bool, Error> {
+    /// Reads the link and deals with its frames; true at its end.
+    pub(super) fn take_frames(&mut self, room: &mut Room) -> Result<bool, Error> {
         // Read even where the answers find no room: a VMM that writes before
         // it reads would otherwise wait for us while we wait for it.
-        if !self.link.readable {
-            return Ok(false);
-        }
-        let received = self.link.receive(input).map_err(Error::of(Attempt::Link))?;
-        loop {
-            match input.frame() {
-                Ok(Some(frame)) => self.take_frame(frame),
-                Ok(None) => break,
-                Err(Oversized(length)) => return Err(Error::bare(Attempt::Frame(length))),
+        for _ in 0..limits::LINK_INPUT {
+            if !self.link.readable {
+                break;
+            }
+            match self.link.receive(room).map_err(Error::of(Attempt::Link))? {
+                Received::Frame(frame) => self.take_frame(frame),
+                Received::NoFrame | Received::Nothing => {}
+                Received::End => return Ok(true),
             }
         }
-        Ok(received == Received::End)
+        Ok(false)
     }
 
     fn take_frame(&mut self, frame: &[u8]) {
@@ -269,6 +268,7 @@ impl Engine {
             State::Dns(stream),
             limits::DNS_STREAM_TIME,
         );
+        self.ledger.enter(key, &segment.ends);
         self.table.queue(key);
     }
 

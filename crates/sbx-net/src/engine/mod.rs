@@ -7,7 +7,7 @@
 mod arrive;
 mod serve;
 
-use std::hash::RandomState;
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,13 +20,16 @@ use smoltcp::wire::EthernetAddress;
 use crate::buffers::Buffers;
 use crate::config::NetConfig;
 use crate::control::{Closed, Control, Rate, Ready};
-use crate::device::link::{Input, Link, Output};
+use crate::device::link::{Link, Output, Room};
+use crate::device::packet::Outlet;
+use crate::entry::tcp;
 use crate::error::{Attempt, Error};
 use crate::flow::{Dialling, State};
 use crate::gate::{Decision, Gate, Pass};
 use crate::layout;
+use crate::ledger::Ledger;
 use crate::limits;
-use crate::names::Names;
+use crate::names::{self, Names};
 use crate::resolve::Resolver;
 use crate::table::{Key, Table};
 
@@ -43,12 +46,29 @@ pub(crate) enum Ended {
     Control,
 }
 
+/// What an endpoint is reached by.
+#[derive(Debug)]
+pub struct Links {
+    /// Frames: a Unix socket of messages to the VMM.
+    pub link: OwnedFd,
+    /// JSON lines: a Unix stream socket to the supervisor.
+    pub control: OwnedFd,
+    /// The connections that stand, for the endpoint after this one: a memory
+    /// file of [`crate::limits::LEDGER`] bytes that whoever starts endpoints
+    /// keeps.
+    pub ledger: OwnedFd,
+    /// The names that earlier endpoints of this sandbox gave addresses, the
+    /// oldest first: a sealed memory file made by [`crate::names_file`].
+    pub names: OwnedFd,
+}
+
 /// Everything of one endpoint.
 pub(crate) struct Engine {
     epoll: OwnedFd,
     link: Link,
     output: Output,
     control: Control,
+    ledger: Ledger,
     resolver: Resolver,
     gate: Gate,
     names: Names,
@@ -66,7 +86,14 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    pub(crate) fn new(config: &NetConfig, link: OwnedFd, control: OwnedFd) -> Result<Self, Error> {
+    pub(crate) fn new(config: &NetConfig, links: Links) -> Result<Self, Error> {
+        let Links {
+            link,
+            control,
+            ledger,
+            names,
+        } = links;
+        let names = names::read(names).map_err(|error| Error::new(Attempt::Names, error))?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)
             .map_err(|error| Error::new(Attempt::Wait, error))?;
         let resolver = Resolver::start().map_err(Error::of(Attempt::Resolver))?;
@@ -74,14 +101,15 @@ impl Engine {
         for (fd, attempt) in [(&link, Attempt::Link), (&control, Attempt::Control)] {
             rustix::io::ioctl_fionbio(fd, true).map_err(|error| Error::new(attempt, error))?;
         }
-        let engine = Self {
+        let mut engine = Self {
             epoll,
             link: Link::new(link),
             output: Output::new(),
             control: Control::new(control, now),
+            ledger: Ledger::new(ledger),
             resolver,
             gate: Gate::new(config),
-            names: Names::default(),
+            names: Names::restored(&names),
             table: Table::default(),
             buffers: Buffers::default(),
             dialling: 0,
@@ -103,7 +131,27 @@ impl Engine {
         engine
             .watch(engine.resolver.as_fd(), RESOLVER)
             .map_err(Error::of(Attempt::Wait))?;
+        engine.end_orphans().map_err(Error::of(Attempt::Ledger))?;
         Ok(engine)
+    }
+
+    /// Ends what an endpoint before this one left behind: nobody knows how
+    /// far those connections are, and their programs would wait.
+    fn end_orphans(&mut self) -> io::Result<()> {
+        for (number, ends) in (0u32..).zip(self.ledger.take()?) {
+            let [a, b, c, d, ..] = self.seeds.hash_one(number).to_ne_bytes();
+            let guess = u32::from_ne_bytes([a, b, c, d]);
+            let mut outlet = Outlet {
+                output: &mut self.output,
+                guest: self.guest,
+            };
+            // Some stacks answer only what acknowledges too much, and of
+            // these two one does.
+            for guess in [guess, !guess] {
+                tcp::ask_where(&ends, guess, &mut outlet);
+            }
+        }
+        Ok(())
     }
 
     fn watch(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
@@ -122,11 +170,17 @@ impl Engine {
     /// Serves until either link ends.
     pub(crate) fn run(mut self, ready: &Ready) -> Result<Ended, Error> {
         self.control.ready(ready);
-        let mut input = Input::new();
+        let mut room = Room::new();
         let mut events = Vec::with_capacity(512);
         loop {
+            // Before any answer: a name that the guest knows is not lost with
+            // this process.
+            self.control.names(&mut self.names);
             if self.control.send().map_err(Error::of(Attempt::Control))? == Err(Closed) {
                 return Ok(Ended::Control);
+            }
+            if self.send_frames()? {
+                return Ok(Ended::Link);
             }
             self.wait(&mut events)?;
             if self
@@ -137,20 +191,28 @@ impl Engine {
             {
                 return Ok(Ended::Control);
             }
-            if self.take_frames(&mut input)? {
+            if self.take_frames(&mut room)? {
                 return Ok(Ended::Link);
             }
             self.table.expire(self.now);
             self.serve_queued();
             self.control.sum_up(self.now);
-            match self.link.send(&mut self.output) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(Ended::Link),
-                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
-                    return Ok(Ended::Link);
-                }
-                Err(error) => return Err(Error::new(Attempt::Link, error)),
+        }
+    }
+
+    /// Sends what waits for the guest; true when nobody takes it any more.
+    fn send_frames(&mut self) -> Result<bool, Error> {
+        match self.link.send(&mut self.output) {
+            Ok(()) => Ok(false),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+                ) =>
+            {
+                Ok(true)
             }
+            Err(error) => Err(Error::new(Attempt::Link, error)),
         }
     }
 
@@ -185,6 +247,7 @@ impl Engine {
             let writable = failed || flags.contains(epoll::EventFlags::OUT);
             match event.data.u64() {
                 LINK => {
+                    self.link.closed |= failed || flags.contains(epoll::EventFlags::RDHUP);
                     self.link.readable |= readable;
                     self.link.writable |= writable;
                 }

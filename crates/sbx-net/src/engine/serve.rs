@@ -193,6 +193,7 @@ impl Engine {
         flow.deadline = Some(deadline);
         self.dialling -= 1;
         self.half_open += 1;
+        self.ledger.enter(key, &flow.ends);
         let (id, intent) = (flow.id, flow.intent.clone());
         self.record(
             id,
@@ -307,10 +308,12 @@ impl Engine {
         match state {
             State::Resolving | State::Dialling(_) => self.dialling -= 1,
             State::Dns(stream) => {
+                self.ledger.erase(key);
                 self.dns_streams -= 1;
                 self.buffers.give_back(stream.claim);
             }
             State::Relaying(relay) => {
+                self.ledger.erase(key);
                 let Relay {
                     upstream,
                     claim,

@@ -73,12 +73,28 @@ impl Segment {
 
 /// Refuses: the guest's program sees "connection refused" or "reset" at once.
 pub(crate) fn refuse(ends: &Ends, reset: Reset, outlet: &mut Outlet<'_>) {
+    send(ends, TcpControl::Rst, reset, outlet);
+}
+
+/// Makes the guest say where a connection is that another endpoint served: a
+/// segment of no window is answered with the numbers in force (RFC 9293,
+/// 3.10.7.4), and that answer is then refused like any unknown segment.
+pub(crate) fn ask_where(ends: &Ends, guess: u32, outlet: &mut Outlet<'_>) {
+    let number = TcpSeqNumber(guess.cast_signed());
+    let nowhere = Reset {
+        sequence: number,
+        acknowledges: Some(number),
+    };
+    send(ends, TcpControl::None, nowhere, outlet);
+}
+
+fn send(ends: &Ends, control: TcpControl, numbers: Reset, outlet: &mut Outlet<'_>) {
     let answer = TcpRepr {
         src_port: ends.server.port(),
         dst_port: ends.guest.port(),
-        control: TcpControl::Rst,
-        seq_number: reset.sequence,
-        ack_number: reset.acknowledges,
+        control,
+        seq_number: numbers.sequence,
+        ack_number: numbers.acknowledges,
         window_len: 0,
         window_scale: None,
         max_seg_size: None,

@@ -15,15 +15,17 @@
 pub mod program;
 
 use std::collections::VecDeque;
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use sbx_net::{Error, NetConfig, layout};
+use rustix::net::{RecvFlags, SendFlags};
+use sbx_net::process::Links;
+use sbx_net::{Error, KnownName, NetConfig, layout};
 use sbx_spec::NetworkPreset;
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
@@ -51,8 +53,7 @@ pub struct Control {
 
 /// The VMM's end of the link.
 pub struct Wire {
-    pub link: UnixStream,
-    input: Vec<u8>,
+    pub link: OwnedFd,
     pub frames: VecDeque<Vec<u8>>,
 }
 
@@ -65,17 +66,44 @@ pub fn start(localhost_ports: &[u16]) -> Guest {
 }
 
 pub fn start_with(config: NetConfig) -> Guest {
-    let (link, ours) = UnixStream::pair().unwrap();
+    start_kept(config).0
+}
+
+/// What outlives an endpoint.
+pub struct Kept {
+    pub link: OwnedFd,
+    pub ledger: OwnedFd,
+    pub names: Vec<KnownName>,
+}
+
+fn serve(config: NetConfig, kept: &Kept) -> (Control, JoinHandle<Result<(), Error>>) {
     let (control, supervisor) = UnixStream::pair().unwrap();
-    let endpoint =
-        std::thread::spawn(move || sbx_net::process::serve(&config, link.into(), control.into()));
-    ours.set_nonblocking(true).unwrap();
-    supervisor.set_read_timeout(Some(PATIENCE)).unwrap();
-    let mut wire = Wire {
-        link: ours,
-        input: Vec::new(),
-        frames: VecDeque::new(),
+    let links = Links {
+        link: kept.link.try_clone().unwrap(),
+        control: control.into(),
+        ledger: kept.ledger.try_clone().unwrap(),
+        names: sbx_net::names_file(&kept.names).unwrap(),
     };
+    let endpoint = std::thread::spawn(move || sbx_net::process::serve(&config, links));
+    supervisor.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut control = Control {
+        lines: Some(BufReader::new(supervisor)),
+    };
+    let ready = control.line();
+    assert!(ready.get("ready").is_some(), "{ready}");
+    (control, endpoint)
+}
+
+/// Starts an endpoint that another one can follow.
+pub fn start_kept(config: NetConfig) -> (Guest, Kept) {
+    let (link, wire) = sbx_sys::unix::message_pair().unwrap();
+    let kept = Kept {
+        link,
+        ledger: sbx_sys::memfd::fixed("ledger", sbx_net::limits::LEDGER).unwrap(),
+        names: Vec::new(),
+    };
+    let (control, endpoint) = serve(config, &kept);
+    let mut wire = Wire::new(wire);
     let mut interface_config = Config::new(layout::GUEST_MAC.into());
     interface_config.random_seed = 7;
     let mut interface = Interface::new(interface_config, &mut wire, smoltcp::time::Instant::ZERO);
@@ -95,20 +123,16 @@ pub fn start_with(config: NetConfig) -> Guest {
         .routes_mut()
         .add_default_ipv6_route(layout::GATEWAY_V6)
         .unwrap();
-    let mut guest = Guest {
+    let guest = Guest {
         wire,
         interface,
         sockets: SocketSet::new(Vec::new()),
-        control: Control {
-            lines: Some(BufReader::new(supervisor)),
-        },
+        control,
         endpoint: Some(endpoint),
         start: Instant::now(),
         next_port: 40_000,
     };
-    let ready = guest.control.line();
-    assert!(ready.get("ready").is_some(), "{ready}");
-    guest
+    (guest, kept)
 }
 
 impl Guest {
@@ -229,9 +253,19 @@ impl Guest {
         }
     }
 
+    /// Ends the endpoint as its death would, its connections left as they are,
+    /// and puts another one in its place.
+    pub fn followed(&mut self, config: NetConfig, kept: &Kept) {
+        self.control.close();
+        self.endpoint.take().unwrap().join().unwrap().unwrap();
+        let next = serve(config, kept);
+        self.control = next.0;
+        self.endpoint = Some(next.1);
+    }
+
     /// Closes the link and returns how the endpoint ended.
     pub fn end(mut self) -> Result<(), Error> {
-        self.wire.link.shutdown(std::net::Shutdown::Both).unwrap();
+        rustix::net::shutdown(&self.wire.link, rustix::net::Shutdown::Both).unwrap();
         self.endpoint.take().unwrap().join().unwrap()
     }
 }
@@ -259,6 +293,13 @@ impl Control {
 }
 
 impl Wire {
+    pub fn new(link: OwnedFd) -> Self {
+        Self {
+            link,
+            frames: VecDeque::new(),
+        }
+    }
+
     pub fn wait(&self, time: Duration) {
         let time = rustix::event::Timespec::try_from(time).unwrap();
         let mut fds = [PollFd::from_borrowed_fd(self.link.as_fd(), PollFlags::IN)];
@@ -266,48 +307,24 @@ impl Wire {
     }
 
     pub fn read(&mut self) {
-        let mut room = vec![0; 1 << 18];
-        loop {
-            match self.link.read(&mut room) {
-                Ok(0) => break,
-                Ok(count) => self.input.extend_from_slice(&room[..count]),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(_) => break,
-            }
+        let mut room = vec![0; sbx_net::limits::FRAME];
+        while let Ok((_, count @ 1..)) =
+            rustix::net::recv(&self.link, &mut *room, RecvFlags::DONTWAIT)
+        {
+            self.frames.push_back(room[..count].to_vec());
         }
-        let mut at = 0;
-        while let Some(prefix) = self.input.get(at..at + 4) {
-            let length = u32::from_be_bytes(prefix.try_into().unwrap()) as usize;
-            let Some(frame) = self.input.get(at + 4..at + 4 + length) else {
-                break;
-            };
-            self.frames.push_back(frame.to_vec());
-            at += 4 + length;
-        }
-        self.input.drain(..at);
     }
 
     /// Sends a frame, waiting for room as a VMM would.
     pub fn send(&mut self, frame: &[u8]) {
-        let mut framed = (frame.len() as u32).to_be_bytes().to_vec();
-        framed.extend_from_slice(frame);
-        self.send_raw(&framed);
-    }
-
-    pub fn send_raw(&mut self, bytes: &[u8]) {
-        let mut rest = bytes;
         let limit = Instant::now() + PATIENCE;
-        while !rest.is_empty() {
-            match self.link.write(rest) {
-                Ok(count) => rest = &rest[count..],
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    assert!(Instant::now() < limit, "the endpoint does not read");
-                    // It may be waiting for us to read.
-                    self.read();
-                    std::thread::yield_now();
-                }
-                Err(error) => panic!("{error}"),
-            }
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        while let Err(error) = rustix::net::send(&self.link, frame, flags) {
+            assert_eq!(error, rustix::io::Errno::AGAIN);
+            assert!(Instant::now() < limit, "the endpoint does not read");
+            // It may be waiting for us to read.
+            self.read();
+            std::thread::yield_now();
         }
     }
 }

@@ -1,0 +1,165 @@
+//! The network engine of a running sandbox, and the one after it.
+//!
+//! Owns: a copy of the engine's end of the machine's frames, so that the
+//! machine sees no hang-up while none reads; what one engine leaves to the
+//! next; and how often there is a next one. Trusts no engine.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use sbx_sys::unix;
+use tokio::io::AsyncReadExt;
+use tokio::net::UnixStream;
+use tokio::task::{JoinHandle, spawn_local};
+
+use super::launch::{Helper, log_pipe, tokio_stream};
+use super::log;
+use super::names::Names;
+use crate::command::{Code, Error};
+use crate::spawner::{Spawner, Verb};
+
+/// How often an engine is started again within [`WITHIN`]. A sandbox whose
+/// engine dies once more is stopped.
+const RESTARTS: usize = 5;
+/// The time in which deaths are counted.
+const WITHIN: Duration = Duration::from_secs(60);
+/// How long the last words of a dead engine are waited for.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// Room for frames on their way in one direction, in bytes; the kernel may
+/// give less.
+const ON_THEIR_WAY: usize = 1 << 20;
+
+/// What outlives an engine.
+#[derive(Debug)]
+pub(super) struct Network {
+    link: OwnedFd,
+    names: Rc<RefCell<Names>>,
+    hearing: Option<JoinHandle<()>>,
+    deaths: VecDeque<Instant>,
+}
+
+impl Network {
+    /// The network of a sandbox that keeps its names in `names`, and the
+    /// machine's end of it.
+    ///
+    /// # Errors
+    /// If the link cannot be made or the names cannot be read.
+    pub(super) fn prepare(names: &Path) -> Result<(Self, OwnedFd), Error> {
+        let (machine, link) = unix::message_pair().map_err(failed)?;
+        for end in [&machine, &link] {
+            // Less room is slower, and nothing else.
+            let _smaller = rustix::net::sockopt::set_socket_send_buffer_size(end, ON_THEIR_WAY);
+        }
+        let names = Names::open(names).map_err(|source| {
+            Error::new(Code::State, format!("cannot open `{}`", names.display())).because(source)
+        })?;
+        let network = Self {
+            link,
+            names: Rc::new(RefCell::new(names)),
+            hearing: None,
+            deaths: VecDeque::new(),
+        };
+        Ok((network, machine))
+    }
+
+    /// Starts an engine.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub(super) fn start(&self, spawner: &Spawner) -> Result<Helper, Error> {
+        let (near, far) = unix::stream_pair().map_err(failed)?;
+        let link = self.link.try_clone().map_err(|source| {
+            Error::new(Code::Io, "cannot make the links between processes").because(source)
+        })?;
+        let names = sbx_net::names_file(self.names.borrow().known()).map_err(failed)?;
+        let links = vec![link, far.into(), names];
+        let process = spawner.run(Verb::Net, log_pipe("net")?, links)?;
+        Ok(Helper {
+            name: "net".to_owned(),
+            process,
+            control: tokio_stream(near)?,
+        })
+    }
+
+    /// Keeps the names that an engine tells; everything else it says goes to
+    /// the log.
+    pub(super) fn hear(&mut self, control: UnixStream) {
+        self.hearing = Some(spawn_local(hear(control, Rc::clone(&self.names))));
+    }
+
+    /// Starts the engine after one that ended; returns its process id. It
+    /// says which walls it has in the log, and does not serve without.
+    ///
+    /// # Errors
+    /// If too many have ended of late, or this one cannot be started.
+    pub(super) async fn start_again(&mut self, spawner: &Spawner) -> Result<u32, Error> {
+        if !self.may_start_again(Instant::now()) {
+            return Err(Error::new(
+                Code::Boot,
+                format!(
+                    "the sandbox's network engine ended more than {RESTARTS} times in {} s",
+                    WITHIN.as_secs()
+                ),
+            ));
+        }
+        if let Some(mut hearing) = self.hearing.take()
+            && tokio::time::timeout(LAST_WORDS, &mut hearing)
+                .await
+                .is_err()
+        {
+            hearing.abort();
+        }
+        let helper = self.start(spawner)?;
+        self.hear(helper.control);
+        Ok(helper.process.pid)
+    }
+
+    fn may_start_again(&mut self, now: Instant) -> bool {
+        self.deaths
+            .retain(|death| now.saturating_duration_since(*death) < WITHIN);
+        self.deaths.push_back(now);
+        self.deaths.len() <= RESTARTS
+    }
+}
+
+async fn hear(mut control: UnixStream, names: Rc<RefCell<Names>>) {
+    let mut chunk = vec![0; 4096];
+    let mut cut = log::Lines::default();
+    let mut budget = log::Budget::new();
+    while let Ok(count @ 1..) = control.read(&mut chunk).await {
+        let bytes = chunk.get(..count).unwrap_or_default();
+        cut.push(bytes, |line| {
+            if !names.borrow_mut().hear(line) && budget.spend(line.len()) {
+                log::line("net", line);
+            }
+        });
+        if let Some(lost) = budget.settled() {
+            log::line("net", &log::dropped(lost));
+        }
+    }
+}
+
+fn failed(source: sbx_sys::Error) -> Error {
+    Error::new(Code::Jail, "cannot make the links between processes").because(source)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn engines_are_started_again_so_often_and_later_once_more() {
+        let home = tempfile::tempdir().unwrap();
+        let (mut network, _machine) = Network::prepare(&home.path().join("names")).unwrap();
+        let start = Instant::now();
+        let started = (0..RESTARTS + 3)
+            .filter(|_| network.may_start_again(start))
+            .count();
+        assert_eq!(started, RESTARTS);
+        assert!(network.may_start_again(start + WITHIN));
+    }
+}
