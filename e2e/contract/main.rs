@@ -10,6 +10,7 @@
 mod bad_input;
 mod boots;
 mod claude;
+mod corrupt_cache;
 mod deaths;
 mod faults;
 mod fresh;
