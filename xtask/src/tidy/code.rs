@@ -18,6 +18,7 @@ const PRINT_HOME: &str = "crates/sbx/src/render";
 
 /// What alone reads the environment, the arguments and the current directory.
 const ENVIRONMENT_HOMES: &[&str] = &[
+    "crates/sbx-vmm/src/start.rs",
     "crates/sbx/src/environment.rs",
     "crates/sbx/src/main.rs",
     "crates/sbx-guest/src/program.rs",
