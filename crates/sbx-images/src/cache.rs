@@ -24,14 +24,18 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use rustix::fs::{FlockOperation, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
+use rustix::fs::{
+    CWD, FlockOperation, Mode, OFlags, RenameFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT,
+};
 use rustix::io::Errno;
+use sbx_spec::ByteSize;
 use sha2::{Digest, Sha256};
 
 use crate::error::Error;
 use crate::progress::Progress;
 
 pub(crate) use items::bytes_on_disk;
+use items::remove_work;
 pub use items::{CacheItem, CacheUse, ItemState};
 pub use record::FileIdent;
 use record::Record;
@@ -118,6 +122,8 @@ pub(crate) struct EntryName {
     pub(crate) payload: &'static str,
     /// What the user is told is being made.
     pub(crate) title: String,
+    /// What making it takes of the cache's file system, about and at most.
+    pub(crate) room: ByteSize,
 }
 
 impl EntryName {
@@ -184,16 +190,17 @@ impl Cache {
         let Some(file) = record.files.get(name.payload) else {
             return Ok(None);
         };
-        let Some(ident) = FileIdent::of(&path)? else {
+        let Some(mut ident) = FileIdent::of(&path)? else {
             return Ok(None);
         };
-        if ident != file.ident
-            && (ident.size != file.ident.size || hash_file(&path)? != file.sha256)
-        {
-            return Ok(None);
-        }
         if ident != file.ident {
-            Record::write(&directory)?;
+            if ident.size != file.ident.size || hash_file(&path)? != file.sha256 {
+                return Ok(None);
+            }
+            // The contents are right; where that cannot be written down they
+            // are read again next time. Writing it changes the inode.
+            let _ = Record::write(&directory);
+            ident = FileIdent::of(&path)?.unwrap_or(ident);
         }
         self.touch(name);
         let (key, sha256) = (name.key.clone(), file.sha256.clone());
@@ -232,29 +239,56 @@ impl Cache {
             work: work.clone(),
         })
         .and_then(|()| self.publish(name, &temp));
+        // What cannot be removed now, the next holder or `gc` removes.
+        let _ = remove_tree(&temp);
         if let Err(error) = built {
-            // What could not be removed now is removed by the next holder.
-            let _ = remove_tree(&temp);
-            return Err(error);
+            return Err(self.if_full(name, error));
         }
-        remove_tree(&work)?;
+        // The entry is there, whatever becomes of the work that led to it.
+        let _ = remove_work(&work);
         self.find(name)?.ok_or_else(|| Error::Corrupt {
             path: self.entry_path(name).join(name.payload),
             reason: "it changed while it was being stored".to_owned(),
         })
     }
 
+    /// Moves a finished entry into its place. Its files, its record and its
+    /// directory are on disk before, so that a host that stops leaves either
+    /// no entry or this one.
+    ///
+    /// A damaged entry changes places with it in one step: no reader finds
+    /// neither. Where the file system cannot do that, being killed between
+    /// two steps leaves no entry, which is made again.
     fn publish(&self, name: &EntryName, temp: &Path) -> Result<(), Error> {
         Record::write(temp)?;
         let target = self.entry_path(name);
-        if target.exists() {
-            let old = temp.with_extension("old");
-            remove_tree(&old)?;
-            fs::rename(&target, &old).map_err(Error::file("move aside", &target))?;
-            remove_tree(&old)?;
+        let old = temp.with_extension("old");
+        // It fails where there is no entry yet, too.
+        if rustix::fs::renameat_with(CWD, temp, CWD, &target, RenameFlags::EXCHANGE).is_err() {
+            if target.symlink_metadata().is_ok() {
+                remove_tree(&old)?;
+                fs::rename(&target, &old).map_err(Error::file("move aside", &target))?;
+            }
+            fs::rename(temp, &target).map_err(Error::file("store", &target))?;
         }
-        fs::rename(temp, &target).map_err(Error::file("store", &target))?;
-        sync_directory(&self.root.join("entries"))
+        let _ = remove_tree(&old);
+        // Nothing is lost with a rename that is not on disk but the work of
+        // making it again.
+        let _ = sync_directory(&self.root.join("entries"));
+        Ok(())
+    }
+
+    /// A lack of room says where and how much.
+    fn if_full(&self, name: &EntryName, error: Error) -> Error {
+        if !error.is_full() {
+            return error;
+        }
+        Error::NoRoom {
+            title: name.title.clone(),
+            cache: self.root.clone(),
+            room: name.room,
+            source: Box::new(error),
+        }
     }
 
     /// Takes the lock of an entry, waiting for another process.

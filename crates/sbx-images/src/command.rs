@@ -24,6 +24,8 @@ const CANCEL_POLL: Duration = Duration::from_millis(100);
 const TERM_GRACE: Duration = Duration::from_secs(3);
 /// Lines kept for an error.
 const TAIL_LINES: usize = 12;
+/// Lines that wait to be looked at; a program that writes faster waits.
+const LINES_AHEAD: usize = 64;
 /// Longest line taken as one.
 const MAX_LINE: u64 = 16 << 10;
 
@@ -146,7 +148,7 @@ impl Tool {
     ) -> Result<Finished, Error> {
         let task = self.task.clone();
         let (reader, mut child) = self.start()?;
-        let (send, lines) = mpsc::channel();
+        let (send, lines) = mpsc::sync_channel(LINES_AHEAD);
         let pump = thread::spawn(move || {
             let mut reader = BufReader::new(reader);
             while let Some(line) = next_line(&mut reader) {

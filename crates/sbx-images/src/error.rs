@@ -1,7 +1,18 @@
 //! What can go wrong while something is made, verified or fetched.
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+
+use sbx_spec::ByteSize;
+
+/// How programs of the host, in the C locale, say that a file system or what
+/// the user may take of it is full.
+const FULL: [&str; 3] = [
+    "No space left on device",
+    "Disk quota exceeded",
+    "enough free space",
+];
 
 /// A program that this host lacks.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -65,6 +76,17 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// The file system of the cache is full.
+    NoRoom {
+        /// What was being made.
+        title: String,
+        /// The cache directory.
+        cache: PathBuf,
+        /// What making it takes there at most, about.
+        room: ByteSize,
+        /// What did not fit.
+        source: Box<Error>,
+    },
     /// The caller asked to stop.
     Cancelled,
 }
@@ -85,6 +107,20 @@ impl Error {
     ) -> impl FnOnce(rustix::io::Errno) -> Self + use<> {
         let wrap = Self::file(act, path);
         move |errno| wrap(errno.into())
+    }
+
+    /// Whether a file system had no room, by its own word or a program's.
+    pub(crate) fn is_full(&self) -> bool {
+        match self {
+            Self::File { source, .. } => matches!(
+                source.kind(),
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded
+            ),
+            Self::Program { tail, .. } => tail
+                .iter()
+                .any(|line| FULL.iter().any(|full| line.contains(full))),
+            _ => false,
+        }
     }
 
     pub(crate) fn form(what: impl Into<String>, reason: impl fmt::Display) -> Self {
@@ -111,9 +147,15 @@ impl Error {
                  and /etc/subgid"
                     .to_owned(),
             ),
-            Self::Corrupt { .. } => {
-                Some("run `sbx gc` to throw it away; it is made again when needed".to_owned())
-            }
+            Self::Corrupt { path, .. } => Some(format!(
+                "remove `{}`; what is in it is made again when needed",
+                path.parent().unwrap_or(path).display()
+            )),
+            Self::NoRoom { cache, room, .. } => Some(format!(
+                "make {room} of room for `{}`, with `sbx gc` and `sbx rm` or elsewhere, then \
+                 try again: what was finished is kept",
+                cache.display()
+            )),
             _ => None,
         }
     }
@@ -161,6 +203,13 @@ impl fmt::Display for Error {
                 write!(f, "this host refuses user namespaces: {reason}")
             }
             Self::Form { what, reason } => write!(f, "cannot understand {what}: {reason}"),
+            Self::NoRoom {
+                title, cache, room, ..
+            } => write!(
+                f,
+                "no room to make {title} in `{}`: it takes about {room} there",
+                cache.display()
+            ),
             Self::Cancelled => f.write_str("stopped on request"),
         }
     }
@@ -170,6 +219,7 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::File { source, .. } => Some(source),
+            Self::NoRoom { source, .. } => Some(source),
             _ => None,
         }
     }

@@ -6,6 +6,8 @@
 use std::fs;
 use std::path::Path;
 
+use sbx_spec::ByteSize;
+
 use crate::cache::{Artifact, Cache, EntryName, Key};
 use crate::error::Error;
 use crate::progress::Progress;
@@ -49,6 +51,7 @@ pub fn initramfs(cache: &Cache, guest: &Path, progress: &dyn Progress) -> Result
         key: Key::of(&[BUILDER, &program]),
         payload: FILE_NAME,
         title: "the initramfs".to_owned(),
+        room: ByteSize::bytes(program.len() as u64).max(ByteSize::mib(1)),
     };
     cache.make(&name, progress, |place| {
         let path = place.entry.join(FILE_NAME);

@@ -12,6 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use sbx_spec::ByteSize;
 use serde::{Deserialize, Serialize};
 
 use crate::cache::{Artifact, Cache, EntryName, Key, hash_file};
@@ -150,6 +151,8 @@ fn named(key: Key) -> EntryName {
         key,
         payload: IMAGE,
         title: "the guest kernel".to_owned(),
+        // The source without what is left out, and the objects beside it.
+        room: ByteSize::gib(2),
     }
 }
 

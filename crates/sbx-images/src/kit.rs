@@ -10,7 +10,7 @@ mod image;
 
 use std::collections::BTreeMap;
 
-use sbx_spec::KitName;
+use sbx_spec::{ByteSize, KitName};
 use serde::Deserialize;
 
 use crate::cache::{Artifact, Cache, EntryName, Key};
@@ -209,6 +209,8 @@ impl Kit {
             key: Key::of(&parts),
             payload: IMAGE,
             title: format!("the program of {}", self.name),
+            // The client's copy, the archive, the program and the image.
+            room: ByteSize::bytes(npm.size.saturating_mul(6)),
         }
     }
 }

@@ -13,6 +13,7 @@ use std::fs;
 use std::path::Path;
 use std::time::SystemTime;
 
+use sbx_spec::ByteSize;
 use sha2::{Digest, Sha256};
 
 use crate::cache::{Artifact, Cache, EntryName, Key, hex, write_atomically};
@@ -180,6 +181,8 @@ fn entry_name(cache: &Cache) -> Result<EntryName, Error> {
         key,
         payload: IMAGE,
         title: "the base template".to_owned(),
+        // The packages, the tree and the image, each once.
+        room: ByteSize::gib(2),
     })
 }
 

@@ -138,28 +138,29 @@ impl Engine {
         }
     }
 
-    /// Hashes kernel and template in full.
+    /// Hashes kernel, template and the programs of agents in full.
     fn contents(&self, ui: &mut dyn Ui) -> Result<Check, Error> {
         let cache = self.cache()?;
-        let title = "contents of kernel and template";
+        let title = "contents of kernel, template and agents";
         let kernel = sbx_images::present_kernel(&cache, &self.host())
             .map_err(|error| image_error(&error))?;
         let base = sbx_images::present_base(&cache).map_err(|error| image_error(&error))?;
-        let images: Vec<_> = kernel
+        let mut images: Vec<_> = kernel
             .map(|kernel| kernel.image)
             .into_iter()
             .chain(base.map(|base| base.image))
             .collect();
+        for name in Self::kit_names() {
+            let image = self.kit(&name)?.present_image(&cache);
+            images.extend(image.map_err(|error| image_error(&error))?);
+        }
         let total = images.len() as u64;
         for (done, image) in (0..).zip(&images) {
             ui.progress("check the contents of images", done, total);
             if let Err(error) = image.verify_full() {
-                return Ok(fail(
-                    "contents",
-                    title,
-                    error.to_string(),
-                    "remove it: `sbx gc`",
-                ));
+                // Nobody else will: what the file system shows is as recorded.
+                let cure = error.hint().unwrap_or_default();
+                return Ok(fail("contents", title, error.to_string(), &cure));
             }
         }
         ui.progress("check the contents of images", total, total);

@@ -120,7 +120,7 @@ impl Engine {
             };
             items.push(GcItem {
                 what: format!("{} ({why})", item.kind),
-                path: None,
+                path: Some(item.path().to_owned()),
                 bytes: item.bytes,
             });
         }

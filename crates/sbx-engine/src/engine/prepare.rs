@@ -138,6 +138,7 @@ pub(super) fn image_error(error: &sbx_images::Error) -> Error {
             Code::HostUnfit
         }
         sbx_images::Error::Cancelled => Code::Interrupted,
+        sbx_images::Error::NoRoom { .. } => Code::NoSpace,
         _ => Code::Image,
     };
     let mut ours = Error::new(code, error.to_string());

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use rustix::fs::FlockOperation;
 
+use super::record::Record;
 use super::{Cache, Key, open_lock, remove_tree};
 use crate::error::Error;
 use crate::template::remove_leftovers;
@@ -27,6 +28,14 @@ pub struct CacheItem {
     path: PathBuf,
 }
 
+impl CacheItem {
+    /// The directory that it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
 /// Whether an item is complete.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ItemState {
@@ -34,7 +43,8 @@ pub enum ItemState {
     Entry,
     /// Unfinished work that the next attempt resumes.
     Work,
-    /// Left over by a process that was killed; of no use.
+    /// Left over by a process that was killed, or work that led to an entry
+    /// which is complete; of no use.
     Stale,
 }
 
@@ -69,9 +79,11 @@ impl Cache {
                 let Some((kind, key)) = split_name(&path) else {
                     continue;
                 };
-                let last_use = fs::metadata(self.lock_path(&format!("{kind}-{key}")))
-                    .and_then(|meta| meta.modified())
-                    .ok();
+                let name = format!("{kind}-{key}");
+                let last_use = last_use(&self.lock_path(&name));
+                let finished = state == ItemState::Work
+                    && Record::stands(&self.root.join("entries").join(&name));
+                let state = if finished { ItemState::Stale } else { state };
                 let bytes = bytes_on_disk(&path);
                 items.push(CacheItem {
                     kind,
@@ -106,7 +118,8 @@ impl Cache {
         Ok(items)
     }
 
-    /// Removes an item; `false` if a process is making it just now.
+    /// Removes an item; `false` if a process is making it just now or has
+    /// asked for it since it was listed.
     ///
     /// # Errors
     /// [`Error::File`] if it cannot be removed.
@@ -117,6 +130,9 @@ impl Cache {
             return Ok(false);
         }
         if item.state == ItemState::Entry {
+            if item.last_use.is_some() && last_use(&lock_path) != item.last_use {
+                return Ok(false);
+            }
             // Out of sight first, so that nobody finds it half removed.
             let aside = self
                 .root
@@ -126,13 +142,21 @@ impl Cache {
             fs::rename(&item.path, &aside).map_err(Error::file("remove", &item.path))?;
             remove_tree(&aside)?;
         } else {
-            // The leftovers of a template build belong to its identities, so
-            // that an ordinary caller may need a namespace to remove them.
-            remove_tree(&item.path)
-                .or_else(|_| remove_leftovers(&item.path).and_then(|()| remove_tree(&item.path)))?;
+            remove_work(&item.path)?;
         }
         Ok(true)
     }
+}
+
+/// Removes unfinished work. That of a template build belongs to its
+/// identities, so that an ordinary caller may need a namespace for it.
+pub(super) fn remove_work(path: &Path) -> Result<(), Error> {
+    remove_tree(path).or_else(|_| remove_leftovers(path).and_then(|()| remove_tree(path)))
+}
+
+/// When somebody asked for the entry with this lock.
+fn last_use(lock: &Path) -> Option<SystemTime> {
+    fs::metadata(lock).and_then(|meta| meta.modified()).ok()
 }
 
 fn split_name(path: &Path) -> Option<(String, Key)> {

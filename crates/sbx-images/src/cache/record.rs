@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -95,6 +96,17 @@ impl Record {
             .filter(|record: &Self| record.version == 1))
     }
 
+    /// Whether every file of the entry in `directory` is the one recorded, as
+    /// far as the file system says.
+    pub(crate) fn stands(directory: &Path) -> bool {
+        Self::load(directory).ok().flatten().is_some_and(|record| {
+            record.files.iter().all(|(name, file)| {
+                let found = FileIdent::of(&directory.join(name));
+                found.is_ok_and(|ident| ident == Some(file.ident))
+            })
+        })
+    }
+
     /// Hashes every file of `directory`, makes it read-only, flushes it, and
     /// writes the record.
     pub(crate) fn write(directory: &Path) -> Result<(), Error> {
@@ -108,8 +120,12 @@ impl Record {
             if name.starts_with(FILE_NAME) || !path.symlink_metadata().is_ok_and(|m| m.is_file()) {
                 continue;
             }
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o444))
-                .map_err(Error::file("protect", &path))?;
+            // Where nothing changes, an entry in use keeps its identity.
+            let mode = path.metadata().map(|meta| meta.mode() & 0o7777);
+            if !mode.is_ok_and(|mode| mode == 0o444) {
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o444))
+                    .map_err(Error::file("protect", &path))?;
+            }
             File::open(&path)
                 .and_then(|f| f.sync_all())
                 .map_err(Error::file("flush", &path))?;
@@ -124,15 +140,22 @@ impl Record {
     }
 }
 
-/// Replaces the file at `path` by `bytes`, flushed, never half.
+/// Replaces the file at `path` by `bytes`, flushed with its directory, never
+/// half, by however many processes at once.
 pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    static SERIAL: AtomicU32 = AtomicU32::new(0);
     let mut temp = path.as_os_str().to_owned();
-    temp.push(".new");
+    let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+    temp.push(format!(".new-{}-{serial}", std::process::id()));
     let temp = Path::new(&temp);
-    File::create(temp)
+    let written = File::create(temp)
         .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
-        .map_err(Error::file("write", temp))?;
-    fs::rename(temp, path).map_err(Error::file("write", path))?;
+        .map_err(Error::file("write", temp))
+        .and_then(|()| fs::rename(temp, path).map_err(Error::file("write", path)));
+    if written.is_err() {
+        let _ = fs::remove_file(temp);
+        return written;
+    }
     path.parent().map_or(Ok(()), sync_directory)
 }
 

@@ -12,6 +12,7 @@ fn name(key: &[u8]) -> EntryName {
         key: Key::of(&[key]),
         payload: "file",
         title: "a test".to_owned(),
+        room: ByteSize::mib(1),
     }
 }
 
@@ -180,4 +181,105 @@ fn an_entry_that_is_being_made_is_not_removed() {
             write(p, "hello")
         })
         .unwrap();
+}
+
+#[test]
+fn work_that_cannot_be_cleared_up_does_not_undo_its_entry() {
+    let (_dir, cache) = cache();
+    let made = cache
+        .make(&name(b"k"), &Silent, |p| {
+            p.work()?;
+            write(p, "hello")
+        })
+        .unwrap();
+    // As one who was killed between the two leaves it.
+    let work = cache.root().join("work").join(name(b"k").directory());
+    fs::create_dir(&work).unwrap();
+    let mut used = CacheUse::default();
+    used.add(made.key);
+    let left = cache.unused(&used, Duration::MAX).unwrap();
+    assert_eq!(left.len(), 1);
+    assert_eq!(left[0].path(), work);
+    assert_eq!(left[0].state, ItemState::Stale);
+    assert!(cache.remove(&left[0]).unwrap());
+    assert!(!work.exists());
+    assert!(cache.find(&name(b"k")).unwrap().is_some());
+}
+
+#[test]
+fn work_without_its_entry_is_kept_for_the_next_attempt() {
+    let (_dir, cache) = cache();
+    let work = cache.root().join("work").join(name(b"k").directory());
+    fs::create_dir(&work).unwrap();
+    assert_eq!(cache.list().unwrap()[0].state, ItemState::Work);
+}
+
+#[test]
+fn what_was_asked_for_since_it_was_listed_is_not_removed() {
+    let (_dir, cache) = cache();
+    cache
+        .make(&name(b"k"), &Silent, |p| write(p, "hello"))
+        .unwrap();
+    let lock = File::open(cache.lock_path(&name(b"k").directory())).unwrap();
+    lock.set_modified(std::time::UNIX_EPOCH).unwrap();
+    let items = cache
+        .unused(&CacheUse::default(), Duration::from_secs(60))
+        .unwrap();
+    assert!(cache.find(&name(b"k")).unwrap().is_some());
+    assert!(!cache.remove(&items[0]).unwrap());
+    lock.set_modified(std::time::UNIX_EPOCH).unwrap();
+    assert!(cache.remove(&items[0]).unwrap());
+}
+
+#[test]
+fn a_full_disk_is_told_with_what_was_made_where_and_how_much_it_takes() {
+    let (_dir, cache) = cache();
+    let full = [
+        Error::file("write", Path::new("/x"))(Errno::NOSPC.into()),
+        Error::file("write", Path::new("/x"))(Errno::DQUOT.into()),
+        Error::Program {
+            task: "build".to_owned(),
+            outcome: "exit status 1".to_owned(),
+            tail: vec!["cc: No space left on device".to_owned()],
+        },
+    ];
+    for error in full {
+        let told = cache
+            .make(&name(b"k"), &Silent, |_| Err(error))
+            .unwrap_err();
+        assert!(matches!(told, Error::NoRoom { .. }), "{told}");
+        let text = told.to_string();
+        assert!(text.contains("a test"), "{text}");
+        assert!(text.contains(cache.root().to_str().unwrap()), "{text}");
+        assert!(text.contains("1m"), "{text}");
+        assert_eq!(cache.list().unwrap().len(), 0);
+    }
+    let other = cache.make(&name(b"k"), &Silent, |_| Err(Error::Cancelled));
+    assert!(matches!(other, Err(Error::Cancelled)));
+}
+
+#[test]
+fn readers_find_the_old_or_the_new_entry_while_one_is_replaced() {
+    let (_dir, cache) = cache();
+    let path = cache.entry_path(&name(b"k")).join("file");
+    let temp = cache.root().join("tmp").join("next");
+    let done = AtomicUsize::new(0);
+    let publish = |text: &str| {
+        make_directory(&temp).unwrap();
+        fs::write(temp.join("file"), text).unwrap();
+        cache.publish(&name(b"k"), &temp).unwrap();
+        remove_tree(&temp).unwrap();
+    };
+    publish("0");
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 0..50 {
+                publish(&round.to_string());
+            }
+            done.store(1, Ordering::SeqCst);
+        });
+        while done.load(Ordering::SeqCst) == 0 {
+            assert!(path.exists());
+        }
+    });
 }

@@ -5,10 +5,12 @@ use std::fs;
 use std::io::Read;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rustix::fs::{Mode, OFlags};
+use sbx_spec::ByteSize;
 use sha2::{Digest, Sha512};
 
 use super::NpmPackage;
@@ -51,6 +53,15 @@ const NPM_SETTINGS: [&str; 8] = [
     "maxsockets",
 ];
 
+/// Room of the client's temporary files, which are in memory.
+const TEMPORARY: &str = "67108864";
+
+/// What the client may write for a package: the archive, the copy in its
+/// cache, one on the way, and what the registry says of the package.
+fn most(npm: &NpmPackage) -> u64 {
+    npm.size.saturating_mul(4).saturating_add(64 << 20)
+}
+
 /// The package's archive in `work`, checked against the pin.
 pub(super) fn fetch(
     npm: &NpmPackage,
@@ -65,28 +76,40 @@ pub(super) fn fetch(
     let room = work.join("room");
     remove_tree(&room)?;
     make_directory(&room)?;
+    let fetched = fetch_into(npm, host, &room, &archive, progress);
+    // Whatever the client left: it has the user's keys, and may be large.
+    let _ = remove_tree(&room);
+    fetched.map(|()| archive)
+}
+
+fn fetch_into(
+    npm: &NpmPackage,
+    host: &Host,
+    room: &Path,
+    archive: &Path,
+    progress: &dyn Progress,
+) -> Result<(), Error> {
     let settings = npm_settings(npm, host);
     let rc = room.join(".npmrc");
     fs::write(&rc, settings).map_err(Error::file("write", &rc))?;
     if host.is_root() {
-        for path in [&room, &rc] {
+        for path in [room, &rc] {
             chown(path, Some(CLIENT_ID), Some(CLIENT_ID)).map_err(Error::file("give", path))?;
         }
     }
     check(host)?;
     let growing = Growing {
         progress,
-        room: &room,
+        room,
         npm,
+        too_much: AtomicBool::new(false),
     };
-    client(npm, host, &room).run(&growing, &mut |_| {})?;
+    growing.hold(client(npm, host, room))?;
     progress.step(&growing.name(), npm.size, npm.size);
 
-    let made = made_archive(&room)?;
+    let made = made_archive(room)?;
     verify(npm, &made)?;
-    fs::rename(&made, &archive).map_err(Error::file("store", &made))?;
-    remove_tree(&room)?;
-    Ok(archive)
+    fs::rename(&made, archive).map_err(Error::file("store", &made))
 }
 
 /// The client in its room: own namespaces, an empty root with /usr and the
@@ -109,7 +132,8 @@ fn client(npm: &NpmPackage, host: &Host, room: &Path) -> Tool {
         .args(["--setenv", "HOME", "/room"])
         .args(["--setenv", "PATH", "/usr/bin:/bin"])
         .args(["--setenv", "npm_config_update_notifier", "false"])
-        .arg("--");
+        // These are in memory too, and have no bound.
+        .args(["--remount-ro", "/", "--remount-ro", "/dev", "--"]);
     drop_identity(tool, host)
         .args([
             "npm",
@@ -164,6 +188,8 @@ fn boxed(host: &Host, task: &str) -> Tool {
         "/proc",
         "--perms",
         "1777",
+        "--size",
+        TEMPORARY,
         "--tmpfs",
         "/tmp",
     ]);
@@ -352,9 +378,23 @@ struct Growing<'a> {
     progress: &'a dyn Progress,
     room: &'a Path,
     npm: &'a NpmPackage,
+    too_much: AtomicBool,
 }
 
 impl Growing<'_> {
+    /// Runs the client until it ends or has written more than it may.
+    fn hold(&self, client: Tool) -> Result<(), Error> {
+        let ended = client.run(self, &mut |_| {});
+        // What is beyond the bound by its end is no package of ours either.
+        let too_much = bytes_on_disk(self.room) > most(self.npm);
+        if too_much || self.too_much.load(Ordering::Relaxed) {
+            let most = ByteSize::bytes(most(self.npm)).about();
+            let reason = format!("it is more than {most}");
+            return Err(Error::form("what npm wrote", reason));
+        }
+        ended
+    }
+
     fn name(&self) -> String {
         format!("fetch {} {}", self.npm.package, self.npm.version)
     }
@@ -370,8 +410,13 @@ impl Progress for Growing<'_> {
     }
 
     fn cancelled(&self) -> bool {
-        let done = bytes_on_disk(self.room).min(self.npm.size.saturating_sub(1));
+        let written = bytes_on_disk(self.room);
+        let done = written.min(self.npm.size.saturating_sub(1));
         self.progress.step(&self.name(), done, self.npm.size);
+        if written > most(self.npm) {
+            self.too_much.store(true, Ordering::Relaxed);
+            return true;
+        }
         self.progress.cancelled()
     }
 }
@@ -401,6 +446,28 @@ mod tests {
             program: String::new(),
             install_as: String::new(),
         }
+    }
+
+    /// Runs a script in place of the client, in a room of its own.
+    fn write_as_client(script: &str) -> Result<(), Error> {
+        let dir = tempfile::tempdir().unwrap();
+        let growing = Growing {
+            progress: &Silent,
+            room: dir.path(),
+            npm: &package("x"),
+            too_much: AtomicBool::new(false),
+        };
+        let script = Tool::new("sh", "write").args(["-c", script]);
+        growing.hold(script.directory(dir.path()))
+    }
+
+    #[test]
+    fn a_client_that_writes_without_end_is_ended() {
+        let error = write_as_client("exec cat /dev/zero >x").unwrap_err();
+        assert!(error.to_string().contains("more than 64m"), "{error}");
+        let error = write_as_client("head -c 70m /dev/zero >x").unwrap_err();
+        assert!(error.to_string().contains("more than 64m"), "{error}");
+        write_as_client("head -c 60m /dev/zero >x").unwrap();
     }
 
     #[test]
