@@ -16,8 +16,10 @@ use std::fmt;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::net::sockopt::{self, Timeout};
 use sbx_sys::process::Ended;
 use sbx_sys::spawn::{Child, Signal, Spawn};
 use sbx_sys::{memfd, unix};
@@ -48,6 +50,10 @@ const MAX_REQUEST: usize = 256;
 const MAX_FDS: usize = 40;
 /// Largest sealed configuration of a role, in bytes.
 pub(crate) const MAX_CONFIG: usize = 4 << 20;
+
+/// How long it may take to answer, and how long to end what it started.
+/// It does either at once unless it stands still, or a file system does.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What can be started. Each once at a time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -133,6 +139,7 @@ impl Spawner {
         let text = serde_json::to_vec(config)
             .map_err(|source| Error::new(Code::Internal, "cannot write").because(source))?;
         let (near, far) = unix::message_pair().map_err(failed)?;
+        bound(&near, PATIENCE)?;
         let (reports, told) = unix::stream_pair().map_err(failed)?;
         let own = program
             .try_clone()
@@ -187,8 +194,15 @@ impl Spawner {
 
     fn answer(&self) -> Result<Answer, Error> {
         let mut answer = vec![0; MAX_ANSWER];
-        let (count, _) = unix::receive(&self.requests, &mut answer, 0)
-            .map_err(|source| Error::new(Code::Jail, "cannot hear the spawner").because(source))?;
+        let (count, _) = unix::receive(&self.requests, &mut answer, 0).map_err(|source| {
+            match source.kind() {
+                std::io::ErrorKind::WouldBlock => Error::new(
+                    Code::Timeout,
+                    format!("the spawner did not answer within {} s", PATIENCE.as_secs()),
+                ),
+                _ => Error::new(Code::Jail, "cannot hear the spawner").because(source),
+            }
+        })?;
         if count == 0 {
             return Err(Error::new(Code::Jail, "the spawner ended"));
         }
@@ -196,12 +210,37 @@ impl Spawner {
     }
 
     /// Ends it and all its children. It goes by itself once nobody can ask it
-    /// any more; the supervisor, locked down, may not even signal it.
-    pub(crate) fn end(self) {
+    /// any more; the supervisor, locked down, may not even signal it. False
+    /// if it stands still: the kernel kills it, and its children with it,
+    /// once this process has ended.
+    pub(crate) fn end(self) -> bool {
+        self.end_within(PATIENCE)
+    }
+
+    fn end_within(self, patience: Duration) -> bool {
         let Self { requests, child } = self;
         drop(requests);
-        let _ = child.wait();
+        let deadline = Instant::now() + patience;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let left = Timespec::try_from(left).ok();
+            let mut ended = [PollFd::from_borrowed_fd(child.pidfd(), PollFlags::IN)];
+            match rustix::event::poll(&mut ended, left.as_ref()) {
+                Err(rustix::io::Errno::INTR) => {}
+                Ok(1..) => return child.wait().is_ok(),
+                _ => return false,
+            }
+        }
     }
+}
+
+/// Lets nothing wait on `socket` for longer than `patience`.
+fn bound(socket: &OwnedFd, patience: Duration) -> Result<(), Error> {
+    for direction in [Timeout::Send, Timeout::Recv] {
+        sockopt::set_socket_timeout(socket, direction, Some(patience))
+            .map_err(|source| Error::new(Code::Io, "cannot start the spawner").because(source))?;
+    }
+    Ok(())
 }
 
 /// The role `sbx spawner`.
@@ -369,4 +408,40 @@ fn unreadable(source: serde_json::Error) -> Error {
 
 fn confused() -> Error {
     Error::new(Code::Internal, "the spawner is confused")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A spawner that runs `program`, which never answers.
+    fn mute(program: &str, argument: &str) -> Spawner {
+        let (requests, _far) = unix::message_pair().unwrap();
+        let mut spawn = Spawn::path(program).arg(argument);
+        spawn.parent_death_signal = Some(Signal::KILL);
+        let child = spawn.spawn().unwrap();
+        Spawner { requests, child }
+    }
+
+    #[test]
+    fn a_spawner_that_stands_still_is_given_up_and_one_that_ends_is_not() {
+        let still = mute("/bin/sleep", "60");
+        let pid = still.child.pid();
+        assert!(!still.end_within(Duration::from_millis(50)));
+        let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+        rustix::process::kill_process(pid, Signal::KILL).unwrap();
+        assert!(mute("/bin/sleep", "0").end_within(PATIENCE));
+    }
+
+    #[test]
+    fn no_answer_is_waited_for_without_end() {
+        let (requests, far) = unix::message_pair().unwrap();
+        bound(&requests, Duration::from_millis(50)).unwrap();
+        let child = Spawn::path("/bin/true").spawn().unwrap();
+        let spawner = Spawner { requests, child };
+        assert_eq!(spawner.answer().map(drop).unwrap_err().code, Code::Timeout);
+        assert!(tell(&far, &Answer::Ready));
+        assert!(matches!(spawner.answer(), Ok(Answer::Ready)));
+        assert!(spawner.end());
+    }
 }

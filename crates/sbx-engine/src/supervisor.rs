@@ -5,6 +5,7 @@
 //! the stop grace, when it is told to, or when a part of it is gone. Trusts
 //! the plan it was given and nobody else.
 
+mod ends;
 mod launch;
 mod lifecycle;
 mod log;
@@ -138,7 +139,9 @@ fn supervise(
         ),
     );
     // Whatever is left of it goes now, however it ended.
-    spawner.end();
+    if !spawner.end() {
+        log::log("the spawner does not end; it is killed with this process");
+    }
     let _ = std::fs::remove_dir_all(&config.runtime);
     sandbox.clear_run();
     if let Err(error) = &lived {

@@ -1,22 +1,18 @@
 //! From the first process to the last: start, serve, stop.
 
-use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream as StdStream;
 use std::rc::Rc;
 use std::time::Duration;
 
-use rustix::process::Signal;
 use sbx_proto::frame::{Frame, Kind, LINK, Side};
 use sbx_proto::link::{Clock, Hello, Ready, SetupFailed, Shutdown};
 use sbx_proto::message::Message;
-use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 
+use super::ends::{Ends, PartEnd, part_ended};
 use super::launch::{self, Launched};
 use super::network::Network;
 use super::serve::{self, LinkEnd, Shared, Stage};
@@ -24,7 +20,7 @@ use super::wire::{FrameReader, write};
 use super::{SOCKET, StartStatus, Status, SuperviseConfig, log, machine};
 use crate::command::{Code, Error, Wall};
 use crate::microvm::{setup, shares};
-use crate::spawner::{Report, Spawner};
+use crate::spawner::Spawner;
 use crate::store::{Phase, RunRecord, SandboxDir, Supervising};
 
 /// How long a guest may take from its first instruction to its first
@@ -63,33 +59,28 @@ pub(super) async fn live(
     held: Wall,
     status: &mut Status,
 ) -> Result<(), Error> {
-    let ends = watch_ends(reports)?;
     let plan = &config.plan;
     status.tell(&StartStatus::At("starting the machine".to_owned()));
     std::fs::create_dir_all(&config.runtime).map_err(|source| {
         Error::new(Code::Io, "cannot make the runtime directory").because(source)
     })?;
     let mut parts = launch::launch(plan, spawner, &config.runtime, &sandbox.join("names.jsonl"))?;
-    let mut ends = Ends {
-        reports: ends,
-        names: Rc::new(RefCell::new(names(&parts))),
-    };
+    let mut ends = Ends::watch(reports, &parts)?;
 
     let mut walls = vec![held];
     for helper in parts.helpers.iter_mut().chain([&mut parts.vmm]) {
         let ready = tokio::select! {
             ready = tokio::time::timeout(HELPER_LIMIT, first_line(&mut helper.control)) => ready,
-            end = ends.next() => return Err(part_ended(&end)),
+            end = ends.telling() => return Err(part_ended(&end)),
         };
+        let silent = || Error::new(Code::Timeout, format!("{} did not start", helper.name));
         match ready {
             Ok(Ok(line)) => walls.extend(super::walls::read(&helper.name, &line)?),
-            Ok(Err(_)) => return Err(part_ended(&ends.next().await)),
-            Err(_) => {
-                return Err(Error::new(
-                    Code::Timeout,
-                    format!("{} did not start", helper.name),
-                ));
+            Ok(Err(_)) => {
+                let end = tokio::time::timeout(OFF_LIMIT, ends.telling()).await;
+                return Err(end.map_or_else(|_| silent(), |end| part_ended(&end)));
             }
+            Err(_) => return Err(silent()),
         }
     }
     let Launched {
@@ -111,7 +102,7 @@ pub(super) async fn live(
                 format!("the guest did not come up within {} s", BOOT_LIMIT.as_secs()),
             )))
         }
-        end = ends.next() => Err(part_ended(&end)),
+        end = ends.telling() => Err(part_ended(&end)),
     };
     let (hello, ready) = booted.map_err(|error| hint_logs(error, config))?;
     walls.extend(ready.walls.iter().map(|wall| super::walls::of_guest(wall)));
@@ -217,7 +208,7 @@ async fn until_end(
     loop {
         let idle = !shared.stay.get() && shared.sessions() == 0;
         tokio::select! {
-            end = ends.next() => if let Some(end) = survive(end, ends, network.as_mut(), spawner).await {
+            end = ends.telling() => if let Some(end) = survive(end, ends, network.as_mut(), spawner).await {
                 return end;
             },
             end = &mut link => return match end {
@@ -225,7 +216,7 @@ async fn until_end(
                     End::Lost(Error::new(Code::Link, format!("the guest broke the link's rules: {what}")))
                 }
                 // The machine's own end follows, and tells more.
-                _ => match tokio::time::timeout(OFF_LIMIT, ends.next()).await {
+                _ => match tokio::time::timeout(OFF_LIMIT, ends.telling()).await {
                     Ok(end) => ended(&end),
                     Err(_) => End::Lost(Error::new(Code::Link, "the link to the guest closed")),
                 },
@@ -258,12 +249,6 @@ async fn survive(
         Some(network) if end.name == "net" => network,
         _ => return Some(ended(&end)),
     };
-    // It ends in good order when the machine is gone, whose own end follows.
-    if end.report.code == Some(0)
-        && let Ok(next) = tokio::time::timeout(PARTING, ends.next()).await
-    {
-        return Some(ended(&next));
-    }
     ends.names.borrow_mut().remove(&end.report.pid);
     match network.start_again(spawner).await {
         Ok(pid) => {
@@ -371,83 +356,6 @@ fn listen(config: &SuperviseConfig) -> Result<tokio::net::UnixListener, Error> {
     })?;
     listener.set_nonblocking(true).map_err(failed)?;
     tokio::net::UnixListener::from_std(listener).map_err(failed)
-}
-
-/// How the parts of a sandbox end.
-struct Ends {
-    reports: mpsc::Receiver<Report>,
-    names: Rc<RefCell<BTreeMap<u32, String>>>,
-}
-
-struct PartEnd {
-    name: String,
-    report: Report,
-}
-
-impl Ends {
-    /// The next part that ends. The spawner going counts as everything
-    /// ending at once.
-    async fn next(&mut self) -> PartEnd {
-        match self.reports.recv().await {
-            Some(report) => {
-                let name = self.names.borrow().get(&report.pid).cloned();
-                PartEnd {
-                    name: name.unwrap_or_else(|| "a process".to_owned()),
-                    report,
-                }
-            }
-            None => PartEnd {
-                name: "spawner".to_owned(),
-                report: Report {
-                    pid: 0,
-                    code: None,
-                    signal: Some(Signal::KILL.as_raw()),
-                },
-            },
-        }
-    }
-}
-
-fn names(parts: &Launched) -> BTreeMap<u32, String> {
-    let helpers = parts
-        .helpers
-        .iter()
-        .map(|helper| (helper.process.pid, helper.name.clone()));
-    helpers
-        .chain([(parts.vmm.process.pid, "vmm".to_owned())])
-        .collect()
-}
-
-fn watch_ends(reports: StdStream) -> Result<mpsc::Receiver<Report>, Error> {
-    let failed =
-        |source: std::io::Error| Error::new(Code::Io, "cannot watch the spawner").because(source);
-    reports.set_nonblocking(true).map_err(failed)?;
-    let stream = UnixStream::from_std(reports).map_err(failed)?;
-    let (to, from) = mpsc::channel(16);
-    spawn_local(async move {
-        let mut lines = BufReader::new(stream).lines();
-        while let Ok(Some(line)) = lines.next_line().await {
-            let Ok(report) = serde_json::from_str(&line) else {
-                continue;
-            };
-            if to.send(report).await.is_err() {
-                return;
-            }
-        }
-    });
-    Ok(from)
-}
-
-fn part_ended(end: &PartEnd) -> Error {
-    let how = match (end.report.code, end.report.signal) {
-        (Some(code), _) => format!("with code {code}"),
-        (None, Some(signal)) => format!("by signal {signal}"),
-        (None, None) => "for an unknown reason".to_owned(),
-    };
-    Error::new(
-        Code::Boot,
-        format!("the sandbox's {} process ended {how}", end.name),
-    )
 }
 
 fn hint_logs(error: Error, config: &SuperviseConfig) -> Error {
