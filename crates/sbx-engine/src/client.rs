@@ -6,6 +6,7 @@ use std::time::Duration;
 use sbx_proto::client::{Reply, Request};
 use sbx_proto::frame::{Frame, Kind, LINK, Side};
 use sbx_proto::message::Message;
+use sbx_spec::Rule;
 use serde_json::Value;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -157,6 +158,28 @@ pub(crate) async fn stay(runtime: &Path) -> Result<(), Error> {
 /// If it does not answer in time.
 pub(crate) async fn ping(runtime: &Path) -> Result<(), Error> {
     ask(runtime, &Request::Ping, PATIENCE).await.map(drop)
+}
+
+/// Has the sandbox judge by these rules, and waits until it does. Returns
+/// how many open connections they ended.
+///
+/// # Errors
+/// If the supervisor does not get there in time.
+pub(crate) async fn policy(runtime: &Path, rules: &[Rule]) -> Result<u64, Error> {
+    let call = serde_json::json!({ "policy": { "rules": rules } });
+    let json = call.to_string().into_bytes().into();
+    match ask(runtime, &Request::Call { json }, PATIENCE).await? {
+        Reply::Answered { json } => {
+            let answer: Value = serde_json::from_slice(&json).map_err(|source| {
+                Error::new(Code::Link, "cannot read the supervisor's answer").because(source)
+            })?;
+            Ok(answer.get("cut").and_then(Value::as_u64).unwrap_or(0))
+        }
+        _ => Err(Error::new(
+            Code::Link,
+            "the supervisor answered something else",
+        )),
+    }
 }
 
 /// Stops the sandbox and waits until it is down.

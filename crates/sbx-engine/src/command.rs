@@ -7,6 +7,7 @@
 //! said and is filled from the configuration or a default.
 
 mod error;
+mod policy;
 mod reply;
 mod ui;
 
@@ -15,9 +16,13 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use sbx_spec::{EnvVar, GuestPath, SandboxName, SandboxRequest, SensitivePlaces};
+use sbx_spec::{EnvVar, GuestPath, Resource, SandboxName, SandboxRequest, SensitivePlaces};
 
 pub use error::{Code, Error};
+pub use policy::{
+    CheckedReply, PolicyCheck, PolicyEdited, PolicyListReply, PolicyListed, PolicyRequest,
+    PolicyScope, PresetFrom, RuleChoice,
+};
 pub use reply::{
     ActedReply, Check, DoctorReply, Ended, Enforced, Fact, Failed, GcItem, GcReply, HeldName,
     InspectReply, ListReply, LogLine, LogsReply, Outcome, PlanReply, PlanStep, Reply, SandboxBrief,
@@ -55,6 +60,8 @@ pub enum Command {
     Doctor(DoctorRequest),
     /// Give back what nothing needs.
     Gc(GcRequest),
+    /// Show and change what sandboxes may reach.
+    Policy(PolicyRequest),
     /// Versions of the parts.
     Version,
 }
@@ -262,6 +269,9 @@ pub struct Caller {
     /// Variables that the clients of package archives need to reach them
     /// (proxies, extra roots); for making images alone.
     pub archives: Vec<(String, String)>,
+    /// Package registries that the host's own tools are configured to use,
+    /// each with the tool's name.
+    pub registries: Vec<(String, Resource)>,
     /// What of this host no sandbox sees, links followed, our own
     /// directories included: for [`sbx_spec::resolve`].
     pub sensitive: SensitivePlaces,

@@ -16,6 +16,7 @@ mod gc;
 mod inspect;
 mod life;
 mod logs;
+mod policy;
 mod prepare;
 mod run;
 mod start;
@@ -55,6 +56,7 @@ impl Engine {
             Command::Plan(request) => self.plan(&request, ui),
             Command::Doctor(request) => self.doctor(request, ui),
             Command::Gc(request) => self.gc(request),
+            Command::Policy(request) => self.policy(request, ui).await,
             Command::Version => Ok(self.version()),
         }
     }

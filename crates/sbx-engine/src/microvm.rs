@@ -1,6 +1,5 @@
 //! The isolation `microvm`: what each process of it is told.
 
-pub(crate) mod network;
 pub(crate) mod qemu;
 mod repository;
 pub(crate) mod setup;

@@ -6,8 +6,8 @@
 use std::path::PathBuf;
 
 use sbx_spec::{
-    Accel, Access, ByteSize, EnvVar, GuestPath, KitName, NetworkPreset, SandboxName, SandboxSpec,
-    ShareRole, TmpfsMount, VolumeMount,
+    Accel, Access, ByteSize, EnvVar, GuestPath, KitName, NetworkPreset, Rule, SandboxName,
+    SandboxSpec, ShareRole, TmpfsMount, VolumeMount,
 };
 use sbx_sys::cgroup::Controller;
 use serde::{Deserialize, Serialize};
@@ -134,10 +134,10 @@ pub struct SharePlan {
 /// A network engine.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct NetworkPlan {
-    /// The set of rules.
+    /// What the rules started from.
     pub preset: NetworkPreset,
-    /// Open ports of the host's loopback.
-    pub localhost_ports: Vec<u16>,
+    /// The rules of every layer.
+    pub rules: Vec<Rule>,
 }
 
 /// What the guest is told.
@@ -196,7 +196,12 @@ pub struct Artifacts {
 /// If this host cannot give what the spec asks: no monitor, no usable KVM
 /// where KVM was asked for, a KVM that is there and not permitted, a
 /// fraction of a processor, too little memory, too many shares.
-pub fn plan(spec: &SandboxSpec, facts: &HostFacts, files: &Artifacts) -> Result<Plan, Error> {
+pub fn plan(
+    spec: &SandboxSpec,
+    facts: &HostFacts,
+    files: &Artifacts,
+    network: Option<NetworkPlan>,
+) -> Result<Plan, Error> {
     let mut warnings = Vec::new();
     let program = facts.qemu.clone().ok_or_else(|| {
         Error::new(
@@ -240,13 +245,6 @@ pub fn plan(spec: &SandboxSpec, facts: &HostFacts, files: &Artifacts) -> Result<
             access: share.access,
             role: share.role,
         });
-    let network = match spec.network.preset {
-        NetworkPreset::None => None,
-        preset => Some(NetworkPlan {
-            preset,
-            localhost_ports: spec.network.localhost_ports.clone(),
-        }),
-    };
     Ok(Plan {
         name: spec.name.clone(),
         machine: Machine {
@@ -441,11 +439,15 @@ mod tests {
             tmpfs: Vec::new(),
             workdir: GuestPath::new("/home/u/app").unwrap(),
             env: Vec::new(),
-            network: Network {
-                preset: NetworkPreset::Open,
-                localhost_ports: vec![8080],
-            },
+            network: Network { preset: None },
         }
+    }
+
+    fn network() -> Option<NetworkPlan> {
+        Some(NetworkPlan {
+            preset: NetworkPreset::Locked,
+            rules: Vec::new(),
+        })
     }
 
     fn facts() -> HostFacts {
@@ -475,20 +477,20 @@ mod tests {
     }
 
     fn code(spec: &SandboxSpec, facts: &HostFacts) -> Code {
-        plan(spec, facts, &files()).unwrap_err().code
+        plan(spec, facts, &files(), network()).unwrap_err().code
     }
 
     #[test]
     fn the_same_spec_and_facts_make_the_same_plan() {
-        let first = plan(&spec(), &facts(), &files()).unwrap();
-        assert_eq!(plan(&spec(), &facts(), &files()).unwrap(), first);
+        let first = plan(&spec(), &facts(), &files(), network()).unwrap();
+        assert_eq!(plan(&spec(), &facts(), &files(), network()).unwrap(), first);
         assert_eq!(first.machine.accelerator, Accelerator::Kvm);
         assert!(first.warnings.is_empty());
     }
 
     #[test]
     fn only_the_sandboxs_own_disk_is_writable() {
-        let plan = plan(&spec(), &facts(), &files()).unwrap();
+        let plan = plan(&spec(), &facts(), &files(), network()).unwrap();
         let writable: Vec<_> = plan
             .machine
             .disks
@@ -501,7 +503,7 @@ mod tests {
 
     #[test]
     fn an_ordinary_user_stays_who_they_are_on_both_sides() {
-        let plan = plan(&spec(), &facts(), &files()).unwrap();
+        let plan = plan(&spec(), &facts(), &files(), network()).unwrap();
         let same = Identity {
             agent: (1000, 1001),
             service: None,
@@ -517,7 +519,7 @@ mod tests {
             gid: 0,
             ..facts()
         };
-        let identity = plan(&spec(), &root, &files()).unwrap().identity;
+        let identity = plan(&spec(), &root, &files(), network()).unwrap().identity;
         assert_eq!(identity.agent, (1000, 1000));
         for (uid, gid) in [identity.service.unwrap(), identity.share.unwrap()] {
             assert!(uid != 0 && gid != 0);
@@ -533,7 +535,7 @@ mod tests {
             virtualisation: none,
             ..facts()
         };
-        let planned = plan(&spec(), &facts, &files()).unwrap();
+        let planned = plan(&spec(), &facts, &files(), network()).unwrap();
         assert_eq!(planned.machine.accelerator, Accelerator::Tcg);
         assert_eq!(planned.warnings.len(), 1);
         let kvm = SandboxSpec {
@@ -553,14 +555,14 @@ mod tests {
             virtualisation: denied,
             ..facts()
         };
-        let error = plan(&spec(), &facts, &files()).unwrap_err();
+        let error = plan(&spec(), &facts, &files(), network()).unwrap_err();
         assert_eq!(error.code, Code::KvmDenied);
         assert!(error.hint.unwrap().contains("join the group kvm"));
         let emulated = SandboxSpec {
             accel: Accel::Tcg,
             ..spec()
         };
-        assert!(plan(&emulated, &facts, &files()).is_ok());
+        assert!(plan(&emulated, &facts, &files(), network()).is_ok());
     }
 
     #[test]
@@ -598,7 +600,7 @@ mod tests {
             control_group: Ok(vec![Controller::Cpu]),
             ..facts()
         };
-        let planned = plan(&half, &held, &files()).unwrap();
+        let planned = plan(&half, &held, &files(), network()).unwrap();
         assert_eq!(planned.ceiling.cpu_millis, Some(500));
         assert_eq!(planned.machine.cpus, 1);
         let unheld = HostFacts {
@@ -615,11 +617,7 @@ mod tests {
 
     #[test]
     fn without_a_network_there_is_no_engine_and_no_device() {
-        let network = Network {
-            preset: NetworkPreset::None,
-            localhost_ports: Vec::new(),
-        };
-        let plan = plan(&SandboxSpec { network, ..spec() }, &facts(), &files()).unwrap();
+        let plan = plan(&spec(), &facts(), &files(), None).unwrap();
         assert!(plan.network.is_none());
         let fds = crate::microvm::qemu::Descriptors::number(3, false, 1);
         let line = crate::microvm::qemu::arguments(&plan.machine, &fds, &["s0".to_owned()]);

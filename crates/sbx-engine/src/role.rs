@@ -31,8 +31,7 @@ pub fn run(name: &str) -> Result<(), Error> {
                 ledger: role.fd(6)?,
                 names: role.fd(7)?,
             };
-            sbx_net::process::run(role.config()?, links)
-                .map_err(|source| ended("net").because(source))
+            sbx_net::process::run(links).map_err(|source| ended("net").because(source))
         }
         "share" => {
             let (listener, root) = (role.fd(4)?, role.fd(5)?);

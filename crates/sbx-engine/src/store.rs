@@ -464,9 +464,7 @@ fn write_record<T: Serialize>(path: &Path, record: &T) -> io::Result<()> {
 mod tests {
     use std::time::Duration;
 
-    use sbx_spec::{
-        Accel, ByteSize, Cpus, Driver, GuestPath, Isolation, Limits, Network, NetworkPreset,
-    };
+    use sbx_spec::{Accel, ByteSize, Cpus, Driver, GuestPath, Isolation, Limits, Network};
 
     use super::*;
 
@@ -488,10 +486,7 @@ mod tests {
             tmpfs: Vec::new(),
             workdir: GuestPath::new("/").unwrap(),
             env: Vec::new(),
-            network: Network {
-                preset: NetworkPreset::None,
-                localhost_ports: Vec::new(),
-            },
+            network: Network { preset: None },
         }
     }
 

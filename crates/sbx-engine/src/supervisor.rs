@@ -12,6 +12,7 @@ mod log;
 mod machine;
 mod names;
 mod network;
+mod policy;
 mod router;
 mod serve;
 mod walls;

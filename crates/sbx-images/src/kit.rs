@@ -10,7 +10,7 @@ mod image;
 
 use std::collections::BTreeMap;
 
-use sbx_spec::{ByteSize, KitName};
+use sbx_spec::{Action, ByteSize, KitName, Origin, Resource, Rule};
 use serde::Deserialize;
 
 use crate::cache::{Artifact, Cache, EntryName, Key};
@@ -68,6 +68,9 @@ pub struct Kit {
     pub env: BTreeMap<String, String>,
     /// Names of variables that hold a credential of this agent.
     pub credentials: Vec<String>,
+    /// What the agent's own service needs; names and patterns with ports.
+    #[serde(default)]
+    network: Vec<Resource>,
     first_start: first_start::FirstStart,
     install: Option<Install>,
 }
@@ -104,6 +107,14 @@ impl Kit {
         toml::from_str(text)
             .map(Some)
             .map_err(|error| Error::form(format!("kit {name}"), error))
+    }
+
+    /// What the agent itself needs to reach, as rules.
+    pub fn network_rules(&self) -> impl Iterator<Item = Rule> {
+        self.network.iter().filter_map(|resource| {
+            let origin = Origin::Kit(self.name.clone());
+            Rule::new(Action::Allow, resource.clone(), origin).ok()
+        })
     }
 
     /// The names of all kits.

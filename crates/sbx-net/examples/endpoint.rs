@@ -1,14 +1,11 @@
 //! One endpoint without a sandbox: the link is descriptor 0, the control link
-//! descriptor 1, the configuration the first argument; its list of connections
-//! has nobody to read it. For tests and benches.
+//! descriptor 1; its list of connections has nobody to read it. For tests and
+//! benches.
 
 use std::io;
 use std::os::fd::AsFd;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let config = std::env::args()
-        .nth(1)
-        .ok_or("usage: endpoint CONFIG-AS-JSON")?;
     let link = io::stdin().as_fd().try_clone_to_owned()?;
     let control = io::stdout().as_fd().try_clone_to_owned()?;
     let ledger = sbx_sys::memfd::fixed("ledger", sbx_net::limits::LEDGER)?;
@@ -18,6 +15,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ledger,
         names: sbx_net::names_file(&[])?,
     };
-    sbx_net::process::run(serde_json::from_str(&config)?, links)?;
+    sbx_net::process::run(links)?;
     Ok(())
 }

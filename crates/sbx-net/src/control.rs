@@ -9,8 +9,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
+use sbx_spec::{Reason, Rule};
 use sbx_sys::jail::InForce;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::limits;
 use crate::names::{KnownName, Names};
@@ -27,6 +28,8 @@ pub(crate) enum Line<'a> {
     End(&'a EndRecord),
     /// A name got this address.
     Name(&'a KnownName),
+    /// Rules came into force.
+    Policy(&'a PolicyRecord),
     /// Records that were not written since the last such line.
     Flood(&'a Flood),
 }
@@ -43,7 +46,7 @@ pub(crate) struct Ready {
 pub(crate) struct FlowRecord<'a> {
     pub(crate) id: u64,
     pub(crate) verdict: &'static str,
-    pub(crate) rule: &'static str,
+    pub(crate) rule: &'a Reason,
     pub(crate) proto: &'static str,
     pub(crate) host: Option<&'a str>,
     pub(crate) addr: Option<IpAddr>,
@@ -61,6 +64,31 @@ pub(crate) struct EndRecord {
     /// Bytes to the guest.
     pub(crate) received: u64,
     pub(crate) how: &'static str,
+}
+
+/// One line from the supervisor.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub(crate) enum Order {
+    /// Judge by these rules from now on.
+    Policy(PolicyOrder),
+}
+
+/// Rules, all of them.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PolicyOrder {
+    /// Its number, which the answer repeats.
+    pub(crate) revision: u64,
+    pub(crate) rules: Vec<Rule>,
+}
+
+/// The rules of an order are in force.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct PolicyRecord {
+    pub(crate) revision: u64,
+    /// Connections that they ended.
+    pub(crate) cut: usize,
 }
 
 /// Records that were only counted.
@@ -110,7 +138,7 @@ impl Rate {
 pub(crate) struct Control {
     fd: OwnedFd,
     output: Vec<u8>,
-    line: usize,
+    input: Vec<u8>,
     rate: Rate,
     flood: Flood,
     flood_due: Option<Instant>,
@@ -127,7 +155,7 @@ impl Control {
         Self {
             fd,
             output: Vec::new(),
-            line: 0,
+            input: Vec::new(),
             rate: Rate::new(limits::RECORD_RATE, now),
             flood: Flood::default(),
             flood_due: None,
@@ -222,20 +250,25 @@ impl Control {
         Ok(Ok(()))
     }
 
-    /// Reads lines. None has a meaning yet; they are skipped, so that a newer
-    /// supervisor is no error.
-    pub(crate) fn receive(&mut self) -> io::Result<Result<(), Closed>> {
+    /// Reads what the supervisor wants, as far as it has arrived. A line that
+    /// is not understood ends the endpoint: what was meant could be a denial.
+    pub(crate) fn receive(&mut self) -> io::Result<Result<Vec<Order>, Closed>> {
+        let mut orders = Vec::new();
         let mut room = [0; 4096];
         while self.readable {
             match rustix::io::read(&self.fd, &mut room) {
                 Ok(0) => return Ok(Err(Closed)),
                 Ok(count) => {
-                    let read = room.get(..count).unwrap_or_default();
-                    self.line = match read.iter().rposition(|byte| *byte == b'\n') {
-                        Some(last) => read.len() - last - 1,
-                        None => self.line + read.len(),
-                    };
-                    if self.line > limits::CONTROL_LINE {
+                    self.input
+                        .extend_from_slice(room.get(..count).unwrap_or_default());
+                    while let Some(end) = self.input.iter().position(|byte| *byte == b'\n') {
+                        let line: Vec<u8> = self.input.drain(..=end).collect();
+                        match serde_json::from_slice(&line) {
+                            Ok(order) => orders.push(order),
+                            Err(_) => return Ok(Err(Closed)),
+                        }
+                    }
+                    if self.input.len() > limits::CONTROL_LINE {
                         return Ok(Err(Closed));
                     }
                 }
@@ -245,7 +278,12 @@ impl Control {
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(Ok(()))
+        Ok(Ok(orders))
+    }
+
+    /// Says that rules are in force, and how many connections they ended.
+    pub(crate) fn policy(&mut self, record: &PolicyRecord) {
+        let _written = self.push(&Line::Policy(record));
     }
 }
 

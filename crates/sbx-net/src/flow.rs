@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
+use sbx_spec::Reason;
 use smoltcp::socket::tcp;
 use smoltcp::wire::EthernetAddress;
 
@@ -61,8 +62,8 @@ pub(crate) struct Syn {
 /// Addresses on trial.
 #[derive(Debug)]
 pub(crate) struct Dialling {
-    /// The rule that allows them.
-    pub(crate) rule: &'static str,
+    /// What allows them.
+    pub(crate) reason: Reason,
     /// Not tried yet, last first.
     pub(crate) left: Vec<Pass>,
     /// On their way.

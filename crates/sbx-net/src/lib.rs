@@ -12,7 +12,6 @@
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
 mod buffers;
-pub mod config;
 mod control;
 mod device;
 mod engine;
@@ -33,6 +32,6 @@ mod resolve;
 mod stack;
 mod table;
 
-pub use config::NetConfig;
 pub use error::{Attempt, Error};
+pub use gate::host_addresses;
 pub use names::{KnownName, file as names_file};

@@ -107,8 +107,9 @@ pub const RECORD_RATE: u32 = 500;
 /// like those above the rate.
 pub const CONTROL_OUTPUT: usize = 256 * 1024;
 
-/// Longest line on the control link, in bytes. A longer one ends the process.
-pub const CONTROL_LINE: usize = 64 * 1024;
+/// Longest line on the control link, in bytes: two policies and the presets
+/// fit. A longer one ends the process.
+pub const CONTROL_LINE: usize = 2 * 1024 * 1024;
 
 /// Data memory of the whole process, in bytes (RLIMIT_DATA). An allocation
 /// beyond it ends the process.

@@ -2,7 +2,6 @@
 
 use sbx_sys::jail::InForce;
 
-use crate::config::NetConfig;
 use crate::control::Ready;
 pub use crate::engine::Links;
 use crate::engine::{Ended, Engine};
@@ -11,15 +10,16 @@ use crate::jail;
 
 /// Locks the process down and serves one sandbox until the virtual machine
 /// closes the link or the supervisor its control. The first line to the
-/// supervisor is `{"ready":{"walls":[…]}}`. The caller holds no other
+/// supervisor is `{"ready":{"walls":[…]}}`; until the supervisor's first line
+/// says what is allowed, nothing is. The caller holds no other
 /// descriptors and has started no thread.
 ///
 /// # Errors
 /// When a wall cannot be set, when the link carries what cannot be a frame,
 /// or when the kernel refuses something that the loop cannot do without.
-pub fn run(config: NetConfig, links: Links) -> Result<(), Error> {
+pub fn run(links: Links) -> Result<(), Error> {
     let walls = lock_down()?;
-    serve_with(&config, links, walls)
+    serve_with(links, walls)
 }
 
 /// Puts the walls of [`run`] around the calling process, which has one
@@ -36,12 +36,12 @@ pub fn lock_down() -> Result<InForce, Error> {
 ///
 /// # Errors
 /// As [`run`], walls aside.
-pub fn serve(config: &NetConfig, links: Links) -> Result<(), Error> {
-    serve_with(config, links, InForce::default())
+pub fn serve(links: Links) -> Result<(), Error> {
+    serve_with(links, InForce::default())
 }
 
-fn serve_with(config: &NetConfig, links: Links, walls: InForce) -> Result<(), Error> {
-    match Engine::new(config, links)?.run(&Ready { walls })? {
+fn serve_with(links: Links, walls: InForce) -> Result<(), Error> {
+    match Engine::new(links)?.run(&Ready { walls })? {
         Ended::Link | Ended::Control => Ok(()),
     }
 }

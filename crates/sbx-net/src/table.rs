@@ -68,6 +68,11 @@ impl Table {
             .filter(|flow| flow.generation == key.generation)
     }
 
+    /// All of them, as they are now.
+    pub(crate) fn keys(&self) -> Vec<Key> {
+        self.by_ends.values().copied().collect()
+    }
+
     pub(crate) fn insert(&mut self, mut flow: Flow) -> Key {
         self.generation = (self.generation + 1) % Key::GENERATIONS;
         flow.generation = self.generation;

@@ -11,7 +11,7 @@ mod support;
 
 use rustix::net::Shutdown;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -92,9 +92,8 @@ fn bed(test: &str) -> Option<Bed> {
     bed.serve("public", "0.0.0.0", "80");
     bed.serve("host", "127.0.0.1", "8080");
     bed.serve("host", "198.51.100.1", "8081");
-    let config = r#"{"preset":"open","localhost_ports":[8080]}"#;
     let endpoint = example("endpoint");
-    let endpoint = [endpoint.to_str().unwrap(), config];
+    let endpoint = [endpoint.to_str().unwrap()];
     bed.spawn(
         "host",
         &endpoint,
@@ -115,6 +114,10 @@ fn bed(test: &str) -> Option<Bed> {
             .is_some_and(|walls| walls.len() >= 6),
         "{ready}"
     );
+    let order = serde_json::json!({"policy": {"revision": 1, "rules": support::rules(&[8080])}});
+    let control = bed.control.get_mut();
+    control.write_all(format!("{order}\n").as_bytes()).unwrap();
+    assert_eq!(bed.line()["policy"]["revision"], 1);
     Some(bed)
 }
 

@@ -7,10 +7,10 @@ mod support;
 use std::net::{Ipv4Addr, TcpListener};
 use std::thread;
 
-use sbx_net::{NetConfig, layout};
-use sbx_spec::NetworkPreset;
+use sbx_net::layout;
+use sbx_spec::Rule;
 use smoltcp::socket::tcp;
-use support::{address_in, query, start_kept};
+use support::{address_in, query, rules, start_kept};
 
 /// A server that sends back what comes; its port.
 fn echo() -> u16 {
@@ -28,17 +28,14 @@ fn echo() -> u16 {
     port
 }
 
-fn opened(port: u16) -> NetConfig {
-    NetConfig {
-        preset: NetworkPreset::Open,
-        localhost_ports: vec![port],
-    }
+fn opened(port: u16) -> Vec<Rule> {
+    rules(&[port])
 }
 
 #[test]
 fn the_endpoint_after_a_dead_one_ends_its_connections_and_serves_new_ones() {
     let port = echo();
-    let (mut guest, kept) = start_kept(opened(port));
+    let (mut guest, kept) = start_kept(&opened(port));
     let waiting = [
         guest.established((layout::HOST_V4, port)),
         guest.established((layout::HOST_V6, port)),
@@ -46,7 +43,7 @@ fn the_endpoint_after_a_dead_one_ends_its_connections_and_serves_new_ones() {
     for connection in waiting {
         assert_eq!(guest.exchange(connection, b"hello", 5), b"hello");
     }
-    guest.followed(opened(port), &kept);
+    guest.followed(&opened(port), &kept);
     // Neither side says anything: they are told.
     guest.until("the end of both", |guest| {
         waiting.map(|old| guest.tcp(old).state()) == [tcp::State::Closed; 2]
@@ -63,11 +60,11 @@ fn a_name_has_its_address_in_the_endpoint_after_a_dead_one() {
         .nodename()
         .to_string_lossy()
         .to_lowercase();
-    let (mut guest, mut kept) = start_kept(opened(1));
+    let (mut guest, mut kept) = start_kept(&opened(1));
     let address = address_in(&guest.ask(&query(&own, 1)));
     let told = serde_json::from_value(guest.control.next("name")).unwrap();
     kept.names.push(told);
-    guest.followed(opened(1), &kept);
+    guest.followed(&opened(1), &kept);
     // Not asked again: the address alone says which name is meant.
     guest.refused((address, 443));
     let flow = guest.control.next("flow");

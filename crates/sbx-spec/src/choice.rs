@@ -59,7 +59,7 @@ macro_rules! choice {
 choice!(Isolation, "microvm" => Self::MicroVm; later "container", "docker");
 choice!(Driver, "auto" => Self::Auto, "qemu" => Self::Qemu; later "krun");
 choice!(Accel, "auto" => Self::Auto, "kvm" => Self::Kvm, "tcg" => Self::Tcg; later);
-choice!(NetworkPreset, "open" => Self::Open, "none" => Self::None; later "balanced", "locked");
+choice!(NetworkPreset, "open" => Self::Open, "balanced" => Self::Balanced, "locked" => Self::Locked, "none" => Self::None; later);
 choice!(Access, "direct" => Self::ReadWrite, "ro" => Self::ReadOnly; later "overlay", "clone");
 
 #[cfg(test)]
@@ -86,8 +86,8 @@ mod tests {
             Err(ChoiceError::Unknown(&["microvm"]))
         );
         assert_eq!(
-            "balanced".parse::<NetworkPreset>().unwrap_err().to_string(),
-            "`balanced` is not in this version"
+            "overlay".parse::<Access>().unwrap_err().to_string(),
+            "`overlay` is not in this version"
         );
     }
 }

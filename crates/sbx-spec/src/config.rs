@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use serde::Deserialize;
 
-use crate::{Accel, Access, ByteSize, Cpus, Driver, Isolation, KitName, NetworkPreset};
+use crate::{Accel, Access, ByteSize, Cpus, Driver, Isolation, KitName};
 
 /// Seconds a sandbox stays up after its last session where nothing else is
 /// configured.
@@ -34,8 +34,6 @@ pub struct Config {
     pub disk: Option<ByteSize>,
     /// `pids-limit`.
     pub pids: Option<u32>,
-    /// `network`.
-    pub network: Option<NetworkPreset>,
     /// `workspace-mode`.
     pub workspace_access: Option<Access>,
     /// `stop-grace`: seconds a sandbox stays up after its last session.
@@ -65,11 +63,6 @@ pub const KEYS: &[(&str, &str, &str)] = &[
     ("memory", "\"4g\"", "memory of new sandboxes"),
     ("disk", "\"20g\"", "upper bound of a sandbox's own disk"),
     ("pids-limit", "4096", "processes and threads inside"),
-    (
-        "network",
-        "\"open\"",
-        "what may be reached: `open` or `none`",
-    ),
     (
         "workspace-mode",
         "\"direct\"",
@@ -114,7 +107,7 @@ struct File {
     memory: Option<toml::Spanned<Scalar>>,
     disk: Option<toml::Spanned<Scalar>>,
     pids_limit: Option<toml::Spanned<u32>>,
-    network: Option<toml::Spanned<String>>,
+    network: Option<toml::Spanned<toml::Value>>,
     workspace_mode: Option<toml::Spanned<String>>,
     stop_grace: Option<toml::Spanned<Scalar>>,
 }
@@ -147,6 +140,13 @@ impl Config {
             line: error.span().map(|span| line_of(text, span.start)),
             message: error.message().trim().to_owned(),
         })?;
+        if let Some(network) = file.network {
+            return Err(ConfigError {
+                line: Some(line_of(text, network.span().start)),
+                message: "network: what may be reached is the policy's: `sbx policy init PRESET`"
+                    .to_owned(),
+            });
+        }
         let at = Reader { text };
         Ok(Self {
             agent: at.read("agent", file.agent)?,
@@ -157,7 +157,6 @@ impl Config {
             memory: at.read("memory", file.memory)?,
             disk: at.read("disk", file.disk)?,
             pids: file.pids_limit.map(toml::Spanned::into_inner),
-            network: at.read("network", file.network)?,
             workspace_access: at.read("workspace-mode", file.workspace_mode)?,
             stop_grace_s: at
                 .read::<_, Seconds>("stop-grace", file.stop_grace)?
@@ -200,7 +199,7 @@ impl Reader<'_> {
     }
 }
 
-fn line_of(text: &str, offset: usize) -> usize {
+pub(crate) fn line_of(text: &str, offset: usize) -> usize {
     text.bytes()
         .take(offset)
         .filter(|byte| *byte == b'\n')
@@ -257,7 +256,6 @@ mod tests {
         assert_eq!(config.cpus, Some(Cpus::whole(2)));
         assert_eq!(config.memory, Some(ByteSize::gib(4)));
         assert_eq!(config.pids, Some(4096));
-        assert_eq!(config.network, Some(NetworkPreset::Open));
         assert_eq!(config.workspace_access, Some(Access::ReadWrite));
         assert_eq!(config.stop_grace_s, Some(30));
     }
@@ -278,16 +276,22 @@ mod tests {
     }
 
     #[test]
+    fn the_policy_is_not_a_part_of_it() {
+        let error = Config::parse("network = \"open\"").unwrap_err();
+        assert!(error.message.contains("sbx policy init"), "{error}");
+    }
+
+    #[test]
     fn a_wrong_value_is_an_error_with_its_line() {
         let error = Config::parse("\n\nmemory = \"lots\"").unwrap_err();
         assert_eq!(
             error.to_string(),
             "line 3: memory = lots: a size is a number and a unit: 512m, 1.5g, 20g"
         );
-        let error = Config::parse("network = \"balanced\"").unwrap_err();
+        let error = Config::parse("workspace-mode = \"overlay\"").unwrap_err();
         assert_eq!(
             error.to_string(),
-            "line 1: network = balanced: `balanced` is not in this version"
+            "line 1: workspace-mode = overlay: `overlay` is not in this version"
         );
     }
 

@@ -45,15 +45,16 @@ pub fn differences(
     found.value("--memory", &spec.limits.memory, request.memory.as_ref());
     found.value("--disk", &spec.limits.disk, request.disk.as_ref());
     found.value("--pids-limit", &spec.limits.pids, request.pids.as_ref());
-    found.value("--network", &spec.network.preset, request.network.as_ref());
-    for port in &request.localhost_ports {
-        if !spec.network.localhost_ports.contains(port) {
+    match (spec.network.preset, request.network) {
+        (None, Some(asked)) => {
             found.add(
-                "--allow-network",
-                list(&spec.network.localhost_ports),
-                format!("localhost:{port}"),
+                "--network",
+                "unsaid (the user's own)".to_owned(),
+                asked.to_string(),
             );
         }
+        (Some(has), asked) => found.value("--network", &has, asked.as_ref()),
+        (None, None) => {}
     }
     workspaces(&mut found, spec, request);
     for mount in &request.mounts {

@@ -309,6 +309,28 @@ impl Denial {
         }
     }
 
+    /// Whether a rule that names such addresses can open them. The others are
+    /// never anything but the host itself, everybody, or nobody.
+    #[must_use]
+    pub fn may_be_lifted(self) -> bool {
+        match self {
+            Self::Private
+            | Self::SharedAddress
+            | Self::LinkLocal
+            | Self::Metadata
+            | Self::UniqueLocal
+            | Self::HostInterface => true,
+            Self::Loopback
+            | Self::Unspecified
+            | Self::Multicast
+            | Self::Broadcast
+            | Self::Synthetic
+            | Self::Reserved
+            | Self::SiteLocal
+            | Self::Embedded => false,
+        }
+    }
+
     /// The default denial that covers an address, if one does. An IPv6
     /// address that carries an IPv4 address somewhere (mapped, NAT64, 6to4,
     /// Teredo, ISATAP) is denied when the carried one is. The documentation

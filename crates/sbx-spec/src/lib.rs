@@ -31,7 +31,11 @@ pub use naming::{
     DefaultName, NoDefaultName, Owner, Subject, UnknownAgent, default_name, nearest, subject,
 };
 pub use path::{GuestPath, GuestPathError};
-pub use policy::{Answer, Destination, Flow, Policy, Protocol, Verdict, decide};
+pub use policy::{
+    Action, Answer, Destination, Flow, GROUPS, Group, MAX_POLICY_FILE, MAX_POLICY_RULES, Origin,
+    Policy, PolicyEdit, PolicyFile, Ports, Protocol, Reason, Resource, ResourceError, Rule,
+    RuleError, RuleId, Target, Verdict, decide, preset_rules,
+};
 pub use request::{
     HostKind, HostPath, MountRequest, SandboxRequest, WorkspacePath, WorkspaceRequest,
 };

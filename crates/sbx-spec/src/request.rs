@@ -7,7 +7,8 @@
 use std::path::{Path, PathBuf};
 
 use crate::{
-    Accel, Access, ByteSize, Cpus, Driver, EnvVar, GuestPath, Isolation, NetworkPreset, SandboxName,
+    Accel, Access, ByteSize, Cpus, Driver, EnvVar, GuestPath, Isolation, NetworkPreset, Rule,
+    SandboxName,
 };
 
 /// What a sandbox should be like, as far as the user said so.
@@ -46,8 +47,9 @@ pub struct SandboxRequest {
     pub env: Vec<EnvVar>,
     /// `--network`.
     pub network: Option<NetworkPreset>,
-    /// `--allow-network localhost:PORT`.
-    pub localhost_ports: Vec<u16>,
+    /// `--allow-network` and `--deny-network`: rules of this sandbox. They
+    /// join those it has.
+    pub rules: Vec<Rule>,
 }
 
 /// What the agent works on.

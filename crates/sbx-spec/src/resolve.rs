@@ -10,9 +10,8 @@ use std::path::{Path, PathBuf};
 use crate::variables::is_credential;
 use crate::{
     Accel, Access, ByteSize, Config, Cpus, Driver, EnvVar, GuestPath, HostKind, HostPath,
-    Isolation, KitName, Limits, MountRequest, Network, NetworkPreset, SandboxName, SandboxRequest,
-    SandboxSpec, Sensitive, SensitivePlaces, Share, ShareRole, TmpfsMount, VolumeMount,
-    WorkspaceRequest,
+    Isolation, KitName, Limits, MountRequest, Network, SandboxName, SandboxRequest, SandboxSpec,
+    Sensitive, SensitivePlaces, Share, ShareRole, TmpfsMount, VolumeMount, WorkspaceRequest,
 };
 
 /// Least memory a guest boots in.
@@ -179,9 +178,6 @@ pub fn resolve(layers: Layers<'_>, name: SandboxName) -> Result<Resolved, Resolv
     let (credentials, env) = last_of_each(&request.env)
         .into_iter()
         .partition(|var| is_credential(&var.name));
-    let mut localhost_ports = request.localhost_ports.clone();
-    localhost_ports.sort_unstable();
-    localhost_ports.dedup();
     let spec = SandboxSpec {
         name,
         kit: layers.kit.clone(),
@@ -198,11 +194,7 @@ pub fn resolve(layers: Layers<'_>, name: SandboxName) -> Result<Resolved, Resolv
         workdir,
         env,
         network: Network {
-            preset: request
-                .network
-                .or(config.network)
-                .unwrap_or(NetworkPreset::Open),
-            localhost_ports,
+            preset: request.network,
         },
     };
     Ok(Resolved { spec, credentials })

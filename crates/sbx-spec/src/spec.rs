@@ -144,10 +144,9 @@ pub struct EnvVar {
 /// What a sandbox may reach.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Network {
-    /// The set of rules to start from.
-    pub preset: NetworkPreset,
-    /// Ports of the host's loopback that a rule opened.
-    pub localhost_ports: Vec<u16>,
+    /// The rules to start from; `None` for those of the user's policy,
+    /// whatever they are when it runs. Its own rules are in its own policy.
+    pub preset: Option<NetworkPreset>,
 }
 
 /// A named set of network rules.
@@ -156,6 +155,11 @@ pub struct Network {
 pub enum NetworkPreset {
     /// Everything but the default denials.
     Open,
+    /// What programming commonly needs: package ecosystems, code hosts,
+    /// documentation.
+    Balanced,
+    /// What rules allow, and nothing else.
+    Locked,
     /// Nothing; there is no network device.
     None,
 }

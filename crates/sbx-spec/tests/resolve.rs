@@ -111,7 +111,10 @@ fn text(resolved: &Resolved) -> String {
     }
     let network = &resolved.spec.network;
     out += &format!("in {}\n", resolved.spec.workdir.as_path().display());
-    out + &format!("network {} {:?}\n", network.preset, network.localhost_ports)
+    match network.preset {
+        Some(preset) => out + &format!("network {preset}\n"),
+        None => out,
+    }
 }
 
 fn error(request: &SandboxRequest) -> String {
@@ -125,8 +128,7 @@ fn nothing_said_takes_the_defaults_of_the_surface() {
         "claude-app claude microvm auto auto\n\
          4 cpus, 6g, disk 20g, 4096 pids\n\
          Workspace /home/u/app -> /home/u/app direct\n\
-         in /home/u/app\n\
-         network open []\n"
+         in /home/u/app\n"
     );
 }
 
@@ -134,18 +136,17 @@ fn nothing_said_takes_the_defaults_of_the_surface() {
 fn flags_win_over_the_configuration_and_it_over_the_defaults() {
     let request = SandboxRequest {
         memory: Some(ByteSize::gib(2)),
-        localhost_ports: vec![8080, 80, 8080],
+        network: Some(NetworkPreset::Locked),
         ..on("/home/u/app")
     };
-    let config =
-        "memory = \"3g\"\ncpus = 2\nnetwork = \"none\"\nworkspace-mode = \"ro\"\naccel = \"tcg\"";
+    let config = "memory = \"3g\"\ncpus = 2\nworkspace-mode = \"ro\"\naccel = \"tcg\"";
     assert_eq!(
         text(&resolved(&request, config).unwrap()),
         "claude-app claude microvm auto tcg\n\
          2 cpus, 2g, disk 20g, 4096 pids\n\
          Workspace /home/u/app -> /home/u/app ro\n\
          in /home/u/app\n\
-         network none [80, 8080]\n"
+         network locked\n"
     );
 }
 
@@ -190,8 +191,7 @@ fn several_workspaces_and_mounts_keep_their_order_and_modes() {
          volume cache -> /cache\n\
          tmpfs /fast None\n\
          A=2\n\
-         in /home/u/tree\n\
-         network open []\n"
+         in /home/u/tree\n"
     );
     assert_eq!(resolved.credentials, [env("MY_TOKEN", "secret")]);
 }
@@ -393,15 +393,13 @@ fn what_counts_only_at_creation_is_named_when_it_differs() {
         network: Some(NetworkPreset::None),
         workspace_access: Some(Access::ReadOnly),
         mounts: vec![bind("/srv/a", "/a", Access::ReadOnly)],
-        localhost_ports: vec![80],
         ..on("/home/u/app")
     };
     assert_eq!(
         differs(&spec, &request),
         [
             "it has --memory 6g, not 8g",
-            "it has --network open, not none",
-            "it has --allow-network none, not localhost:80",
+            "it has --network unsaid (the user's own), not none",
             "it has --workspace-mode direct, not ro",
             "it has --mount none, not /a",
         ]

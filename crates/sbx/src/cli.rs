@@ -9,6 +9,7 @@ mod create;
 mod exec;
 pub(crate) mod host;
 mod life;
+mod policy;
 mod run;
 mod sandbox;
 mod usage;
@@ -150,6 +151,7 @@ pub(crate) enum Verb {
     Rm(life::RmFlags),
     Logs(life::LogsFlags),
     Plan(Box<create::PlanFlags>),
+    Policy(policy::PolicyFlags),
     Doctor(host::DoctorFlags),
     Gc(host::GcFlags),
     /// Print the versions of sbx and its parts
@@ -172,6 +174,7 @@ impl Verb {
             Self::Rm(flags) => flags.command()?,
             Self::Logs(flags) => flags.command()?,
             Self::Plan(flags) => flags.command(door)?,
+            Self::Policy(flags) => flags.command()?,
             Self::Doctor(flags) => flags.command(),
             Self::Gc(flags) => flags.command(),
             Self::Version => Command::Version,
@@ -186,6 +189,11 @@ impl Verb {
             Self::Exec(flags) => flags.raw_terminal,
             _ => false,
         }
+    }
+
+    /// Whether a list of rules shows every one.
+    pub(crate) fn wide(&self) -> bool {
+        matches!(self, Self::Policy(flags) if flags.wide())
     }
 
     /// Whether sessions may begin, which take the user's git identity along.

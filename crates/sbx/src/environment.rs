@@ -16,6 +16,8 @@ use sbx_engine::Directories;
 use sbx_engine::command::{Caller, Code, Error, GitIdentity};
 use sbx_spec::{EnvVar, SensitivePlaces};
 
+use crate::registries::registries;
+
 /// A variable of ours.
 pub(crate) struct Variable {
     /// Its name.
@@ -271,6 +273,7 @@ impl Environment {
             timezone: self.timezone(),
             git,
             archives: self.archives(),
+            registries: registries(self, &home),
             sensitive: sensitive(&home, uid, directories),
             home,
         })

@@ -11,6 +11,7 @@ mod filter;
 mod host_path;
 #[cfg(test)]
 mod reference;
+mod registries;
 mod render;
 mod terminal;
 mod ui;
@@ -79,7 +80,8 @@ fn command_line(args: Vec<OsString>) -> u8 {
         Err(Stop::Help(text)) => return early.data(text.as_bytes()).map_or(1, |()| 0),
     };
     let environment = Environment::read();
-    let screen = Screen::new(&cli.global, &environment);
+    let mut screen = Screen::new(&cli.global, &environment);
+    screen.wide = cli.verb.as_ref().is_some_and(Verb::wide);
     match carry_out(cli, &environment, screen, prepared.notes) {
         Ok(code) => code,
         Err(error) => fail(&screen, &error),

@@ -4,6 +4,7 @@
 //! come from a sandbox is escaped before it is shown.
 
 pub(crate) mod block;
+mod policy;
 pub(crate) mod progress;
 pub(crate) mod reply;
 pub(crate) mod table;
@@ -34,6 +35,8 @@ pub(crate) struct Screen {
     err_colors: bool,
     /// How long steps are shown.
     pub(crate) progress: ProgressChoice,
+    /// Whether a list of rules shows every one.
+    pub(crate) wide: bool,
     /// Whether errors are shown with their codes.
     debug: bool,
 }
@@ -68,6 +71,7 @@ impl Screen {
             quiet: flags.quiet,
             out_colors: colors(io::stdout().is_terminal()),
             err_colors: colors(terminal),
+            wide: false,
             debug: flags.debug || environment.text("SBX_LOG") == Some("debug"),
             progress: match flags.progress {
                 ProgressChoice::Auto if flags.format() == Format::Json => ProgressChoice::None,
@@ -87,6 +91,7 @@ impl Screen {
             out_colors,
             err_colors,
             progress: ProgressChoice::None,
+            wide: false,
             debug: false,
         }
     }
@@ -97,7 +102,7 @@ impl Screen {
     /// What standard output says to being written to.
     pub(crate) fn reply(&self, reply: &Reply) -> io::Result<()> {
         let text = match self.format {
-            Format::Table => reply::text(reply, self.quiet, self.out()),
+            Format::Table => reply::text(reply, self.quiet, self.wide, self.out()),
             Format::Json if matches!(reply, Reply::Session(_)) => return Ok(()),
             Format::Json => json(&Document {
                 version: VERSION,

@@ -48,6 +48,8 @@ pub enum Code {
     BrokenSandbox,
     /// Another command works on it, or it is running where it must not be.
     Busy,
+    /// No such rule in a policy.
+    RuleNotFound,
     /// No agent or kit of that name.
     UnknownAgent,
     /// The workspace is missing, or is none that may be served.
@@ -103,6 +105,7 @@ impl Code {
         Self::SandboxDiffers,
         Self::BrokenSandbox,
         Self::Busy,
+        Self::RuleNotFound,
         Self::UnknownAgent,
         Self::Workspace,
         Self::Mount,
@@ -131,7 +134,7 @@ impl Code {
     pub fn exit(self) -> u8 {
         match self {
             Self::Usage | Self::NotInThisVersion | Self::Config | Self::NoTerminal => 2,
-            Self::SandboxNotFound | Self::UnknownAgent => 3,
+            Self::SandboxNotFound | Self::UnknownAgent | Self::RuleNotFound => 3,
             Self::Declined | Self::Refused => 4,
             _ => 1,
         }

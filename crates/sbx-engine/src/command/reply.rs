@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use sbx_spec::{ByteSize, Isolation, KitName, SandboxName, SandboxSpec};
 
-use super::Error;
+use super::{CheckedReply, Error, PolicyEdited, PolicyListReply};
 
 /// What the engine answers. Each kind has one text form and one JSON form,
 /// documented in `docs/json.md`.
@@ -34,6 +34,12 @@ pub enum Reply {
     Doctor(DoctorReply),
     /// What was given back.
     Gc(GcReply),
+    /// A policy was edited.
+    PolicyEdited(PolicyEdited),
+    /// The rules that count.
+    PolicyList(PolicyListReply),
+    /// What would come of a connection.
+    Checked(CheckedReply),
     /// Versions of the parts.
     Version(VersionReply),
     /// Done, and nothing to say.
@@ -332,7 +338,10 @@ impl Reply {
                     .iter()
                     .any(|check| check.outcome == Outcome::Fail),
             ),
+            Self::Checked(checked) => u8::from(!checked.is_allow()),
             Self::Sandbox(_)
+            | Self::PolicyEdited(_)
+            | Self::PolicyList(_)
             | Self::List(_)
             | Self::Inspect(_)
             | Self::Logs(_)

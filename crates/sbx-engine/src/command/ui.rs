@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 
 use sbx_spec::{GuestPath, Isolation, KitName, NetworkPreset, SandboxName};
 
-use super::{Error, HeldName, LogLine};
+use super::{Error, HeldName, LogLine, PolicyListed};
 
 /// What the engine calls while it works. All methods return at once but
 /// [`Ui::confirm`], and none of them fails: a broken screen does not stop a
@@ -208,8 +208,8 @@ pub struct StartBlock {
     pub shares: Vec<ShareBrief>,
     /// What may be reached.
     pub network: NetworkPreset,
-    /// Ports of the host's loopback that are open.
-    pub localhost_ports: Vec<u16>,
+    /// The user's own rules and those of the sandbox.
+    pub rules: Vec<PolicyListed>,
     /// Names of variables that carry a credential as a plain value.
     pub plain_credentials: Vec<String>,
     /// Names whose changes are held in the sandbox.

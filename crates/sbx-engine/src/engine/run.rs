@@ -5,19 +5,20 @@ use std::os::unix::ffi::OsStrExt;
 
 use sbx_proto::message::Bytes;
 use sbx_proto::session::{Exec, HomeFile, Tty, User as GuestUser, When};
-use sbx_spec::{EnvVar, GuestPath, SandboxSpec, SessionVariables};
+use sbx_spec::{EnvVar, GuestPath, Origin, Rule, SandboxSpec, SessionVariables};
 
 use sbx_images::{HomeContext, Kit};
 
 use super::Engine;
+use super::policy::Effective;
 use super::prepare::image_error;
 use super::start::Stay;
 use super::target::{Meaning, Target};
 use crate::client::Client;
 use crate::command::{
     Afterwards, Code, CreateRequest, EndBlock, Ended, Entered, Error, ExecRequest, Fact, PlanReply,
-    PlanStep, Reply, RunRequest, SandboxReply, SessionOptions, SessionReply, ShareBrief,
-    StartBlock, StdinChoice, TtyChoice, TtySize, Ui, User,
+    PlanStep, PolicyListed, Reply, RunRequest, SandboxReply, SessionOptions, SessionReply,
+    ShareBrief, StartBlock, StdinChoice, TtyChoice, TtySize, Ui, User,
 };
 use crate::facts::HostFacts;
 use crate::microvm::setup::clock_ns;
@@ -29,9 +30,11 @@ impl Engine {
     pub(super) async fn run(&self, request: RunRequest, ui: &mut dyn Ui) -> Result<Reply, Error> {
         let meaning = self.meaning(&request.subject, &request.sandbox, ui)?;
         if request.dry_run {
-            return self.plan_of(meaning, ui);
+            return self.plan_of(meaning, &request.sandbox.rules);
         }
         let (sandbox, spec, created) = self.made(meaning.target)?;
+        self.ruled(&sandbox, created, &request.sandbox.rules, ui)
+            .await?;
         let stay = if request.detach {
             Stay::UntilStopped
         } else {
@@ -86,7 +89,8 @@ impl Engine {
                 .collect(),
             login: true,
         };
-        let block = self.start_block(&sandbox, &spec, entered, plan.as_ref(), &program);
+        let policy = self.effective(Some((&sandbox, &spec)))?;
+        let block = self.start_block(&sandbox, &spec, entered, plan.as_ref(), &program, &policy);
         ui.opening(&block);
         let ended = self
             .session(&sandbox, &spec, program, request.session, ui)
@@ -105,6 +109,8 @@ impl Engine {
     ) -> Result<Reply, Error> {
         let meaning = self.meaning(&request.subject, &request.sandbox, ui)?;
         let (sandbox, spec, created) = self.made(meaning.target)?;
+        self.ruled(&sandbox, created, &request.sandbox.rules, ui)
+            .await?;
         let prepared = {
             let _leave = sandbox.change(super::PATIENCE)?;
             self.prepare(&spec, &sandbox, ui)
@@ -155,17 +161,21 @@ impl Engine {
     /// The plan of what `create` or `run` would do.
     pub(super) fn plan(&self, request: &CreateRequest, ui: &mut dyn Ui) -> Result<Reply, Error> {
         let meaning = self.meaning(&request.subject, &request.sandbox, ui)?;
-        self.plan_of(meaning, ui)
+        self.plan_of(meaning, &request.sandbox.rules)
     }
 
-    fn plan_of(&self, meaning: Meaning, _ui: &mut dyn Ui) -> Result<Reply, Error> {
-        let (mut spec, exists) = match meaning.target {
-            Target::Existing(_, spec) => (spec, true),
-            Target::New(spec) => (spec, false),
+    fn plan_of(&self, meaning: Meaning, rules: &[Rule]) -> Result<Reply, Error> {
+        let (mut spec, exists) = match &meaning.target {
+            Target::Existing(_, spec) => (spec.clone(), true),
+            Target::New(spec) => (spec.clone(), false),
+        };
+        let policy = match &meaning.target {
+            Target::Existing(sandbox, spec) => self.effective(Some((sandbox, spec)))?,
+            Target::New(spec) => self.foreseen_policy(spec, rules)?,
         };
         let facts = HostFacts::gather(&self.caller);
         let (files, mut steps) = self.foreseen(&spec)?;
-        let plan = crate::plan::plan(&spec, &facts, &files)?;
+        let plan = crate::plan::plan(&spec, &facts, &files, policy.network())?;
         steps.extend(plan_steps(&plan, exists));
         for variable in &mut spec.env {
             variable.value.clear();
@@ -188,6 +198,22 @@ impl Engine {
                 Ok((self.store().create(&spec)?, spec, true))
             }
         }
+    }
+
+    /// Gives a sandbox the rules that were typed; one that was just made and
+    /// cannot have them is none.
+    async fn ruled(
+        &self,
+        sandbox: &SandboxDir,
+        created: bool,
+        rules: &[Rule],
+        ui: &mut dyn Ui,
+    ) -> Result<(), Error> {
+        let added = self.add_rules(sandbox, rules, ui).await;
+        if added.is_err() && created {
+            self.forget(sandbox);
+        }
+        added
     }
 
     fn forget(&self, sandbox: &SandboxDir) {
@@ -290,6 +316,7 @@ impl Engine {
         how: Entered,
         plan: Option<&Plan>,
         program: &Program,
+        policy: &Effective,
     ) -> StartBlock {
         let accel = match plan {
             Some(plan) => Some(plan.machine.accelerator),
@@ -322,8 +349,13 @@ impl Engine {
                     },
                 })
                 .collect(),
-            network: spec.network.preset,
-            localhost_ports: spec.network.localhost_ports.clone(),
+            network: policy.preset,
+            rules: policy
+                .rules
+                .iter()
+                .filter(|rule| matches!(rule.origin(), Origin::User | Origin::Sandbox))
+                .map(PolicyListed::of)
+                .collect(),
             plain_credentials: program
                 .credentials
                 .iter()
@@ -447,12 +479,14 @@ fn plan_steps(plan: &Plan, exists: bool) -> Vec<PlanStep> {
         ));
     }
     if let Some(network) = &plan.network {
-        let mut detail = vec![format!("preset {:?}", network.preset).to_lowercase()];
+        let written = |rule: &&Rule| !matches!(rule.origin(), Origin::Preset(_));
+        let mut detail = vec![format!("preset {}", network.preset)];
         detail.extend(
             network
-                .localhost_ports
+                .rules
                 .iter()
-                .map(|port| format!("localhost:{port}")),
+                .filter(written)
+                .map(ToString::to_string),
         );
         steps.push(step("start the network engine", detail));
     }

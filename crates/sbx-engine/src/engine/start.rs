@@ -56,9 +56,11 @@ impl Engine {
         let record = sandbox.record()?;
         let facts = HostFacts::gather(&self.caller);
         // What this host cannot do is said before many minutes of building.
-        plan(&record.spec, &facts, &self.foreseen(&record.spec)?.0)?;
+        let network = self.effective(Some((sandbox, &record.spec)))?.network();
+        let foreseen = self.foreseen(&record.spec)?.0;
+        plan(&record.spec, &facts, &foreseen, network.clone())?;
         let files = self.prepare(&record.spec, sandbox, ui)?;
-        let plan = plan(&record.spec, &facts, &files)?;
+        let plan = plan(&record.spec, &facts, &files, network)?;
         for warning in &plan.warnings {
             ui.warn(warning);
         }
@@ -72,6 +74,7 @@ impl Engine {
             started = self.supervise(sandbox, &plan, stay, ui).await;
         }
         started?;
+        self.refresh_policy(sandbox, plan.network.as_ref()).await?;
         Ok((Entered::Started, Some(plan)))
     }
 

@@ -21,8 +21,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Verb;
 use crate::command::{Code, Error};
-use crate::microvm::{network, qemu, shares, vmm};
-use crate::plan::{Identity, Machine, NetworkPlan, Plan, SharePlan};
+use crate::microvm::{qemu, shares, vmm};
+use crate::plan::{Identity, Machine, Plan, SharePlan};
 use crate::store::Store;
 
 /// The parts of one sandbox, as its plan has them.
@@ -32,8 +32,8 @@ pub(crate) struct SpawnerConfig {
     machine: Machine,
     /// Its file servers.
     shares: Vec<SharePlan>,
-    /// Its network engine, if it has a network.
-    network: Option<NetworkPlan>,
+    /// Whether it has a network engine, which is told its rules later.
+    network: bool,
     /// Whom the parts run as.
     identity: Identity,
     /// The sandbox.
@@ -52,7 +52,7 @@ impl SpawnerConfig {
         Self {
             machine: plan.machine.clone(),
             shares: plan.shares.clone(),
-            network: plan.network.clone(),
+            network: plan.network.is_some(),
             identity: plan.identity,
             name: plan.name.clone(),
             sandboxes: sandboxes.to_owned(),
@@ -115,14 +115,14 @@ impl Parts {
         monitor: &OwnedFd,
     ) -> Result<Self, Error> {
         let role = |name: &str| (vec!["sbx".to_owned(), name.to_owned()], copy(program));
-        let net = match &config.network {
-            None => None,
-            Some(plan) => {
+        let net = match config.network {
+            false => None,
+            true => {
                 let (argv, program) = role("net");
                 Some(Part {
                     program: program?,
                     argv,
-                    config: serde_json::to_vec(&network::config(plan)).map_err(unwritten)?,
+                    config: Vec::new(),
                     ids: config.identity.service,
                     slots: vec![Slot::Link, Slot::Link, Slot::Own(ledger()?), Slot::Text],
                 })
@@ -208,11 +208,8 @@ impl Parts {
 /// only root can make everywhere.
 fn machine(config: &SpawnerConfig, monitor: &OwnedFd) -> Result<Part, Error> {
     let machine = &config.machine;
-    let numbers = qemu::Descriptors::number(
-        machine.disks.len(),
-        config.network.is_some(),
-        config.shares.len(),
-    );
+    let numbers =
+        qemu::Descriptors::number(machine.disks.len(), config.network, config.shares.len());
     let mut slots = vec![Slot::Link, Slot::Link, Slot::Link];
     slots.push(Slot::Own(image(&machine.kernel, false)?));
     slots.push(Slot::Own(image(&machine.initrd, false)?));
@@ -228,7 +225,7 @@ fn machine(config: &SpawnerConfig, monitor: &OwnedFd) -> Result<Part, Error> {
         }
         slots.push(Slot::Own(opened));
     }
-    slots.extend(config.network.iter().map(|_| Slot::Link));
+    slots.extend(config.network.then_some(Slot::Link));
     slots.extend(config.shares.iter().map(|_| Slot::Link));
     let count = i32::try_from(slots.len()).unwrap_or(i32::MAX);
     // Where it says which walls it has.
@@ -337,15 +334,11 @@ fn copy(fd: &OwnedFd) -> Result<OwnedFd, Error> {
     copied(fd).map_err(|source| Error::new(Code::Io, "cannot prepare the parts").because(source))
 }
 
-fn unwritten(source: serde_json::Error) -> Error {
-    Error::new(Code::Internal, "cannot write").because(source)
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixStream;
 
-    use sbx_spec::{Access, ByteSize, GuestPath, NetworkPreset, ShareRole};
+    use sbx_spec::{Access, ByteSize, GuestPath, ShareRole};
 
     use super::*;
     use crate::plan::{Accelerator, Disk};
@@ -384,10 +377,7 @@ mod tests {
                 access: Access::ReadWrite,
                 role: ShareRole::Workspace,
             }],
-            network: Some(NetworkPlan {
-                preset: NetworkPreset::Open,
-                localhost_ports: vec![8080],
-            }),
+            network: true,
             identity: Identity {
                 agent: (1000, 1000),
                 service: None,
@@ -442,7 +432,7 @@ mod tests {
     #[test]
     fn a_part_that_is_not_planned_does_not_start() {
         let (_root, mut config) = host();
-        config.network = None;
+        config.network = false;
         let parts = open(&config).unwrap();
         for verb in [Verb::Net, Verb::Share(1)] {
             let said = refusal(&parts, verb, vec![log(), link(), link()]);

@@ -79,8 +79,8 @@ pub(crate) fn launch(
     }
     let mut network = None;
     let mut frames = None;
-    if plan.network.is_some() {
-        let (prepared, machine) = Network::prepare(names)?;
+    if let Some(plan) = &plan.network {
+        let (prepared, machine) = Network::prepare(names, &plan.rules)?;
         helpers.push(prepared.start(spawner)?);
         network = Some(prepared);
         frames = Some(machine);

@@ -136,7 +136,8 @@ pub(super) async fn live(
         known
     };
     let machine = machine::Machine::connect(qmp);
-    let (shared, queue) = Shared::new(machine, Box::new(known));
+    let rules = network.as_ref().map(Network::rules);
+    let (shared, queue) = Shared::new(machine, rules.clone(), Box::new(known));
     shared.stay.set(config.stay);
     spawn_local(serve::write_link(queue, writer));
     let link = spawn_local(serve::read_link(Rc::clone(&shared), reader));
@@ -146,6 +147,9 @@ pub(super) async fn live(
             Some(network) if helper.name == "net" => network.hear(helper.control),
             _ => drop(spawn_local(log::copy(helper.name, helper.control))),
         }
+    }
+    if let Some(rules) = rules {
+        rules.obeyed().await?;
     }
     shared.enter(Stage::Ready);
     status.tell(&StartStatus::Ready);

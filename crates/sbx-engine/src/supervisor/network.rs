@@ -11,14 +11,17 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use sbx_spec::Rule;
 use sbx_sys::unix;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
+use tokio::net::unix::OwnedReadHalf;
 use tokio::task::{JoinHandle, spawn_local};
 
 use super::launch::{Helper, log_pipe, tokio_stream};
 use super::log;
 use super::names::Names;
+use super::policy::Rules;
 use crate::command::{Code, Error};
 use crate::spawner::{Spawner, Verb};
 
@@ -38,17 +41,18 @@ const ON_THEIR_WAY: usize = 1 << 20;
 pub(super) struct Network {
     link: OwnedFd,
     names: Rc<RefCell<Names>>,
+    rules: Rc<Rules>,
     hearing: Option<JoinHandle<()>>,
     deaths: VecDeque<Instant>,
 }
 
 impl Network {
-    /// The network of a sandbox that keeps its names in `names`, and the
-    /// machine's end of it.
+    /// The network of a sandbox that keeps its names in `names` and starts
+    /// with `rules`, and the machine's end of it.
     ///
     /// # Errors
     /// If the link cannot be made or the names cannot be read.
-    pub(super) fn prepare(names: &Path) -> Result<(Self, OwnedFd), Error> {
+    pub(super) fn prepare(names: &Path, rules: &[Rule]) -> Result<(Self, OwnedFd), Error> {
         let (machine, link) = unix::message_pair().map_err(failed)?;
         for end in [&machine, &link] {
             // Less room is slower, and nothing else.
@@ -60,6 +64,7 @@ impl Network {
         let network = Self {
             link,
             names: Rc::new(RefCell::new(names)),
+            rules: Rc::new(Rules::new(rules)?),
             hearing: None,
             deaths: VecDeque::new(),
         };
@@ -85,10 +90,19 @@ impl Network {
         })
     }
 
-    /// Keeps the names that an engine tells; everything else it says goes to
-    /// the log.
+    /// Tells an engine its rules and keeps the names that it tells; everything
+    /// else it says goes to the log.
     pub(super) fn hear(&mut self, control: UnixStream) {
-        self.hearing = Some(spawn_local(hear(control, Rc::clone(&self.names))));
+        let (reader, writer) = control.into_split();
+        let rules = Rc::clone(&self.rules);
+        spawn_local(async move { rules.tell(writer).await });
+        let (names, rules) = (Rc::clone(&self.names), Rc::clone(&self.rules));
+        self.hearing = Some(spawn_local(hear(reader, names, rules)));
+    }
+
+    /// What its engine judges by.
+    pub(super) fn rules(&self) -> Rc<Rules> {
+        Rc::clone(&self.rules)
     }
 
     /// Starts the engine after one that ended; returns its process id. It
@@ -126,14 +140,15 @@ impl Network {
     }
 }
 
-async fn hear(mut control: UnixStream, names: Rc<RefCell<Names>>) {
+async fn hear(mut control: OwnedReadHalf, names: Rc<RefCell<Names>>, rules: Rc<Rules>) {
     let mut chunk = vec![0; 4096];
     let mut cut = log::Lines::default();
     let mut budget = log::Budget::new();
     while let Ok(count @ 1..) = control.read(&mut chunk).await {
         let bytes = chunk.get(..count).unwrap_or_default();
         cut.push(bytes, |line| {
-            if !names.borrow_mut().hear(line) && budget.spend(line.len()) {
+            let taken = names.borrow_mut().hear(line) || rules.hear(line);
+            if !taken && budget.spend(line.len()) {
                 log::line("net", line);
             }
         });
@@ -154,7 +169,7 @@ mod tests {
     #[test]
     fn engines_are_started_again_so_often_and_later_once_more() {
         let home = tempfile::tempdir().unwrap();
-        let (mut network, _machine) = Network::prepare(&home.path().join("names")).unwrap();
+        let (mut network, _machine) = Network::prepare(&home.path().join("names"), &[]).unwrap();
         let start = Instant::now();
         let started = (0..RESTARTS + 3)
             .filter(|_| network.may_start_again(start))

@@ -14,6 +14,7 @@ use sbx_proto::client::{Progress, Reply, Request};
 use sbx_proto::frame::{Frame, Kind, LINK, Side};
 use sbx_proto::link::{Event, StatusReply};
 use sbx_proto::message::Message;
+use sbx_spec::Rule;
 use serde::Deserialize;
 use tokio::io::AsyncWrite;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -22,6 +23,7 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use super::log::log;
 use super::machine::Machine;
+use super::policy::Rules;
 use super::router::{MAX_SESSIONS, Router};
 use super::wire::{FrameReader, write};
 
@@ -70,14 +72,16 @@ pub(crate) struct Shared {
     /// Whether the sandbox stays up without a session.
     pub(crate) stay: Cell<bool>,
     machine: tokio::sync::Mutex<Machine>,
+    rules: Option<Rc<Rules>>,
     inspect: Box<dyn Fn() -> serde_json::Value>,
 }
 
 impl Shared {
     /// The shared state, and what the writer to the guest reads from.
-    /// `inspect` tells what the supervisor knows of itself.
+    /// `rules` are those of its network engine, if it has one; `inspect` tells what the supervisor knows of itself.
     pub(crate) fn new(
         machine: Machine,
+        rules: Option<Rc<Rules>>,
         inspect: Box<dyn Fn() -> serde_json::Value>,
     ) -> (Rc<Self>, mpsc::Receiver<Frame>) {
         let (to_guest, from_tasks) = mpsc::channel(GUEST_QUEUE);
@@ -91,6 +95,7 @@ impl Shared {
             clients: Cell::new(0),
             stay: Cell::new(false),
             machine: tokio::sync::Mutex::new(machine),
+            rules,
             inspect,
         };
         (Rc::new(shared), from_tasks)
@@ -268,6 +273,8 @@ enum Call {
     Stay(bool),
     /// The next frame opens a session that nobody attends.
     Detach,
+    /// What the sandbox may reach from now on.
+    Policy { rules: Vec<Rule> },
 }
 
 async fn call(
@@ -276,31 +283,34 @@ async fn call(
     mut reader: FrameReader<OwnedReadHalf>,
     mut writer: OwnedWriteHalf,
 ) {
+    let nothing = |()| serde_json::json!({});
     let done = match serde_json::from_slice(json) {
         Ok(Call::Pause(pause)) => {
             let paused = async { shared.machine.lock().await.pause(pause).await };
             match tokio::time::timeout(PATIENCE, paused).await {
-                Ok(paused) => paused.map_err(|error| error.to_string()),
+                Ok(paused) => paused.map(nothing).map_err(|error| error.to_string()),
                 Err(_) => Err("the machine monitor does not answer".to_owned()),
             }
         }
         Ok(Call::Stay(stay)) => {
             shared.stay.set(stay);
             shared.traffic.notify_waiters();
-            Ok(())
+            Ok(nothing(()))
         }
-        Ok(Call::Detach) => detach(shared, &mut reader).await,
+        Ok(Call::Detach) => detach(shared, &mut reader).await.map(nothing),
+        Ok(Call::Policy { rules }) => match &shared.rules {
+            None => Ok(serde_json::json!({ "cut": 0 })),
+            Some(engine) => match engine.replace(&rules).await {
+                Ok(cut) => Ok(serde_json::json!({ "cut": cut })),
+                Err(error) => Err(error.to_string()),
+            },
+        },
         Err(_) => Err("this supervisor knows no such request".to_owned()),
     };
     match done {
-        Ok(()) => {
-            reply(
-                &mut writer,
-                &Reply::Answered {
-                    json: b"{}".to_vec().into(),
-                },
-            )
-            .await
+        Ok(answer) => {
+            let json = answer.to_string().into_bytes().into();
+            reply(&mut writer, &Reply::Answered { json }).await;
         }
         Err(what) => fail(&mut writer, &what, None).await,
     }

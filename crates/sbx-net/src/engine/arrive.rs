@@ -87,9 +87,9 @@ impl Engine {
         };
         match decision {
             Decision::Answer => icmp::answer_echo(packet, &mut outlet),
-            Decision::Deny(rule) => {
+            Decision::Deny(reason) => {
                 icmp::refuse(packet, icmp::Refusal::Prohibited, &mut outlet);
-                self.denied(&intent, rule);
+                self.denied(&intent, reason);
             }
             Decision::Dial(_) | Decision::Resolve(_) => {
                 icmp::refuse(packet, icmp::Refusal::Prohibited, &mut outlet);
@@ -126,11 +126,11 @@ impl Engine {
         icmp::refuse(packet, icmp::Refusal::Port, &mut outlet);
         // Nothing relays UDP yet, so what the policy may one day allow is
         // refused all the same.
-        let rule = match decision {
-            Decision::Deny(rule) => rule,
-            _ => "default:udp",
+        let reason = match decision {
+            Decision::Deny(reason) => reason,
+            _ => "default:udp".into(),
         };
-        self.denied(&intent, rule);
+        self.denied(&intent, reason);
     }
 
     pub(super) fn answer_dns(&mut self, query: &[u8], carrier: dns::Carrier) -> Option<Vec<u8>> {
@@ -145,7 +145,10 @@ impl Engine {
                 dns::Carrier::Tcp => Protocol::Tcp,
             };
             let gateway = IpAddr::V4(layout::GATEWAY_V4);
-            self.denied(&Intent::new(protocol, gateway, 53, &self.names), rule);
+            self.denied(
+                &Intent::new(protocol, gateway, 53, &self.names),
+                rule.into(),
+            );
         }
         Some(reply.message)
     }
@@ -194,7 +197,7 @@ impl Engine {
         let reset = segment.reset();
         if self.table.len() >= limits::FLOWS {
             self.refuse(&segment.ends, reset);
-            return self.denied(&intent, "limit:flows");
+            return self.denied(&intent, "limit:flows".into());
         }
         if layout::is_gateway(server.ip()) && server.port() == 53 {
             return self.open_dns(packet, segment, intent);
@@ -210,9 +213,9 @@ impl Engine {
             }),
         );
         match self.gate.judge(&intent, self.now) {
-            Decision::Deny(rule) => {
+            Decision::Deny(reason) => {
                 self.refuse(&segment.ends, reset);
-                self.denied(&intent, rule);
+                self.denied(&intent, reason);
             }
             Decision::Answer => self.refuse(&segment.ends, reset),
             Decision::Dial(passes) => {
@@ -227,7 +230,7 @@ impl Engine {
                 match self.resolver.ask(&name, key.token(0), self.now) {
                     Asked::Found(addresses) => self.resolved(key, &addresses),
                     Asked::Later => {}
-                    Asked::Full => self.deny(key, "limit:resolver"),
+                    Asked::Full => self.deny(key, "limit:resolver".into()),
                 }
             }
         }

@@ -18,8 +18,7 @@ use sbx_spec::Destination;
 use smoltcp::wire::EthernetAddress;
 
 use crate::buffers::Buffers;
-use crate::config::NetConfig;
-use crate::control::{Closed, Control, Rate, Ready};
+use crate::control::{Closed, Control, Order, PolicyOrder, PolicyRecord, Rate, Ready};
 use crate::device::link::{Link, Output, Room};
 use crate::device::packet::Outlet;
 use crate::entry::tcp;
@@ -86,7 +85,7 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    pub(crate) fn new(config: &NetConfig, links: Links) -> Result<Self, Error> {
+    pub(crate) fn new(links: Links) -> Result<Self, Error> {
         let Links {
             link,
             control,
@@ -108,7 +107,7 @@ impl Engine {
             control: Control::new(control, now),
             ledger: Ledger::new(ledger),
             resolver,
-            gate: Gate::new(config),
+            gate: Gate::default(),
             names: Names::restored(&names),
             table: Table::default(),
             buffers: Buffers::default(),
@@ -183,13 +182,13 @@ impl Engine {
                 return Ok(Ended::Link);
             }
             self.wait(&mut events)?;
-            if self
+            match self
                 .control
                 .receive()
                 .map_err(Error::of(Attempt::Control))?
-                == Err(Closed)
             {
-                return Ok(Ended::Control);
+                Ok(orders) => orders.into_iter().for_each(|order| self.obey(order)),
+                Err(Closed) => return Ok(Ended::Control),
             }
             if self.take_frames(&mut room)? {
                 return Ok(Ended::Link);
@@ -213,6 +212,16 @@ impl Engine {
                 Ok(true)
             }
             Err(error) => Err(Error::new(Attempt::Link, error)),
+        }
+    }
+
+    fn obey(&mut self, order: Order) {
+        match order {
+            Order::Policy(PolicyOrder { revision, rules }) => {
+                self.gate.replace_rules(rules);
+                let cut = self.cut_objected();
+                self.control.policy(&PolicyRecord { revision, cut });
+            }
         }
     }
 
@@ -312,16 +321,21 @@ impl Engine {
                 self.table.set_timer(key, deadline);
                 self.table.queue(key);
             }
-            Decision::Deny(rule) => self.deny(key, rule),
-            Decision::Resolve(_) | Decision::Answer => self.deny(key, "default:no-address"),
+            Decision::Deny(reason) => self.deny(key, reason),
+            Decision::Resolve(_) | Decision::Answer => self.deny(key, NO_ADDRESS.into()),
         }
     }
 }
 
+/// No address was left to dial.
+const NO_ADDRESS: &str = "default:no-address";
+
 fn dialling(mut passes: Vec<Pass>, now: Instant) -> State {
     passes.reverse();
     State::Dialling(Dialling {
-        rule: passes.last().map_or("default:no-address", Pass::rule),
+        reason: passes
+            .last()
+            .map_or(NO_ADDRESS.into(), |pass| pass.reason().clone()),
         left: passes,
         trying: Vec::new(),
         attempt: 0,

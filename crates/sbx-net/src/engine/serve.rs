@@ -3,15 +3,15 @@
 use std::io;
 use std::net::IpAddr;
 
-use sbx_spec::{Destination, Protocol};
+use sbx_spec::{Destination, Protocol, Reason};
 use smoltcp::socket::tcp::State as Tcp;
 
-use super::Engine;
+use super::{Engine, NO_ADDRESS};
 use crate::control::{EndRecord, FlowRecord};
 use crate::device::packet::Outlet;
 use crate::entry::{dns, tcp};
 use crate::flow::{DnsStream, Flow, Relay, Served, State};
-use crate::gate::Intent;
+use crate::gate::{Intent, Pass};
 use crate::limits;
 use crate::relay::raw::{self, Upstream};
 use crate::table::Key;
@@ -72,7 +72,7 @@ impl Engine {
             return;
         };
         match &flow.state {
-            State::Resolving => self.deny(key, "limit:resolve-time"),
+            State::Resolving => self.deny(key, "limit:resolve-time".into()),
             State::Dialling(_) => self.dial_failed(key, "timed out"),
             State::Relaying(_) | State::Dns(_) => self.abort(key, "handshake timed out"),
         }
@@ -138,6 +138,7 @@ impl Engine {
             };
             let attempt = dialling.attempt;
             dialling.attempt = dialling.attempt.wrapping_add(1);
+            let address = pass.address().ip();
             let dialled = raw::dial(pass).and_then(|upstream| {
                 self.watch(upstream.as_fd(), key.token(attempt))
                     .map(|()| upstream)
@@ -153,7 +154,7 @@ impl Engine {
                     dialling.trying.push((attempt, upstream));
                     dialling.next = now + limits::DIAL_STAGGER;
                 }
-                Err(error) => dialling.failed = Some((pass.address().ip(), why(&error))),
+                Err(error) => dialling.failed = Some((address, why(&error))),
             }
         }
     }
@@ -177,7 +178,7 @@ impl Engine {
         stack.receive(&syn.packet, &mut self.output, self.guest, now);
         upstream.readable = true;
         upstream.writable = true;
-        let pass = upstream.pass();
+        let pass = upstream.pass().clone();
         flow.state = State::Relaying(Box::new(Relay {
             stack,
             upstream,
@@ -198,7 +199,7 @@ impl Engine {
         self.record(
             id,
             &intent,
-            ("allow", pass.rule()),
+            ("allow", pass.reason()),
             Some(pass.address().ip()),
             None,
         );
@@ -343,7 +344,7 @@ impl Engine {
     }
 
     /// Refuses a connection that has not been answered yet.
-    pub(super) fn deny(&mut self, key: Key, rule: &'static str) {
+    pub(super) fn deny(&mut self, key: Key, reason: Reason) {
         let Some(flow) = self.table.get_mut(key) else {
             return;
         };
@@ -351,8 +352,57 @@ impl Engine {
         if let Some(syn) = flow.syn.take() {
             self.refuse(&ends, syn.reset);
         }
-        self.record(id, &intent, ("deny", rule), None, None);
+        self.record(id, &intent, ("deny", &reason), None, None);
         self.close(key, "denied");
+    }
+
+    /// Ends every connection that the rules no longer allow, and says how
+    /// many those were.
+    pub(super) fn cut_objected(&mut self) -> usize {
+        let keys = self.table.keys();
+        keys.into_iter().filter(|key| self.cut(*key)).count()
+    }
+
+    fn cut(&mut self, key: Key) -> bool {
+        let now = self.now;
+        let Some(flow) = self.table.get_mut(key) else {
+            return false;
+        };
+        let gate = &mut self.gate;
+        let intent = &flow.intent;
+        let mut objection = |address| gate.objection(intent, address, now);
+        let objected = match &mut flow.state {
+            State::Dns(_) => None,
+            State::Resolving => objection(None),
+            State::Relaying(relay) => objection(Some(relay.upstream.pass().address().ip())),
+            State::Dialling(dialling) => {
+                let mut last = None;
+                let mut stays = |pass: &Pass| {
+                    let objected = objection(Some(pass.address().ip()));
+                    let stays = objected.is_none();
+                    last = objected.or(last.take());
+                    stays
+                };
+                dialling.left.retain(&mut stays);
+                dialling
+                    .trying
+                    .retain(|(_, upstream)| stays(upstream.pass()));
+                let none_left = dialling.left.is_empty() && dialling.trying.is_empty();
+                last.filter(|_| none_left)
+            }
+        };
+        let Some(reason) = objected else {
+            return false;
+        };
+        if let State::Relaying(relay) = &flow.state {
+            let address = Some(relay.upstream.pass().address().ip());
+            let (id, intent) = (flow.id, flow.intent.clone());
+            self.record(id, &intent, ("deny", &reason), address, None);
+            self.abort(key, "policy");
+        } else {
+            self.deny(key, reason);
+        }
+        true
     }
 
     fn dial_failed(&mut self, key: Key, why: &'static str) {
@@ -360,16 +410,17 @@ impl Engine {
             return;
         };
         let (id, ends, intent) = (flow.id, flow.ends, flow.intent.clone());
-        let (address, rule) = match &flow.state {
-            State::Dialling(dialling) => {
-                (dialling.failed.map(|(address, _)| address), dialling.rule)
-            }
-            _ => (None, "default:no-address"),
+        let (address, reason) = match &flow.state {
+            State::Dialling(dialling) => (
+                dialling.failed.map(|(address, _)| address),
+                dialling.reason.clone(),
+            ),
+            _ => (None, NO_ADDRESS.into()),
         };
         if let Some(syn) = flow.syn.take() {
             self.refuse(&ends, syn.reset);
         }
-        self.record(id, &intent, ("allow", rule), address, Some(why));
+        self.record(id, &intent, ("allow", &reason), address, Some(why));
         self.close(key, "failed");
     }
 
@@ -382,17 +433,17 @@ impl Engine {
     }
 
     /// Records a denial that never became a connection.
-    pub(super) fn denied(&mut self, intent: &Intent, rule: &'static str) {
+    pub(super) fn denied(&mut self, intent: &Intent, reason: Reason) {
         let id = self.next_id;
         self.next_id += 1;
-        self.record(id, intent, ("deny", rule), None, None);
+        self.record(id, intent, ("deny", &reason), None, None);
     }
 
     fn record(
         &mut self,
         id: u64,
         intent: &Intent,
-        (verdict, rule): (&'static str, &'static str),
+        (verdict, rule): (&'static str, &Reason),
         address: Option<IpAddr>,
         failed: Option<&str>,
     ) {

@@ -69,8 +69,8 @@ impl Upstream {
     }
 
     /// What allowed it.
-    pub(crate) fn pass(&self) -> Pass {
-        self.pass
+    pub(crate) fn pass(&self) -> &Pass {
+        &self.pass
     }
 
     /// Whether the connection stands by now: `Ok(false)` when it is still on

@@ -15,7 +15,7 @@
 pub mod program;
 
 use std::collections::VecDeque;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -25,8 +25,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{RecvFlags, SendFlags};
 use sbx_net::process::Links;
-use sbx_net::{Error, KnownName, NetConfig, layout};
-use sbx_spec::NetworkPreset;
+use sbx_net::{Error, KnownName, layout};
+use sbx_spec::{Action, NetworkPreset, Origin, Rule, preset_rules};
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp;
@@ -59,14 +59,24 @@ pub struct Wire {
 
 /// Starts an endpoint whose guest may reach these ports of the host.
 pub fn start(localhost_ports: &[u16]) -> Guest {
-    start_with(NetConfig {
-        preset: NetworkPreset::Open,
-        localhost_ports: localhost_ports.to_vec(),
-    })
+    start_with(&rules(localhost_ports))
 }
 
-pub fn start_with(config: NetConfig) -> Guest {
-    start_kept(config).0
+/// `open`, and these ports of the host.
+pub fn rules(localhost_ports: &[u16]) -> Vec<Rule> {
+    let ports = localhost_ports
+        .iter()
+        .map(|port| allow(&format!("localhost:{port}")));
+    preset_rules(NetworkPreset::Open).chain(ports).collect()
+}
+
+/// A rule of the user that allows something.
+pub fn allow(resource: &str) -> Rule {
+    Rule::new(Action::Allow, resource.parse().unwrap(), Origin::User).unwrap()
+}
+
+pub fn start_with(rules: &[Rule]) -> Guest {
+    start_kept(rules).0
 }
 
 /// What outlives an endpoint.
@@ -76,7 +86,7 @@ pub struct Kept {
     pub names: Vec<KnownName>,
 }
 
-fn serve(config: NetConfig, kept: &Kept) -> (Control, JoinHandle<Result<(), Error>>) {
+fn serve(rules: &[Rule], kept: &Kept) -> (Control, JoinHandle<Result<(), Error>>) {
     let (control, supervisor) = UnixStream::pair().unwrap();
     let links = Links {
         link: kept.link.try_clone().unwrap(),
@@ -84,25 +94,27 @@ fn serve(config: NetConfig, kept: &Kept) -> (Control, JoinHandle<Result<(), Erro
         ledger: kept.ledger.try_clone().unwrap(),
         names: sbx_net::names_file(&kept.names).unwrap(),
     };
-    let endpoint = std::thread::spawn(move || sbx_net::process::serve(&config, links));
+    let endpoint = std::thread::spawn(move || sbx_net::process::serve(links));
     supervisor.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut control = Control {
         lines: Some(BufReader::new(supervisor)),
     };
     let ready = control.line();
     assert!(ready.get("ready").is_some(), "{ready}");
+    control.order_rules(0, rules);
+    control.next("policy");
     (control, endpoint)
 }
 
 /// Starts an endpoint that another one can follow.
-pub fn start_kept(config: NetConfig) -> (Guest, Kept) {
+pub fn start_kept(rules: &[Rule]) -> (Guest, Kept) {
     let (link, wire) = sbx_sys::unix::message_pair().unwrap();
     let kept = Kept {
         link,
         ledger: sbx_sys::memfd::fixed("ledger", sbx_net::limits::LEDGER).unwrap(),
         names: Vec::new(),
     };
-    let (control, endpoint) = serve(config, &kept);
+    let (control, endpoint) = serve(rules, &kept);
     let mut wire = Wire::new(wire);
     let mut interface_config = Config::new(layout::GUEST_MAC.into());
     interface_config.random_seed = 7;
@@ -255,17 +267,22 @@ impl Guest {
 
     /// Ends the endpoint as its death would, its connections left as they are,
     /// and puts another one in its place.
-    pub fn followed(&mut self, config: NetConfig, kept: &Kept) {
+    pub fn followed(&mut self, rules: &[Rule], kept: &Kept) {
         self.control.close();
         self.endpoint.take().unwrap().join().unwrap().unwrap();
-        let next = serve(config, kept);
+        let next = serve(rules, kept);
         self.control = next.0;
         self.endpoint = Some(next.1);
     }
 
     /// Closes the link and returns how the endpoint ended.
-    pub fn end(mut self) -> Result<(), Error> {
+    pub fn end(self) -> Result<(), Error> {
         rustix::net::shutdown(&self.wire.link, rustix::net::Shutdown::Both).unwrap();
+        self.joined()
+    }
+
+    /// Waits until the endpoint has ended by itself.
+    pub fn joined(mut self) -> Result<(), Error> {
         self.endpoint.take().unwrap().join().unwrap()
     }
 }
@@ -276,6 +293,23 @@ impl Control {
         let mut line = String::new();
         self.lines.as_mut().unwrap().read_line(&mut line).unwrap();
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
+    }
+
+    /// Writes a line to the endpoint.
+    pub fn order(&mut self, line: &str) {
+        let lines = self.lines.as_mut().unwrap();
+        lines.get_mut().write_all(line.as_bytes()).unwrap();
+    }
+
+    /// Orders `open` and these ports of the host.
+    pub fn order_policy(&mut self, revision: u64, localhost_ports: &[u16]) {
+        self.order_rules(revision, &rules(localhost_ports));
+    }
+
+    /// Orders these rules.
+    pub fn order_rules(&mut self, revision: u64, rules: &[Rule]) {
+        let order = serde_json::json!({"policy": {"revision": revision, "rules": rules}});
+        self.order(&format!("{order}\n"));
     }
 
     /// The next line that has this member.

@@ -16,8 +16,8 @@ pub(crate) struct Prepared {
 
 /// Words that later versions will know.
 pub(crate) const LATER: &[&str] = &[
-    "policy", "ports", "secret", "login", "logout", "template", "kit", "init", "trust", "review",
-    "diff", "apply", "discard", "cp", "df", "prune", "reset", "stats", "tui", "snapshot", "fork",
+    "ports", "secret", "login", "logout", "template", "kit", "init", "trust", "review", "diff",
+    "apply", "discard", "cp", "df", "prune", "reset", "stats", "tui", "snapshot", "fork",
     "restore", "serve", "mcp", "ssh", "setup",
 ];
 
@@ -249,7 +249,7 @@ mod tests {
     #[test]
     fn later_words_and_unknown_ones_are_told_apart() {
         assert_eq!(
-            prepared("sbx policy ls").unwrap_err().code,
+            prepared("sbx secret ls").unwrap_err().code,
             Code::NotInThisVersion
         );
         let slip = prepared("sbx craete").unwrap_err();

@@ -9,12 +9,13 @@ use std::str::FromStr;
 use clap::Args;
 use sbx_engine::command::{Code, Error, Subject, User};
 use sbx_spec::{
-    ChoiceError, GuestPath, MountRequest, MountText, SandboxRequest, WorkspacePath,
-    WorkspaceRequest,
+    Action, ChoiceError, GuestPath, MountRequest, MountText, Origin, Rule, SandboxRequest,
+    WorkspacePath, WorkspaceRequest,
 };
 
 use super::Door;
 use super::argv::not_in_this_version;
+use super::policy::rule;
 use super::variables::VariableFlags;
 use crate::host_path;
 
@@ -80,13 +81,27 @@ pub(crate) struct SandboxFlags {
     #[arg(long, value_name = "PATH", help_heading = "Workspace")]
     allow_sensitive_mount: Vec<OsString>,
 
-    /// Choose what may be reached: open (default) or none
+    /// Choose what may be reached: open, balanced, locked or none [default: the user's policy]
     #[arg(long, value_name = "PRESET", help_heading = "Network")]
     network: Option<String>,
 
-    /// Let localhost:PORT of this host be reached, as host.sbx.internal:PORT
-    #[arg(long, value_name = "RULE", help_heading = "Network")]
+    /// Let RESOURCE be reached by this sandbox: a host, a range, or localhost:PORT
+    #[arg(
+        long,
+        value_name = "RESOURCE",
+        value_delimiter = ',',
+        help_heading = "Network"
+    )]
     allow_network: Vec<String>,
+
+    /// Deny RESOURCE to this sandbox, whatever else allows it
+    #[arg(
+        long,
+        value_name = "RESOURCE",
+        value_delimiter = ',',
+        help_heading = "Network"
+    )]
+    deny_network: Vec<String>,
 
     #[command(flatten)]
     pub(crate) variables: VariableFlags,
@@ -108,8 +123,6 @@ struct LaterFlags {
     kit: Vec<OsString>,
     #[arg(short, long, hide = true, num_args = 1, value_name = "PORT")]
     publish: Vec<OsString>,
-    #[arg(long, hide = true, num_args = 1, value_name = "RULE")]
-    deny_network: Vec<OsString>,
     #[arg(long, hide = true, num_args = 1, value_name = "PATTERN")]
     hide: Vec<OsString>,
     #[arg(long, hide = true, num_args = 1, value_name = "NAME")]
@@ -128,7 +141,6 @@ impl LaterFlags {
             ("--pull", !self.pull.is_empty()),
             ("--kit", !self.kit.is_empty()),
             ("--publish", !self.publish.is_empty()),
-            ("--deny-network", !self.deny_network.is_empty()),
             ("--hide", !self.hide.is_empty()),
             ("--clone", self.clone),
             ("--devcontainer", self.devcontainer),
@@ -183,11 +195,7 @@ impl SandboxFlags {
                 .collect(),
             workdir: self.workdir.as_deref().map(guest_path).transpose()?,
             network: choice("--network", self.network.as_deref())?,
-            localhost_ports: self
-                .allow_network
-                .iter()
-                .map(|rule| localhost_port(rule))
-                .collect::<Result<_, _>>()?,
+            rules: self.rules()?,
             name: value("--name", self.name.as_deref())?,
             env: self.variables.resolve(door)?,
         };
@@ -198,6 +206,21 @@ impl SandboxFlags {
             },
             request,
         ))
+    }
+
+    fn rules(&self) -> Result<Vec<Rule>, Error> {
+        let lists = [
+            ("--deny-network", Action::Deny, &self.deny_network),
+            ("--allow-network", Action::Allow, &self.allow_network),
+        ];
+        lists
+            .into_iter()
+            .flat_map(|(flag, action, texts)| {
+                texts
+                    .iter()
+                    .map(move |text| rule(flag, action, text, Origin::Sandbox))
+            })
+            .collect()
     }
 
     fn isolation(&self, door: &Door<'_>) -> Result<Option<sbx_spec::Isolation>, Error> {
@@ -364,24 +387,6 @@ pub(crate) fn guest_path(text: &str) -> Result<GuestPath, Error> {
     GuestPath::new(Path::new(text)).map_err(|error| wrong("--workdir", text, &error))
 }
 
-fn localhost_port(rule: &str) -> Result<u16, Error> {
-    let Some(port) = rule.strip_prefix("localhost:") else {
-        return Err(not_in_this_version(&format!(
-            "`--allow-network {}`",
-            crate::render::escape(rule)
-        ))
-        .hint("this version knows `--allow-network localhost:PORT`"));
-    };
-    match port.parse::<u16>() {
-        Ok(port) if port > 0 => Ok(port),
-        _ => Err(wrong(
-            "--allow-network",
-            rule,
-            &"a port is a number from 1 to 65535",
-        )),
-    }
-}
-
 /// Reads `--user`: a name or a number, each with `:group` if need be.
 pub(crate) fn user(text: &str) -> Result<User, Error> {
     let (user, group) = match text.split_once(':') {
@@ -457,15 +462,5 @@ mod tests {
         for text in ["", ":1", "a b", "-x", "1000:", "+1", "root:"] {
             assert!(user(text).is_err(), "{text}");
         }
-    }
-
-    #[test]
-    fn only_ports_of_the_loopback_can_be_opened_in_this_version() {
-        assert_eq!(localhost_port("localhost:8080").unwrap(), 8080);
-        assert_eq!(
-            localhost_port("example.com").unwrap_err().code,
-            Code::NotInThisVersion
-        );
-        assert_eq!(localhost_port("localhost:0").unwrap_err().code, Code::Usage);
     }
 }

@@ -2,7 +2,7 @@
 
 use anstyle::AnsiColor;
 use sbx_engine::command::{Afterwards, EndBlock, Entered, HeldName, StartBlock};
-use sbx_spec::{Isolation, NetworkPreset};
+use sbx_spec::{Action, Isolation, NetworkPreset};
 
 use super::{Paint, escape, table};
 
@@ -77,22 +77,35 @@ fn spaced(lines: &[(&str, String)]) -> String {
 }
 
 fn network(block: &StartBlock) -> String {
-    let ports: Vec<String> = block
-        .localhost_ports
-        .iter()
-        .map(|port| format!("localhost:{port}"))
-        .collect();
-    let and = match ports.as_slice() {
-        [] => String::new(),
-        ports => format!("; {} as host.sbx.internal", ports.join(", ")),
+    let preset = match block.network {
+        NetworkPreset::Open => {
+            "open: everything but this host, private, link-local and metadata addresses"
+        }
+        NetworkPreset::Balanced => {
+            "balanced: package registries, code hosts, documentation and the agent's own service"
+        }
+        NetworkPreset::Locked => "locked: what rules allow and nothing else",
+        NetworkPreset::None => return "none: there is no network".to_owned(),
     };
-    match block.network {
-        NetworkPreset::Open => format!(
-            "open: everything but this host, private, link-local and metadata addresses; \
-             rules come in a later version{and}"
-        ),
-        NetworkPreset::None => "none: there is no network".to_owned(),
-    }
+    let written = |action, word| {
+        let all: Vec<String> = block
+            .rules
+            .iter()
+            .filter(|rule| rule.action == action)
+            .map(|rule| rule.resource.to_string())
+            .collect();
+        let more = match all.len().saturating_sub(LISTED) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        match all.get(..all.len().min(LISTED)) {
+            None | Some([]) => String::new(),
+            Some(listed) => format!("; {word} {}{more}", listed.join(", ")),
+        }
+    };
+    let allowed = written(Action::Allow, "allowed");
+    let denied = written(Action::Deny, "denied");
+    format!("{preset}{allowed}{denied}")
 }
 
 /// What is said after the last byte; nothing if there is nothing to say.
@@ -132,7 +145,7 @@ fn held(names: &[HeldName]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use sbx_engine::command::ShareBrief;
+    use sbx_engine::command::{PolicyListed, ShareBrief};
     use sbx_spec::GuestPath;
 
     use super::*;
@@ -158,7 +171,12 @@ mod tests {
                 share("/doc", "/d", "ro"),
             ],
             network: NetworkPreset::Open,
-            localhost_ports: vec![8080],
+            rules: vec![PolicyListed {
+                id: "0123abcd".into(),
+                action: Action::Allow,
+                resource: "localhost:8080".parse().unwrap(),
+                origin: "sandbox".into(),
+            }],
             plain_credentials: vec!["ANTHROPIC_API_KEY".into()],
             held: vec![HeldName {
                 share: "/src/app".into(),
@@ -177,7 +195,7 @@ mod tests {
              workspace   /src/app (direct: edits appear on the host at once)\n            \
              /doc as /d (ro: cannot be written to)\n\
              network     open: everything but this host, private, link-local and metadata addresses; \
-             rules come in a later version; localhost:8080 as host.sbx.internal\n\
+             allowed localhost:8080\n\
              credential  ANTHROPIC_API_KEY is passed as a value: the sandbox can read it\n\
              held        .git/hooks/\\u{1b}x: changed inside, not on the host\n"
         );

@@ -11,7 +11,7 @@ use super::table::{columns, pairs, status};
 use super::{Paint, escape};
 
 /// A reply as text for standard output.
-pub(super) fn text(reply: &Reply, quiet: bool, paint: Paint) -> String {
+pub(super) fn text(reply: &Reply, quiet: bool, wide: bool, paint: Paint) -> String {
     match reply {
         Reply::Session(_) | Reply::Done {} => String::new(),
         Reply::Sandbox(sandbox) => format!("{}\n", sandbox.sandbox.name),
@@ -27,6 +27,9 @@ pub(super) fn text(reply: &Reply, quiet: bool, paint: Paint) -> String {
         Reply::Plan(plan) => planned(plan, paint),
         Reply::Doctor(doctor) => checks(doctor, quiet, paint),
         Reply::Gc(gc) => freed(gc, quiet),
+        Reply::PolicyEdited(edited) => super::policy::edited(edited),
+        Reply::PolicyList(list) => super::policy::listing(list, quiet, wide, paint),
+        Reply::Checked(checked) => super::policy::checked(checked, paint),
         Reply::Version(version) => versions(version),
     }
 }
@@ -88,11 +91,13 @@ fn specification(spec: &SandboxSpec) -> String {
         ("disk", spec.limits.disk.to_string()),
         ("pids", spec.limits.pids.to_string()),
         ("workdir", escape(&spec.workdir.as_path().to_string_lossy())),
-        ("network", spec.network.preset.to_string()),
+        (
+            "network",
+            spec.network
+                .preset
+                .map_or("as the user's policy says".to_owned(), |p| p.to_string()),
+        ),
     ];
-    for port in &spec.network.localhost_ports {
-        lines.push(("allowed", format!("localhost:{port}")));
-    }
     for share in &spec.shares {
         let host = escape(&share.host.to_string_lossy());
         let guest = escape(&share.guest.as_path().to_string_lossy());
@@ -311,22 +316,22 @@ mod tests {
             ],
         });
         assert_eq!(
-            text(&reply, false, Paint::none()),
+            text(&reply, false, false, Paint::none()),
             "NAME        AGENT   ISOLATION  STATUS   PORTS  WORKSPACE\n\
              claude-app  claude  microvm    running  -      /src/a\\u{1b}b\n\
              x1          -       -          broken   -      -\n"
         );
-        assert_eq!(text(&reply, true, Paint::none()), "claude-app\nx1\n");
+        assert_eq!(text(&reply, true, false, Paint::none()), "claude-app\nx1\n");
     }
 
     #[test]
     fn an_empty_list_is_its_headings() {
         let reply = Reply::List(ListReply::default());
         assert_eq!(
-            text(&reply, false, Paint::none()),
+            text(&reply, false, false, Paint::none()),
             "NAME  AGENT  ISOLATION  STATUS  PORTS  WORKSPACE\n"
         );
-        assert_eq!(text(&reply, true, Paint::none()), "");
+        assert_eq!(text(&reply, true, false, Paint::none()), "");
     }
 
     #[test]
@@ -341,7 +346,7 @@ mod tests {
             }],
         });
         assert_eq!(
-            text(&reply, false, Paint::none()),
+            text(&reply, false, false, Paint::none()),
             "fail  QEMU: not installed\n      apt-get install qemu-system-x86\n"
         );
     }
@@ -359,7 +364,7 @@ mod tests {
             freed: 2048,
         });
         assert_eq!(
-            text(&reply, false, Paint::none()),
+            text(&reply, false, false, Paint::none()),
             "      2k  kernel of an older version\nwould free 2k\n"
         );
     }

@@ -20,7 +20,7 @@ fn an_error_is_one_object_with_json() {
     sbx(&["--format", "json", "policy"])
         .code(2)
         .stderr_eq(str![[r#"
-{"error":{"code":"not_in_this_version",[..]}}
+{"error":{"code":"usage","message":"Show and change what sandboxes may reach","cause":[],"hint":"`sbx --help` lists the commands"}}
 
 "#]]);
 }

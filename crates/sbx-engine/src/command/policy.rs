@@ -1,0 +1,160 @@
+//! What may be asked of and answered about policies.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use sbx_spec::{
+    Action, Host, HostPort, NetworkPreset, Resource, Rule, RuleId, SandboxName, Verdict,
+};
+use serde::{Deserialize, Serialize};
+
+/// `sbx policy …`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum PolicyRequest {
+    /// Start from this preset.
+    Init(NetworkPreset),
+    /// Add rules.
+    Add(PolicyScope, Vec<Rule>),
+    /// Remove rules.
+    Remove(PolicyScope, RuleChoice),
+    /// List what counts for a sandbox, or for new ones.
+    List(Option<SandboxName>),
+    /// Say what would come of a connection.
+    Check(PolicyCheck),
+}
+
+/// Whose policy.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum PolicyScope {
+    /// The user's, for all sandboxes.
+    User,
+    /// That of one sandbox.
+    Sandbox(SandboxName),
+}
+
+/// Which rules.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum RuleChoice {
+    /// The rule of this name.
+    Id(RuleId),
+    /// Every rule about exactly this.
+    Resource(Resource),
+}
+
+/// A connection that could be asked for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PolicyCheck {
+    /// Where to.
+    pub host: Host,
+    /// TCP port.
+    pub port: u16,
+    /// For which sandbox; `None` for a new one that says nothing itself.
+    pub sandbox: Option<SandboxName>,
+}
+
+/// Who chose a preset.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PresetFrom {
+    /// The sandbox, with `--network`.
+    Sandbox,
+    /// The user's policy.
+    User,
+    /// Nobody.
+    Default,
+}
+
+/// A policy was edited.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct PolicyEdited {
+    /// Whether the file says something else than before.
+    pub changed: bool,
+    /// The file.
+    pub file: PathBuf,
+    /// Running sandboxes that judge by it now.
+    pub applied: Vec<SandboxName>,
+    /// Open connections that it ended.
+    pub cut: u64,
+}
+
+/// The rules that count, nearest layer first.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct PolicyListReply {
+    /// For which sandbox; `None` for new ones.
+    pub sandbox: Option<SandboxName>,
+    /// What they start from.
+    pub preset: NetworkPreset,
+    /// Who chose it.
+    pub preset_from: PresetFrom,
+    /// One entry each.
+    pub rules: Vec<PolicyListed>,
+}
+
+/// A rule as a line of a list.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PolicyListed {
+    /// Its name, for `policy rm --id`.
+    pub id: String,
+    /// What it does.
+    pub action: Action,
+    /// What it is about.
+    pub resource: Resource,
+    /// Where it was written: `user`, `sandbox`, `preset:GROUP`, `kit:NAME`
+    /// or `tool:NAME`.
+    pub origin: String,
+}
+
+impl PolicyListed {
+    /// The line of a rule.
+    #[must_use]
+    pub fn of(rule: &Rule) -> Self {
+        Self {
+            id: rule.id().to_string(),
+            action: rule.action(),
+            resource: rule.resource().clone(),
+            origin: rule.origin().to_string(),
+        }
+    }
+}
+
+/// What would come of a connection.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct CheckedReply {
+    /// Host and port.
+    pub target: HostPort,
+    /// For which sandbox.
+    pub sandbox: Option<SandboxName>,
+    /// `allow` or `deny`.
+    pub verdict: &'static str,
+    /// The deciding line: a rule, or one of the engine's own.
+    pub rule: String,
+    /// Its name, if it is a rule.
+    pub id: Option<String>,
+    /// What the name resolves to on this host now; empty where the verdict
+    /// fell before, or for an address.
+    pub addresses: Vec<IpAddr>,
+}
+
+impl CheckedReply {
+    /// The answer to a check.
+    #[must_use]
+    pub fn of(check: &PolicyCheck, verdict: &Verdict, addresses: Vec<IpAddr>) -> Self {
+        Self {
+            target: HostPort {
+                host: check.host.clone(),
+                port: check.port,
+            },
+            sandbox: check.sandbox.clone(),
+            verdict: if verdict.is_allow() { "allow" } else { "deny" },
+            rule: verdict.reason.to_string(),
+            id: verdict.reason.rule().map(|rule| rule.id().to_string()),
+            addresses,
+        }
+    }
+
+    /// Whether the connection would be allowed.
+    #[must_use]
+    pub fn is_allow(&self) -> bool {
+        self.verdict == "allow"
+    }
+}

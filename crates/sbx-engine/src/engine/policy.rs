@@ -1,0 +1,473 @@
+//! `policy …`: the user's rules, those of one sandbox, and what all layers
+//! together say.
+//!
+//! Owns: which layer counts when. Never: judges a flow (that is
+//! [`sbx_spec::decide`]). A policy that cannot be read is an error wherever
+//! it would count: nothing starts without it.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sbx_spec::{
+    Destination, Flow, Host, MAX_POLICY_FILE, NetworkPreset, Origin, Policy, PolicyEdit,
+    PolicyFile, Protocol, Rule, SandboxSpec, Verdict, decide, preset_rules,
+};
+use sbx_sys::file;
+use sbx_sys::lock::Lock;
+
+use super::{Engine, PATIENCE};
+use crate::client;
+use crate::command::{
+    CheckedReply, Code, Error, PolicyCheck, PolicyEdited, PolicyListReply, PolicyListed,
+    PolicyRequest, PolicyScope, PresetFrom, Reply, RuleChoice, Ui,
+};
+use crate::plan::NetworkPlan;
+use crate::store::{Phase, SandboxDir, State};
+
+/// The policy of the user in the configuration directory, and of a sandbox
+/// in its own.
+const FILE: &str = "policy.toml";
+/// Held while a policy is edited and made known.
+const LOCK: &str = "policy.lock";
+/// How long the host's resolver may take for `policy check`.
+const RESOLVE: Duration = Duration::from_secs(5);
+
+/// What all layers together say.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Effective {
+    pub(super) preset: NetworkPreset,
+    pub(super) preset_from: PresetFrom,
+    pub(super) rules: Vec<Rule>,
+}
+
+impl Effective {
+    /// What its network engine is told; `None` where it has none.
+    pub(super) fn network(&self) -> Option<NetworkPlan> {
+        (self.preset != NetworkPreset::None).then(|| NetworkPlan {
+            preset: self.preset,
+            rules: self.rules.clone(),
+        })
+    }
+}
+
+impl Engine {
+    /// What counts for a sandbox, or for a new one that says nothing itself.
+    ///
+    /// # Errors
+    /// If a policy cannot be read.
+    pub(super) fn effective(
+        &self,
+        sandbox: Option<(&SandboxDir, &SandboxSpec)>,
+    ) -> Result<Effective, Error> {
+        let user = self.written(&PolicyScope::User)?;
+        let own = match sandbox {
+            Some((sandbox, _)) => {
+                self.written(&PolicyScope::Sandbox(sandbox.name().clone()))?
+                    .rules
+            }
+            None => Vec::new(),
+        };
+        let spec = sandbox.map(|(_, spec)| spec);
+        self.combine(user, own, spec)
+    }
+
+    /// The same for a sandbox that is not made yet.
+    ///
+    /// # Errors
+    /// If the user's policy cannot be read.
+    pub(super) fn foreseen_policy(
+        &self,
+        spec: &SandboxSpec,
+        own: &[Rule],
+    ) -> Result<Effective, Error> {
+        let user = self.written(&PolicyScope::User)?;
+        self.combine(user, own.to_vec(), Some(spec))
+    }
+
+    fn combine(
+        &self,
+        user: PolicyFile,
+        own: Vec<Rule>,
+        spec: Option<&SandboxSpec>,
+    ) -> Result<Effective, Error> {
+        let (preset, preset_from) = match (spec.and_then(|spec| spec.network.preset), user.preset) {
+            (Some(preset), _) => (preset, PresetFrom::Sandbox),
+            (None, Some(preset)) => (preset, PresetFrom::User),
+            (None, None) => (NetworkPreset::Balanced, PresetFrom::Default),
+        };
+        let mut rules = [own, user.rules].concat();
+        // `locked` means locked: what a kit or a tool of the host would like
+        // counts only where somebody wrote it down.
+        if matches!(preset, NetworkPreset::Balanced | NetworkPreset::Open)
+            && let Some(spec) = spec
+        {
+            rules.extend(self.kit(&spec.kit)?.network_rules());
+        }
+        if preset == NetworkPreset::Balanced {
+            for (tool, resource) in &self.caller.registries {
+                let origin = Origin::Tool(tool.clone());
+                rules.extend(Rule::new(sbx_spec::Action::Allow, resource.clone(), origin).ok());
+            }
+        }
+        rules.extend(preset_rules(preset));
+        Ok(Effective {
+            preset,
+            preset_from,
+            rules,
+        })
+    }
+
+    /// Does what a `policy` command asks.
+    ///
+    /// # Errors
+    /// Each says what was attempted on what.
+    pub(super) async fn policy(
+        &self,
+        request: PolicyRequest,
+        ui: &mut dyn Ui,
+    ) -> Result<Reply, Error> {
+        match request {
+            PolicyRequest::Init(preset) => {
+                let edits = [PolicyEdit::Preset(preset)];
+                self.edit_policy(&PolicyScope::User, &edits, ui).await
+            }
+            PolicyRequest::Add(scope, rules) => {
+                let edits: Vec<_> = rules.into_iter().map(PolicyEdit::Add).collect();
+                self.edit_policy(&scope, &edits, ui).await
+            }
+            PolicyRequest::Remove(scope, choice) => {
+                let edits = self.removals(&scope, &choice)?;
+                self.edit_policy(&scope, &edits, ui).await
+            }
+            PolicyRequest::List(sandbox) => self.list_policy(sandbox.as_ref()),
+            PolicyRequest::Check(check) => self.check_policy(check).await,
+        }
+    }
+
+    /// Adds rules to a sandbox's own policy and makes them known.
+    ///
+    /// # Errors
+    /// If the policy cannot be read or written, or a running sandbox does
+    /// not take it.
+    pub(super) async fn add_rules(
+        &self,
+        sandbox: &SandboxDir,
+        rules: &[Rule],
+        ui: &mut dyn Ui,
+    ) -> Result<(), Error> {
+        if rules.is_empty() {
+            return Ok(());
+        }
+        let edits: Vec<_> = rules.iter().cloned().map(PolicyEdit::Add).collect();
+        let scope = PolicyScope::Sandbox(sandbox.name().clone());
+        self.edit_policy(&scope, &edits, ui).await.map(drop)
+    }
+
+    /// Makes sure that a sandbox that just came up judges by what is written
+    /// down now and not when its start began.
+    ///
+    /// # Errors
+    /// If the policy cannot be read, or the sandbox does not take it.
+    pub(super) async fn refresh_policy(
+        &self,
+        sandbox: &SandboxDir,
+        planned: Option<&NetworkPlan>,
+    ) -> Result<(), Error> {
+        let spec = sandbox.record()?.spec;
+        let now = self.effective(Some((sandbox, &spec)))?;
+        match planned {
+            Some(planned) if planned.rules != now.rules => {
+                self.make_known(sandbox, &now).await.map(drop)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn edit_policy(
+        &self,
+        scope: &PolicyScope,
+        edits: &[PolicyEdit],
+        ui: &mut dyn Ui,
+    ) -> Result<Reply, Error> {
+        let _leave = self.policy_lock().await?;
+        let path = self.policy_path(scope)?;
+        let text = read(&path)?.unwrap_or_default();
+        let (after, changed) = PolicyFile::edit(&text, &origin(scope), edits).map_err(|error| {
+            wrong(&path)
+                .because(error)
+                .hint("mend the file, then try again")
+        })?;
+        if changed {
+            write(&path, &after)?;
+        }
+        // Even where the file was so already: it may have been edited by
+        // hand, and who types a rule wants it in force.
+        let (applied, cut) = self.make_known_to_all(scope, ui).await?;
+        Ok(Reply::PolicyEdited(PolicyEdited {
+            changed,
+            file: path,
+            applied,
+            cut,
+        }))
+    }
+
+    /// Leave to edit policies: one command at a time has it.
+    async fn policy_lock(&self) -> Result<Lock, Error> {
+        let failed = |source: sbx_sys::Error| {
+            Error::new(Code::State, "cannot lock the policy").because(source)
+        };
+        self.directories.prepare()?;
+        let state = file::open_dir(&self.directories.state).map_err(failed)?;
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            if let Some(lock) = Lock::try_exclusive(&state, LOCK).map_err(failed)? {
+                return Ok(lock);
+            }
+            if tokio::time::Instant::now() > deadline {
+                return Err(Error::new(
+                    Code::Busy,
+                    "another command changes the policy and does not finish",
+                ));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Tells running sandboxes what counts now. One that cannot be told is
+    /// stopped: it would go on by rules that somebody just took back.
+    async fn make_known_to_all(
+        &self,
+        scope: &PolicyScope,
+        ui: &mut dyn Ui,
+    ) -> Result<(Vec<sbx_spec::SandboxName>, u64), Error> {
+        let concerned = match scope {
+            PolicyScope::User => self.store().list()?,
+            PolicyScope::Sandbox(name) => vec![self.find(name)?],
+        };
+        let (mut applied, mut cut) = (Vec::new(), 0);
+        for sandbox in &concerned {
+            let running = matches!(
+                sandbox.state(),
+                Ok(State::Live(Some(run))) if run.phase == Phase::Running
+            );
+            if !running {
+                continue;
+            }
+            let told = async {
+                let spec = sandbox.record()?.spec;
+                let effective = self.effective(Some((sandbox, &spec)))?;
+                self.make_known(sandbox, &effective).await
+            };
+            match told.await {
+                Ok(count) => {
+                    cut += count;
+                    applied.push(sandbox.name().clone());
+                }
+                Err(error) => {
+                    let name = sandbox.name();
+                    ui.warn(&format!(
+                        "`{name}` did not take the policy and is stopped: {error}"
+                    ));
+                    self.bring_down(sandbox, Duration::ZERO).await?;
+                }
+            }
+        }
+        Ok((applied, cut))
+    }
+
+    async fn make_known(&self, sandbox: &SandboxDir, effective: &Effective) -> Result<u64, Error> {
+        let rules: &[Rule] = match effective.preset {
+            NetworkPreset::None => &[],
+            _ => &effective.rules,
+        };
+        client::policy(&self.runtime(sandbox.name()), rules).await
+    }
+
+    fn removals(&self, scope: &PolicyScope, choice: &RuleChoice) -> Result<Vec<PolicyEdit>, Error> {
+        let rules = self.written(scope)?.rules;
+        let chosen: Vec<_> = rules
+            .iter()
+            .filter(|rule| match choice {
+                RuleChoice::Id(id) => rule.id() == *id,
+                RuleChoice::Resource(resource) => rule.resource() == resource,
+            })
+            .map(|rule| PolicyEdit::Remove(rule.id()))
+            .collect();
+        if chosen.is_empty() {
+            let what = match choice {
+                RuleChoice::Id(id) => format!("no rule {id}"),
+                RuleChoice::Resource(resource) => format!("no rule about {resource}"),
+            };
+            let whose = match scope {
+                PolicyScope::User => "the user's policy".to_owned(),
+                PolicyScope::Sandbox(name) => format!("the policy of `{name}`"),
+            };
+            return Err(Error::new(Code::RuleNotFound, format!("{what} in {whose}"))
+                .hint("`sbx policy ls` shows the rules and where each was written"));
+        }
+        Ok(chosen)
+    }
+
+    fn list_policy(&self, name: Option<&sbx_spec::SandboxName>) -> Result<Reply, Error> {
+        let effective = match name {
+            Some(name) => {
+                let sandbox = self.find(name)?;
+                let spec = sandbox.record()?.spec;
+                self.effective(Some((&sandbox, &spec)))?
+            }
+            None => self.effective(None)?,
+        };
+        let rules = effective.rules.iter().map(PolicyListed::of).collect();
+        Ok(Reply::PolicyList(PolicyListReply {
+            sandbox: name.cloned(),
+            preset: effective.preset,
+            preset_from: effective.preset_from,
+            rules,
+        }))
+    }
+
+    async fn check_policy(&self, check: PolicyCheck) -> Result<Reply, Error> {
+        let effective = match &check.sandbox {
+            Some(name) => {
+                let sandbox = self.find(name)?;
+                let spec = sandbox.record()?.spec;
+                self.effective(Some((&sandbox, &spec)))?
+            }
+            None => self.effective(None)?,
+        };
+        let policy = Policy {
+            rules: match effective.preset {
+                NetworkPreset::None => Vec::new(),
+                _ => effective.rules.into_iter().map(Arc::new).collect(),
+            },
+            host_addresses: host_addresses()?,
+        };
+        let (verdict, addresses) = judge(&policy, &check).await;
+        Ok(Reply::Checked(CheckedReply::of(
+            &check, &verdict, addresses,
+        )))
+    }
+
+    fn policy_path(&self, scope: &PolicyScope) -> Result<PathBuf, Error> {
+        Ok(match scope {
+            PolicyScope::User => self.directories.config.join(FILE),
+            PolicyScope::Sandbox(name) => self.find(name)?.join(FILE),
+        })
+    }
+
+    fn written(&self, scope: &PolicyScope) -> Result<PolicyFile, Error> {
+        let path = self.policy_path(scope)?;
+        let text = read(&path)?.unwrap_or_default();
+        PolicyFile::parse(&text, &origin(scope)).map_err(|error| wrong(&path).because(error))
+    }
+}
+
+fn origin(scope: &PolicyScope) -> Origin {
+    match scope {
+        PolicyScope::User => Origin::User,
+        PolicyScope::Sandbox(_) => Origin::Sandbox,
+    }
+}
+
+fn wrong(path: &std::path::Path) -> Error {
+    Error::new(
+        Code::Config,
+        format!("cannot read the policy `{}`", path.display()),
+    )
+}
+
+/// The text of a policy; `None` where there is no file.
+fn read(path: &std::path::Path) -> Result<Option<String>, Error> {
+    let bytes = match file::read_bounded(path, MAX_POLICY_FILE) {
+        Ok(bytes) => bytes,
+        Err(error) if error.errno() == Some(rustix::io::Errno::NOENT.raw_os_error()) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(wrong(path).because(error)),
+    };
+    String::from_utf8(bytes)
+        .map(Some)
+        .map_err(|error| wrong(path).because(error))
+}
+
+fn write(path: &std::path::Path, text: &str) -> Result<(), Error> {
+    let failed = || {
+        Error::new(
+            Code::Io,
+            format!("cannot write the policy `{}`", path.display()),
+        )
+    };
+    let (Some(directory), Some(name)) = (path.parent(), path.file_name().and_then(|n| n.to_str()))
+    else {
+        return Err(failed());
+    };
+    std::fs::create_dir_all(directory).map_err(|source| failed().because(source))?;
+    file::open_dir(directory)
+        .and_then(|directory| file::replace_at(&directory, name, text.as_bytes()))
+        .map_err(|source| failed().because(source))
+}
+
+/// What the network engine would say, in the same order: by name, and then
+/// for each address that it resolves to.
+async fn judge(policy: &Policy, check: &PolicyCheck) -> (Verdict, Vec<IpAddr>) {
+    let flow = |destination| Flow {
+        protocol: Protocol::Tcp,
+        destination,
+        port: check.port,
+    };
+    let name = match &check.host {
+        Host::Address(address) => {
+            return (
+                decide(policy, &flow(Destination::Address(*address))),
+                Vec::new(),
+            );
+        }
+        Host::Name(name) if is_host_service(name.as_str()) => {
+            return (decide(policy, &flow(Destination::HostService)), Vec::new());
+        }
+        Host::Name(name) => name,
+    };
+    let verdict = decide(policy, &flow(Destination::Name(name.clone())));
+    if !verdict.is_allow() {
+        return (verdict, Vec::new());
+    }
+    let asked = tokio::time::timeout(
+        RESOLVE,
+        tokio::net::lookup_host((name.as_str(), check.port)),
+    );
+    let Ok(Ok(found)) = asked.await else {
+        // Here as there, only who may connect learns that there is nothing.
+        return (verdict, Vec::new());
+    };
+    let addresses: Vec<IpAddr> = found
+        .map(|address| address.ip().to_canonical())
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .collect();
+    let judged =
+        |address: &IpAddr| decide(policy, &flow(Destination::Resolved(name.clone(), *address)));
+    let verdicts: Vec<Verdict> = addresses.iter().map(judged).collect();
+    // One allowed address is enough, as for the engine.
+    let decisive = verdicts
+        .iter()
+        .find(|verdict| verdict.is_allow())
+        .or(verdicts.last())
+        .cloned();
+    (decisive.unwrap_or(verdict), addresses)
+}
+
+fn is_host_service(name: &str) -> bool {
+    matches!(
+        name,
+        "localhost" | "host.sbx.internal" | "host.docker.internal"
+    )
+}
+
+fn host_addresses() -> Result<BTreeSet<IpAddr>, Error> {
+    sbx_net::host_addresses().map_err(|source| {
+        Error::new(Code::Io, "cannot read the addresses of this host").because(source)
+    })
+}

@@ -1,0 +1,559 @@
+//! The one decision.
+//!
+//! Owns: [`decide`]. A flow is judged by name before anything is resolved,
+//! and again for each address it resolved to.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use super::resource::Target;
+use super::rule::{Action, Reason, Rule};
+use crate::host::{Denial, DnsName};
+
+/// The rules of one sandbox, from every layer.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Policy {
+    /// Their order means nothing: one that denies beats one that allows.
+    pub rules: Vec<Arc<Rule>>,
+    /// Addresses of the host's own interfaces, at the time of asking.
+    pub host_addresses: BTreeSet<IpAddr>,
+}
+
+/// Transport protocols that a decision tells apart.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// ICMP or ICMPv6 echo.
+    Icmp,
+}
+
+impl Protocol {
+    /// Its name in events and records.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Icmp => "icmp",
+        }
+    }
+}
+
+/// Where a flow is bound for, as far as it is known.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Destination {
+    /// The host's loopback, by the address reserved for it.
+    HostService,
+    /// The sandbox's own gateway.
+    Gateway,
+    /// A name that was asked before, not resolved yet.
+    Name(DnsName),
+    /// An address that this name resolved to on the host.
+    Resolved(DnsName, IpAddr),
+    /// An address that no name stands for.
+    Address(IpAddr),
+}
+
+/// What is asked of [`decide`].
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Flow {
+    /// Transport.
+    pub protocol: Protocol,
+    /// Destination.
+    pub destination: Destination,
+    /// Destination port; 0 for ICMP.
+    pub port: u16,
+}
+
+/// Yes or no.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Answer {
+    /// The flow may go on.
+    Allow,
+    /// The flow is refused at once.
+    Deny,
+}
+
+/// The answer and what gave it.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Verdict {
+    /// The answer.
+    pub answer: Answer,
+    /// What gave it, for records and for the user.
+    pub reason: Reason,
+}
+
+impl Verdict {
+    fn allow(reason: impl Into<Reason>) -> Self {
+        Self {
+            answer: Answer::Allow,
+            reason: reason.into(),
+        }
+    }
+
+    fn deny(reason: impl Into<Reason>) -> Self {
+        Self {
+            answer: Answer::Deny,
+            reason: reason.into(),
+        }
+    }
+
+    /// Whether the answer is [`Answer::Allow`].
+    #[must_use]
+    pub fn is_allow(&self) -> bool {
+        self.answer == Answer::Allow
+    }
+}
+
+/// DNS and DNS over TLS: names are answered by the engine alone, and a server
+/// elsewhere would be a tunnel.
+const DNS_PORTS: [u16; 2] = [53, 853];
+
+/// What is denied because no rule is about it.
+const UNLISTED: &str = "default:unlisted";
+
+/// Judges one flow. Whatever no rule allows is denied.
+#[must_use]
+pub fn decide(policy: &Policy, flow: &Flow) -> Verdict {
+    if let (Destination::Gateway, Protocol::Icmp) = (&flow.destination, flow.protocol) {
+        return Verdict::allow("gateway:echo");
+    }
+    if let Some(line) = of_transport(flow) {
+        return Verdict::deny(line);
+    }
+    let matching = |covers: &dyn Fn(&Rule) -> bool, action| {
+        policy
+            .rules
+            .iter()
+            .find(|rule| {
+                rule.action() == action && rule.resource().covers_port(flow.port) && covers(rule)
+            })
+            .map(|rule| Reason::Rule(Arc::clone(rule)))
+    };
+    // A rule that denies every name means everything.
+    let everything = |rule: &Rule| *rule.resource().target() == Target::AnyName;
+    let by = |covers: &dyn Fn(&Rule) -> bool, otherwise: &'static str| {
+        let denies = |rule: &Rule| covers(rule) || everything(rule);
+        if let Some(reason) = matching(&denies, Action::Deny) {
+            return Verdict::deny(reason);
+        }
+        match matching(covers, Action::Allow) {
+            Some(reason) => Verdict::allow(reason),
+            None => Verdict::deny(otherwise),
+        }
+    };
+    let named = |name: &DnsName| by(&|rule| rule.resource().covers_name(name), UNLISTED);
+    match &flow.destination {
+        Destination::Gateway => Verdict::deny("gateway:no-such-service"),
+        Destination::HostService => by(
+            &|rule| *rule.resource().target() == Target::Localhost,
+            Denial::Loopback.rule(),
+        ),
+        Destination::Name(name) => named(name),
+        Destination::Resolved(name, address) => {
+            let verdict = named(name);
+            if !verdict.is_allow() {
+                return verdict;
+            }
+            match refusal(policy, flow.port, address.to_canonical()) {
+                Some(reason) => Verdict::deny(reason),
+                None => verdict,
+            }
+        }
+        Destination::Address(address) => {
+            let address = address.to_canonical();
+            match refusal(policy, flow.port, address) {
+                Some(reason) => Verdict::deny(reason),
+                None => by(&|rule| rule.resource().covers_address(address), UNLISTED),
+            }
+        }
+    }
+}
+
+/// What is refused whatever the rules say.
+fn of_transport(flow: &Flow) -> Option<&'static str> {
+    match flow.protocol {
+        Protocol::Tcp if flow.port == 0 => Some("default:port-zero"),
+        Protocol::Tcp if flow.destination == Destination::HostService => None,
+        Protocol::Tcp if DNS_PORTS.contains(&flow.port) => Some("default:dns-port"),
+        Protocol::Tcp => None,
+        Protocol::Udp => Some("default:udp"),
+        Protocol::Icmp => Some("default:icmp"),
+    }
+}
+
+/// Why an address is not dialled whatever name led to it: a rule denies its
+/// range, in this form or one that carries it, or it is near the host and no
+/// rule names it.
+fn refusal(policy: &Policy, port: u16, address: IpAddr) -> Option<Reason> {
+    let on_port = |rule: &&Arc<Rule>| rule.resource().covers_port(port);
+    let denied = policy.rules.iter().filter(on_port).find(|rule| {
+        rule.action() == Action::Deny
+            && forms(address).any(|form| rule.resource().covers_address(form))
+    });
+    if let Some(rule) = denied {
+        return Some(Reason::Rule(Arc::clone(rule)));
+    }
+    // An address of the host's own may be a private one too: then a rule has
+    // to name it as both.
+    let own = policy.host_addresses.contains(&address);
+    let denials = [Denial::of(address), own.then_some(Denial::HostInterface)];
+    let unlifted = denials.into_iter().flatten().find(|denial| {
+        let lifts = |rule: &Arc<Rule>| rule.lifts(*denial, address);
+        !policy.rules.iter().filter(on_port).any(lifts)
+    });
+    unlifted.map(|denial| Reason::Fixed(denial.rule()))
+}
+
+/// An address, and the IPv4 addresses that it carries: where the host's
+/// network translates, they are the same destination.
+fn forms(address: IpAddr) -> impl Iterator<Item = IpAddr> {
+    let carried = match address {
+        IpAddr::V4(_) => [None; 3],
+        IpAddr::V6(v6) => carried(v6),
+    };
+    [Some(address)]
+        .into_iter()
+        .chain(carried.map(|v4| v4.map(IpAddr::V4)))
+        .flatten()
+}
+
+fn carried(address: Ipv6Addr) -> [Option<Ipv4Addr>; 3] {
+    let bits = address.to_bits();
+    let at = |shift: u32| Ipv4Addr::from_bits((bits >> shift) as u32);
+    match address.segments() {
+        // NAT64 and IPv4-compatible.
+        [0x64, 0xff9b, 0, 0, 0, 0, ..] | [0, 0, 0, 0, 0, 0, ..] => [Some(at(0)), None, None],
+        // 6to4.
+        [0x2002, ..] => [Some(at(80)), None, None],
+        // Teredo: server, and the client inverted.
+        [0x2001, 0, ..] => [
+            Some(at(64)),
+            Some(Ipv4Addr::from_bits(!(bits as u32))),
+            None,
+        ],
+        // ISATAP.
+        [_, _, _, _, 0 | 0x200, 0x5efe, ..] => [Some(at(0)), None, None],
+        _ => [None; 3],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::preset::rules as preset_rules;
+    use super::super::rule::Origin;
+    use super::*;
+    use crate::spec::NetworkPreset;
+    use proptest::prelude::*;
+
+    fn rule(action: Action, resource: &str) -> Arc<Rule> {
+        Arc::new(Rule::new(action, resource.parse().unwrap(), Origin::User).unwrap())
+    }
+
+    fn policy(allow: &[&str], deny: &[&str]) -> Policy {
+        let rules = |action, texts: &[&str]| {
+            texts
+                .iter()
+                .map(|text| rule(action, text))
+                .collect::<Vec<_>>()
+        };
+        Policy {
+            rules: [rules(Action::Deny, deny), rules(Action::Allow, allow)].concat(),
+            host_addresses: BTreeSet::from(["203.0.113.7".parse().unwrap()]),
+        }
+    }
+
+    fn open() -> Policy {
+        Policy {
+            rules: preset_rules(NetworkPreset::Open).map(Arc::new).collect(),
+            ..policy(&[], &[])
+        }
+    }
+
+    fn tcp(destination: Destination, port: u16) -> Flow {
+        Flow {
+            protocol: Protocol::Tcp,
+            destination,
+            port,
+        }
+    }
+
+    fn to(text: &str, port: u16) -> Flow {
+        let destination = match text.parse::<IpAddr>() {
+            Ok(address) => Destination::Address(address),
+            Err(_) => Destination::Name(text.parse().unwrap()),
+        };
+        tcp(destination, port)
+    }
+
+    fn resolved(name: &str, address: &str) -> Flow {
+        let destination = Destination::Resolved(name.parse().unwrap(), address.parse().unwrap());
+        tcp(destination, 443)
+    }
+
+    fn reason(policy: &Policy, flow: &Flow) -> String {
+        let verdict = decide(policy, flow);
+        format!(
+            "{}{}",
+            if verdict.is_allow() { "+" } else { "-" },
+            verdict.reason
+        )
+    }
+
+    #[test]
+    fn open_allows_public_names_and_addresses() {
+        for flow in [
+            to("example.com", 443),
+            resolved("example.com", "1.1.1.1"),
+            resolved("example.com", "203.0.113.8"),
+            to("2606:4700::1111", 443),
+        ] {
+            assert!(decide(&open(), &flow).is_allow(), "{flow:?}");
+        }
+    }
+
+    #[test]
+    fn absence_allows_nothing() {
+        let empty = Policy::default();
+        for destination in [
+            Destination::HostService,
+            Destination::Name("example.com".parse().unwrap()),
+            Destination::Address("1.1.1.1".parse().unwrap()),
+        ] {
+            assert!(!decide(&empty, &tcp(destination, 8080)).is_allow());
+        }
+        assert_eq!(reason(&empty, &to("a.example", 443)), "-default:unlisted");
+    }
+
+    #[test]
+    fn a_rule_allows_its_host_on_its_ports_and_nothing_else() {
+        let policy = policy(&["a.example:443", "**.b.example", "192.0.2.0/24:22"], &[]);
+        for (host, port, expected) in [
+            ("a.example", 443, "+user allow a.example:443"),
+            ("a.example", 80, "-default:unlisted"),
+            ("c.a.example", 443, "-default:unlisted"),
+            ("x.y.b.example", 80, "+user allow **.b.example"),
+            ("b.example", 80, "-default:unlisted"),
+            ("192.0.2.9", 22, "+user allow 192.0.2.0/24:22"),
+            ("192.0.2.9", 23, "-default:unlisted"),
+            ("198.51.100.1", 22, "-default:unlisted"),
+        ] {
+            assert_eq!(reason(&policy, &to(host, port)), expected, "{host}:{port}");
+        }
+    }
+
+    #[test]
+    fn a_denial_beats_every_leave_whoever_wrote_it() {
+        let policy = policy(
+            &["a.example", "**", "0.0.0.0/0"],
+            &["a.example", "192.0.2.1"],
+        );
+        assert_eq!(
+            reason(&policy, &to("a.example", 443)),
+            "-user deny a.example"
+        );
+        assert!(decide(&policy, &to("b.example", 443)).is_allow());
+        assert!(!decide(&policy, &to("192.0.2.1", 443)).is_allow());
+        assert!(decide(&policy, &to("192.0.2.2", 443)).is_allow());
+        assert!(!decide(&policy, &resolved("b.example", "192.0.2.1")).is_allow());
+    }
+
+    #[test]
+    fn denying_every_name_denies_addresses_and_the_host_too() {
+        let policy = policy(&["**", "0.0.0.0/0", "localhost:80"], &["**"]);
+        for flow in [
+            to("a.example", 80),
+            to("192.0.2.1", 80),
+            tcp(Destination::HostService, 80),
+        ] {
+            assert_eq!(reason(&policy, &flow), "-user deny **");
+        }
+    }
+
+    #[test]
+    fn every_name_is_no_address() {
+        let policy = policy(&["**"], &[]);
+        assert!(decide(&policy, &to("a.example", 443)).is_allow());
+        assert!(!decide(&policy, &to("192.0.2.1", 443)).is_allow());
+    }
+
+    #[test]
+    fn a_name_that_resolves_near_the_host_is_denied() {
+        for (address, line) in [
+            ("127.0.0.1", "-default:loopback"),
+            ("::ffff:10.0.0.1", "-default:private"),
+            ("169.254.169.254", "-default:link-local"),
+            ("203.0.113.7", "-default:host-interface"),
+            ("::ffff:203.0.113.7", "-default:host-interface"),
+        ] {
+            let flow = resolved("example.com", address);
+            assert_eq!(reason(&open(), &flow), line, "{address}");
+        }
+    }
+
+    #[test]
+    fn a_private_range_opens_only_where_a_rule_names_it() {
+        let named = policy(&["git.corp", "10.0.0.0/8"], &[]);
+        assert!(decide(&named, &resolved("git.corp", "10.1.2.3")).is_allow());
+        assert!(decide(&named, &to("10.1.2.3", 443)).is_allow());
+        assert!(!decide(&named, &resolved("other.corp", "10.1.2.3")).is_allow());
+        assert!(!decide(&named, &resolved("git.corp", "192.168.0.1")).is_allow());
+        for broad in ["**", "0.0.0.0/0", "0.0.0.0/1", "10.0.0.0/7"] {
+            let policy = policy(&["git.corp", broad], &[]);
+            let flow = resolved("git.corp", "10.1.2.3");
+            assert_eq!(reason(&policy, &flow), "-default:private", "{broad}");
+        }
+        let other_port = policy(&["git.corp", "10.0.0.0/8:22"], &[]);
+        assert!(!decide(&other_port, &resolved("git.corp", "10.1.2.3")).is_allow());
+    }
+
+    #[test]
+    fn an_address_of_the_hosts_own_opens_only_where_a_rule_names_just_it() {
+        let with = |allow: &[&str]| Policy {
+            host_addresses: BTreeSet::from(["10.1.2.3".parse().unwrap()]),
+            ..policy(allow, &[])
+        };
+        let flow = to("10.1.2.3", 443);
+        assert_eq!(
+            reason(&with(&["10.0.0.0/8"]), &flow),
+            "-default:host-interface"
+        );
+        assert!(decide(&with(&["10.1.2.3"]), &flow).is_allow());
+        assert!(decide(&with(&["10.0.0.0/8"]), &to("10.1.2.4", 443)).is_allow());
+    }
+
+    #[test]
+    fn a_denied_range_is_denied_in_every_form_that_carries_it() {
+        let policy = policy(&["**", "::/0", "0.0.0.0/0"], &["8.8.8.0/24"]);
+        for address in [
+            "8.8.8.8",
+            "::ffff:8.8.8.8",
+            "64:ff9b::808:808",
+            "2002:808:808::1",
+            "2001:db8::5efe:808:808",
+        ] {
+            assert_eq!(
+                reason(&policy, &to(address, 443)),
+                "-user deny 8.8.8.0/24",
+                "{address}"
+            );
+        }
+        assert!(decide(&policy, &to("2606:4700::1111", 443)).is_allow());
+    }
+
+    #[test]
+    fn one_port_of_the_host_opens_no_other() {
+        let policy = policy(&["localhost:8080"], &[]);
+        assert!(decide(&policy, &tcp(Destination::HostService, 8080)).is_allow());
+        assert!(!decide(&policy, &tcp(Destination::HostService, 8081)).is_allow());
+        assert!(!decide(&open(), &tcp(Destination::HostService, 8080)).is_allow());
+        let udp = Flow {
+            protocol: Protocol::Udp,
+            ..tcp(Destination::HostService, 8080)
+        };
+        assert!(!decide(&policy, &udp).is_allow());
+    }
+
+    #[test]
+    fn name_servers_elsewhere_are_denied() {
+        for port in DNS_PORTS {
+            assert!(!decide(&open(), &to("8.8.8.8", port)).is_allow());
+            assert!(!decide(&open(), &to("dns.example", port)).is_allow());
+        }
+    }
+
+    fn any_resource() -> impl Strategy<Value = String> {
+        let host = prop::sample::select(vec![
+            "a.example",
+            "*.example",
+            "**.example",
+            "**",
+            "10.0.0.0/8",
+            "192.0.2.0/24",
+            "0.0.0.0/0",
+            "::/0",
+            "8.8.8.8",
+        ]);
+        (host, prop::option::of(1_u16..5)).prop_map(|(host, port)| match port {
+            Some(port) if host == "::/0" => format!("[::/0]:{port}"),
+            Some(port) => format!("{host}:{port}"),
+            None => host.to_owned(),
+        })
+    }
+
+    fn any_flow() -> impl Strategy<Value = Flow> {
+        let name = prop::sample::select(vec!["a.example", "b.a.example", "c.test"]);
+        let address = prop_oneof![
+            any::<u32>().prop_map(|bits| IpAddr::from(bits.to_be_bytes())),
+            any::<u128>().prop_map(|bits| IpAddr::from(bits.to_be_bytes())),
+            Just("10.1.1.1".parse().unwrap()),
+            Just("192.0.2.5".parse().unwrap()),
+            Just("64:ff9b::808:808".parse().unwrap()),
+        ];
+        (name, address, 0_u8..3, 0_u16..6).prop_map(|(name, address, kind, port)| {
+            let name: DnsName = name.parse().unwrap();
+            tcp(
+                match kind {
+                    0 => Destination::Name(name),
+                    1 => Destination::Resolved(name, address),
+                    _ => Destination::Address(address),
+                },
+                port,
+            )
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_is_allowed_near_the_host_that_no_rule_names(
+            allow in prop::collection::vec(any_resource(), 0..6),
+            flow in any_flow(),
+        ) {
+            let allow: Vec<&str> = allow.iter().map(String::as_str).collect();
+            let verdict = decide(&policy(&allow, &[]), &flow);
+            if let Destination::Resolved(_, address) | Destination::Address(address) = &flow.destination
+                && verdict.is_allow()
+                && let Some(denial) = Denial::of(*address)
+            {
+                prop_assert_eq!(denial, Denial::Private);
+                prop_assert!(allow.iter().any(|text| text.starts_with("10.0.0.0/8")));
+            }
+        }
+
+        #[test]
+        fn one_more_denial_never_allows_and_one_more_leave_never_denies(
+            allow in prop::collection::vec(any_resource(), 0..6),
+            deny in prop::collection::vec(any_resource(), 0..6),
+            more in any_resource(),
+            flow in any_flow(),
+        ) {
+            let allow: Vec<&str> = allow.iter().map(String::as_str).collect();
+            let deny: Vec<&str> = deny.iter().map(String::as_str).collect();
+            let answer = |allow: &[&str], deny: &[&str]| decide(&policy(allow, deny), &flow).is_allow();
+            let before = answer(&allow, &deny);
+            prop_assert!(before || !answer(&allow, &[&deny[..], &[&more]].concat()));
+            prop_assert!(!before || answer(&[&allow[..], &[&more]].concat(), &deny));
+        }
+
+        #[test]
+        fn a_denied_name_stays_denied_whatever_it_resolves_to(
+            allow in prop::collection::vec(any_resource(), 0..6),
+            deny in prop::collection::vec(any_resource(), 0..6),
+            address: u32,
+            port in 1_u16..5,
+        ) {
+            let allow: Vec<&str> = allow.iter().map(String::as_str).collect();
+            let deny: Vec<&str> = deny.iter().map(String::as_str).collect();
+            let policy = policy(&allow, &deny);
+            let name: DnsName = "a.example".parse().unwrap();
+            let by_name = decide(&policy, &tcp(Destination::Name(name.clone()), port));
+            let address = IpAddr::from(address.to_be_bytes());
+            let by_address = decide(&policy, &tcp(Destination::Resolved(name, address), port));
+            prop_assert!(by_name.is_allow() || !by_address.is_allow());
+        }
+    }
+}

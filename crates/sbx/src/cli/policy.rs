@@ -1,0 +1,251 @@
+//! `sbx policy`: what sandboxes may reach.
+
+use clap::{Args, Subcommand, ValueEnum};
+use sbx_engine::command::{
+    Code, Command, Error, PolicyCheck, PolicyRequest, PolicyScope, RuleChoice,
+};
+use sbx_spec::{Action, Host, HostPort, NetworkPreset, Origin, Resource, Rule, SandboxName};
+
+use super::sandbox::{value, wrong};
+
+/// Show and change what sandboxes may reach
+///
+/// `deny` beats `allow`, and what no rule allows is denied. A change counts
+/// at once in running sandboxes. Example: sbx policy allow network example.com
+#[derive(Args, Debug)]
+pub(crate) struct PolicyFlags {
+    #[command(subcommand)]
+    verb: PolicyVerb,
+}
+
+#[derive(Subcommand, Debug)]
+enum PolicyVerb {
+    /// Choose the preset that all sandboxes start from
+    ///
+    /// Sandboxes made with --network keep their own.
+    /// Example: sbx policy init balanced
+    Init {
+        /// The preset; allow-all is open, deny-all is locked
+        #[arg(value_name = "PRESET")]
+        preset: PresetWord,
+    },
+    /// Allow hosts, addresses or ports of this host
+    ///
+    /// Example: sbx policy allow network example.com,**.example.org:443
+    Allow(RuleFlags),
+    /// Deny hosts or addresses, whatever else allows them
+    ///
+    /// Open connections to them end.
+    /// Example: sbx policy deny network **.example.net
+    Deny(RuleFlags),
+    /// Remove rules
+    ///
+    /// Example: sbx policy rm --resource example.com
+    Rm(RmFlags),
+    /// List the rules that count, and where each was written
+    ///
+    /// Example: sbx policy ls claude-app
+    Ls {
+        /// The sandbox [default: those that say nothing themselves]
+        #[arg(value_name = "NAME")]
+        sandbox: Option<String>,
+
+        /// List the rules of the preset one by one
+        #[arg(long)]
+        wide: bool,
+    },
+    /// Say what would come of a connection, and which rule decides
+    ///
+    /// Exits 1 if it would be denied. Example: sbx policy check example.com:443
+    Check {
+        /// HOST, HOST:PORT or an address of the web
+        #[arg(value_name = "TARGET")]
+        target: String,
+
+        /// Ask for this sandbox
+        #[arg(long, value_name = "NAME")]
+        sandbox: Option<String>,
+    },
+}
+
+#[derive(Clone, Copy, ValueEnum, Debug)]
+enum PresetWord {
+    /// Everything but this host and its surroundings.
+    #[value(alias = "allow-all")]
+    Open,
+    /// What programming commonly needs.
+    Balanced,
+    /// What rules allow, and nothing else.
+    #[value(alias = "deny-all")]
+    Locked,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum, Debug)]
+enum What {
+    /// What can be reached over the network.
+    Network,
+}
+
+#[derive(Args, Debug)]
+struct RuleFlags {
+    /// What the rule is about
+    #[arg(value_name = "network")]
+    what: What,
+
+    /// HOST, *.HOST, **.HOST, a range or localhost, each with :PORT if need be
+    #[arg(value_name = "RESOURCE", value_delimiter = ',', required = true)]
+    resources: Vec<String>,
+
+    /// For this sandbox alone
+    #[arg(long, value_name = "NAME")]
+    sandbox: Option<String>,
+}
+
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false, id = "which")]
+struct Which {
+    /// The rule of this name, as `sbx policy ls` shows it
+    #[arg(long, value_name = "ID")]
+    id: Option<String>,
+
+    /// Every rule about exactly this
+    #[arg(long, value_name = "RESOURCE")]
+    resource: Option<String>,
+}
+
+#[derive(Args, Debug)]
+struct RmFlags {
+    #[command(flatten)]
+    which: Which,
+
+    /// From the policy of this sandbox
+    #[arg(long, value_name = "NAME")]
+    sandbox: Option<String>,
+}
+
+impl PolicyFlags {
+    /// Whether a list shows every rule.
+    pub(crate) fn wide(&self) -> bool {
+        matches!(self.verb, PolicyVerb::Ls { wide: true, .. })
+    }
+
+    pub(super) fn command(self) -> Result<Command, Error> {
+        let request = match self.verb {
+            PolicyVerb::Init { preset } => PolicyRequest::Init(match preset {
+                PresetWord::Open => NetworkPreset::Open,
+                PresetWord::Balanced => NetworkPreset::Balanced,
+                PresetWord::Locked => NetworkPreset::Locked,
+            }),
+            PolicyVerb::Allow(flags) => flags.request(Action::Allow)?,
+            PolicyVerb::Deny(flags) => flags.request(Action::Deny)?,
+            PolicyVerb::Rm(flags) => {
+                let choice = match (&flags.which.id, &flags.which.resource) {
+                    (Some(id), _) => RuleChoice::Id(
+                        id.parse()
+                            .map_err(|_| wrong("--id", id, &"it has eight hexadecimal digits"))?,
+                    ),
+                    (None, Some(text)) => RuleChoice::Resource(resource("--resource", text)?),
+                    (None, None) => return Err(Error::new(Code::Usage, "no rule is named")),
+                };
+                PolicyRequest::Remove(scope(flags.sandbox.as_deref())?, choice)
+            }
+            PolicyVerb::Ls { sandbox, .. } => {
+                PolicyRequest::List(value("NAME", sandbox.as_deref())?)
+            }
+            PolicyVerb::Check {
+                target: text,
+                sandbox,
+            } => {
+                let (host, port) = target(&text)?;
+                let sandbox: Option<SandboxName> = value("--sandbox", sandbox.as_deref())?;
+                PolicyRequest::Check(PolicyCheck {
+                    host,
+                    port,
+                    sandbox,
+                })
+            }
+        };
+        Ok(Command::Policy(request))
+    }
+}
+
+impl RuleFlags {
+    fn request(&self, action: Action) -> Result<PolicyRequest, Error> {
+        let What::Network = self.what;
+        let scope = scope(self.sandbox.as_deref())?;
+        let origin = match scope {
+            PolicyScope::User => Origin::User,
+            PolicyScope::Sandbox(_) => Origin::Sandbox,
+        };
+        let rules = self
+            .resources
+            .iter()
+            .map(|text| rule("RESOURCE", action, text, origin.clone()))
+            .collect::<Result<_, _>>()?;
+        Ok(PolicyRequest::Add(scope, rules))
+    }
+}
+
+fn scope(sandbox: Option<&str>) -> Result<PolicyScope, Error> {
+    let name: Option<SandboxName> = value("--sandbox", sandbox)?;
+    Ok(name.map_or(PolicyScope::User, PolicyScope::Sandbox))
+}
+
+fn resource(flag: &str, text: &str) -> Result<Resource, Error> {
+    text.parse().map_err(|error| wrong(flag, text, &error))
+}
+
+/// Reads a rule about `text`, which was typed as `flag`.
+pub(super) fn rule(flag: &str, action: Action, text: &str, origin: Origin) -> Result<Rule, Error> {
+    let resource = resource(flag, text)?;
+    Rule::new(action, resource, origin).map_err(|error| wrong(flag, text, &error))
+}
+
+/// Reads what `check` is asked about; without a port the web's.
+fn target(text: &str) -> Result<(Host, u16), Error> {
+    let refused = |error: &dyn std::fmt::Display| wrong("TARGET", text, error);
+    let (rest, port) = match text.split_once("://") {
+        Some(("https", rest)) => (rest, 443),
+        Some(("http", rest)) => (rest, 80),
+        Some(_) => return Err(refused(&"only http and https are known")),
+        None => (text, 443),
+    };
+    let authority = rest.split('/').next().unwrap_or_default();
+    if let Ok(HostPort { host, port }) = authority.parse() {
+        return Ok((host, port));
+    }
+    let bare = authority
+        .strip_prefix('[')
+        .and_then(|inner| inner.strip_suffix(']'))
+        .unwrap_or(authority);
+    match bare.parse::<Host>() {
+        Ok(host) => Ok((host, port)),
+        Err(error) => Err(refused(&error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_is_a_host_a_host_and_a_port_or_an_address_of_the_web() {
+        for (text, host, port) in [
+            ("a.example", "a.example", 443),
+            ("a.example:22", "a.example", 22),
+            ("https://a.example/x?y", "a.example", 443),
+            ("http://a.example", "a.example", 80),
+            ("https://a.example:8443/", "a.example", 8443),
+            ("192.0.2.1", "192.0.2.1", 443),
+            ("2001:db8::1", "2001:db8::1", 443),
+            ("[2001:db8::1]", "2001:db8::1", 443),
+            ("[2001:db8::1]:22", "2001:db8::1", 22),
+        ] {
+            let (found, at) = target(text).unwrap();
+            assert_eq!((found.to_string().as_str(), at), (host, port), "{text}");
+        }
+        for text in ["", "a b", "ftp://a.example", "a:0", "*.a", "http://"] {
+            assert!(target(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! The text form of what is said about policies.
+
+use anstyle::AnsiColor;
+use sbx_engine::command::{CheckedReply, PolicyEdited, PolicyListReply, PolicyListed, PresetFrom};
+use sbx_spec::Action;
+
+use super::table::columns;
+use super::{Paint, escape};
+
+/// What an edit came to.
+pub(super) fn edited(edited: &PolicyEdited) -> String {
+    let file = escape(&edited.file.to_string_lossy());
+    let mut text = match edited.changed {
+        true => format!("changed {file}\n"),
+        false => format!("{file} says so already\n"),
+    };
+    if !edited.applied.is_empty() {
+        let names: Vec<String> = edited.applied.iter().map(ToString::to_string).collect();
+        text += &format!("in force in {}", names.join(", "));
+        text += &match edited.cut {
+            0 => "\n".to_owned(),
+            1 => "; one open connection ended\n".to_owned(),
+            many => format!("; {many} open connections ended\n"),
+        };
+    }
+    text
+}
+
+/// The rules that count; those of presets by the group unless all are wanted.
+pub(super) fn listing(list: &PolicyListReply, quiet: bool, wide: bool, paint: Paint) -> String {
+    let is_preset = |rule: &&PolicyListed| rule.origin.starts_with("preset:");
+    let (preset, own): (Vec<_>, Vec<_>) = list.rules.iter().partition(is_preset);
+    let mut rows: Vec<Vec<String>> = own.into_iter().map(row).collect();
+    if wide || quiet {
+        rows.extend(preset.into_iter().map(row));
+    } else {
+        rows.extend(groups(&preset));
+    }
+    if quiet {
+        return rows
+            .iter()
+            .filter_map(|row| Some(format!("{}\n", row.first()?)))
+            .collect();
+    }
+    let from = match list.preset_from {
+        PresetFrom::Sandbox => "chosen for this sandbox with --network",
+        PresetFrom::User => "the user's choice",
+        PresetFrom::Default => "nobody chose another; `sbx policy init` does",
+    };
+    let head = paint.with(
+        &format!("preset {} ({from})", list.preset),
+        anstyle::Style::new().bold(),
+    );
+    let table = columns(&["ID", "ACTION", "RESOURCE", "ORIGIN"], &rows);
+    format!("{head}\n{table}")
+}
+
+fn row(rule: &PolicyListed) -> Vec<String> {
+    vec![
+        escape(&rule.id),
+        rule.action.to_string(),
+        escape(&rule.resource.to_string()),
+        escape(&rule.origin),
+    ]
+}
+
+/// One line for each group of a preset: its domains without ports.
+fn groups(rules: &[&PolicyListed]) -> Vec<Vec<String>> {
+    let mut groups: Vec<(String, Vec<String>)> = Vec::new();
+    for rule in rules {
+        let target = rule.resource.target().to_string();
+        // A domain and everything below it are two rules and one thought.
+        let name = target.trim_start_matches("**.").to_owned();
+        let name = if name.is_empty() || target == "**" {
+            "**".to_owned()
+        } else {
+            name
+        };
+        match groups.last_mut() {
+            Some((origin, names)) if *origin == rule.origin => {
+                if !names.contains(&name) {
+                    names.push(name);
+                }
+            }
+            _ => groups.push((rule.origin.clone(), vec![name])),
+        }
+    }
+    let line = |(origin, names): (String, Vec<String>)| {
+        vec![
+            "-".to_owned(),
+            Action::Allow.to_string(),
+            escape(&names.join(" ")),
+            escape(&origin),
+        ]
+    };
+    groups.into_iter().map(line).collect()
+}
+
+/// What would come of a connection.
+pub(super) fn checked(checked: &CheckedReply, paint: Paint) -> String {
+    let color = match checked.is_allow() {
+        true => AnsiColor::Green,
+        false => AnsiColor::Red,
+    };
+    let verdict = paint.color(checked.verdict, color);
+    let id = match &checked.id {
+        Some(id) => format!(" ({})", escape(id)),
+        None => String::new(),
+    };
+    let mut text = format!(
+        "{verdict} {}: {}{id}\n",
+        escape(&checked.target.to_string()),
+        escape(&checked.rule)
+    );
+    if !checked.addresses.is_empty() {
+        let addresses: Vec<String> = checked.addresses.iter().map(ToString::to_string).collect();
+        text += &format!("resolves to {}\n", addresses.join(", "));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use sbx_spec::{NetworkPreset, Origin, Rule, preset_rules};
+
+    use super::*;
+
+    fn list() -> PolicyListReply {
+        let own = Rule::new(Action::Deny, "a.example".parse().unwrap(), Origin::User).unwrap();
+        PolicyListReply {
+            sandbox: None,
+            preset: NetworkPreset::Balanced,
+            preset_from: PresetFrom::Default,
+            rules: std::iter::once(own)
+                .chain(preset_rules(NetworkPreset::Balanced))
+                .map(|rule| PolicyListed::of(&rule))
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn a_list_shows_groups_and_a_wide_one_every_rule() {
+        let short = listing(&list(), false, false, Paint::none());
+        assert!(short.starts_with("preset balanced (nobody chose another"));
+        let lines: Vec<&str> = short.lines().collect();
+        assert!(
+            lines[2].contains("deny") && lines[2].ends_with("user"),
+            "{short}"
+        );
+        assert!(lines[3].contains(" github.com ") && lines[3].ends_with("preset:code"));
+        assert_eq!(lines.len(), 3 + sbx_spec::GROUPS.len());
+        let wide = listing(&list(), false, true, Paint::none());
+        assert_eq!(wide.lines().count(), 2 + list().rules.len());
+        let quiet = listing(&list(), true, false, Paint::none());
+        assert_eq!(quiet.lines().count(), list().rules.len());
+    }
+
+    #[test]
+    fn an_edit_says_where_it_counts_and_what_it_ended() {
+        let reply = PolicyEdited {
+            changed: true,
+            file: "/c/policy.toml".into(),
+            applied: vec!["box-1".parse().unwrap()],
+            cut: 2,
+        };
+        assert_eq!(
+            edited(&reply),
+            "changed /c/policy.toml\nin force in box-1; 2 open connections ended\n"
+        );
+    }
+}
