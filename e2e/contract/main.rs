@@ -18,6 +18,7 @@ mod full_disk;
 mod interrupts;
 mod life;
 mod limits;
+mod policy;
 mod posix;
 mod pressure;
 mod rootless;

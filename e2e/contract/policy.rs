@@ -1,0 +1,178 @@
+//! What sandboxes may reach, changed while they run.
+
+use std::fs;
+use std::net::TcpListener;
+
+use e2e::{Home, Listener, Sandbox};
+
+/// Connects, says so, and tells how the connection ended.
+const WAITING: &str = r#"
+import socket, sys
+held = socket.create_connection(("host.sbx.internal", int(sys.argv[1])))
+print("held", file=sys.stderr, flush=True)
+try:
+    held.recv(1)
+    print("closed")
+except ConnectionResetError:
+    print("reset")
+"#;
+
+/// What curl says of the listener: its greeting, or its exit code.
+fn asked(sandbox: &Sandbox<'_>, port: u16) -> String {
+    sandbox.sh(&format!(
+        "curl -s --max-time 20 http://host.sbx.internal:{port}/ || echo $?"
+    ))
+}
+
+const REFUSED: &str = "7";
+const GREETED: &str = "canary-sings";
+
+#[test]
+fn rules_count_at_once_in_a_running_sandbox_and_outlive_it() {
+    let home = Home::new();
+    let listener = Listener::open();
+    let resource = format!("localhost:{}", listener.port());
+    let sandbox = home.sandbox("ruled");
+    let check = || {
+        home.sbx(["policy", "check", &resource, "--sandbox", "ruled"])
+            .output()
+            .code()
+    };
+    assert_eq!(
+        (asked(&sandbox, listener.port()).as_str(), check()),
+        (REFUSED, Some(1))
+    );
+
+    let allow = [
+        "policy",
+        "allow",
+        "network",
+        &resource,
+        "--sandbox",
+        "ruled",
+    ];
+    let said = home.sbx(allow).succeeds().text();
+    assert!(said.contains("in force in ruled"), "{said}");
+    assert_eq!(
+        (asked(&sandbox, listener.port()).as_str(), check()),
+        (GREETED, Some(0))
+    );
+
+    // The user's denial beats the sandbox's own leave.
+    home.sbx(["policy", "deny", "network", &resource])
+        .succeeds();
+    assert_eq!(
+        (asked(&sandbox, listener.port()).as_str(), check()),
+        (REFUSED, Some(1))
+    );
+    home.sbx(["policy", "rm", "--resource", &resource])
+        .succeeds();
+    home.sbx(["stop", "ruled"]).succeeds();
+    assert_eq!(
+        (asked(&sandbox, listener.port()).as_str(), check()),
+        (GREETED, Some(0))
+    );
+    assert_eq!(listener.visits(), 2);
+}
+
+#[test]
+fn a_new_denial_ends_the_open_connections_that_it_is_about() {
+    let home = Home::new();
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = server.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        // Held and silent until the test ends.
+        let _held: Vec<_> = server.incoming().collect();
+    });
+    let resource = format!("localhost:{port}");
+    let sandbox = home.sandbox_with("cut", &["--allow-network", &resource]);
+    let waiting = sandbox
+        .exec(["python3", "-c", WAITING, &port.to_string()])
+        .spawn();
+    waiting.says("held");
+
+    let deny = ["policy", "deny", "network", &resource, "--sandbox", "cut"];
+    let said = home.sbx(deny).succeeds().text();
+    assert!(said.contains("one open connection ended"), "{said}");
+    assert_eq!(waiting.output().text(), "reset");
+    assert_eq!(asked(&sandbox, port), REFUSED);
+}
+
+#[test]
+fn a_name_that_no_rule_is_about_is_refused_at_once_and_the_log_names_why() {
+    let home = Home::new();
+    let sandbox = home.sandbox("unlisted");
+    let ask = "curl -s --max-time 20 https://unlisted.example/ || echo $?";
+    assert_eq!(sandbox.sh(ask), REFUSED);
+    let log = home.sbx(["logs", "unlisted"]).succeeds().text();
+    let denied = log
+        .lines()
+        .find(|line| line.contains("unlisted.example") && line.contains("\"deny\""));
+    assert!(
+        denied.is_some_and(|line| line.contains("default:unlisted")),
+        "{log}"
+    );
+
+    // The twin: allowed by rule, it gets as far as the host's resolver.
+    let allow = ["policy", "allow", "network", "**.example:443"];
+    home.sbx(allow).succeeds();
+    sandbox.sh(ask);
+    let log = home.sbx(["logs", "unlisted"]).succeeds().text();
+    let allowed = log.lines().rfind(|line| line.contains("unlisted.example"));
+    assert!(
+        allowed.is_some_and(|line| line.contains("default:no-address")
+            || line.contains("user allow **.example:443")),
+        "{log}"
+    );
+}
+
+#[test]
+fn a_policy_that_is_not_understood_is_an_error_and_never_a_looser_one() {
+    let home = Home::new();
+    let workspace = home.project("app");
+    home.sbx(["policy", "init", "locked"]).succeeds();
+    let check = |target: &str| home.sbx(["policy", "check", target]).output().code();
+    assert_eq!(check("a.example"), Some(1));
+    home.sbx(["policy", "allow", "network", "a.example,**.b.example:443"])
+        .succeeds();
+    assert_eq!(check("a.example"), Some(0));
+    assert_eq!(check("b.example"), Some(1));
+
+    let listed = home.sbx(["policy", "ls", "--json"]).succeeds().json();
+    assert_eq!(listed["preset"], "locked");
+    let rules = listed["rules"].as_array().unwrap();
+    assert_eq!(rules.len(), 2, "{listed}");
+    let id = rules[0]["id"].as_str().unwrap();
+    home.sbx(["policy", "rm", "--id", id]).succeeds();
+    home.sbx(["policy", "rm", "--id", id]).output().with_code(3);
+
+    for wrong in [
+        "*",
+        "https://a.example",
+        "127.0.0.1",
+        "10.1.2.3/8",
+        "localhost",
+        "",
+    ] {
+        home.sbx(["policy", "allow", "network", wrong])
+            .output()
+            .with_code(2);
+    }
+    let file = home
+        .sbx(["policy", "init", "locked", "--json"])
+        .succeeds()
+        .json();
+    let file = file["file"].as_str().unwrap().to_owned();
+    let whole = fs::read_to_string(&file).unwrap();
+    fs::write(&file, format!("{whole}\ndenied = [\"a.example\"]\n")).unwrap();
+    home.sbx(["policy", "check", "b.example"])
+        .output()
+        .with_code(2);
+    home.sbx(["policy", "init", "open"]).output().with_code(2);
+    let run = home
+        .sbx(["run", "--rm", "shell", "--", "-c", "true"])
+        .cwd(&workspace)
+        .output()
+        .with_code(125);
+    assert!(run.errors().contains("denied"), "{run}");
+}
