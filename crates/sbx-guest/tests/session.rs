@@ -370,10 +370,12 @@ fn many_sessions_at_once_and_one_too_many() {
 #[test]
 fn credit_beyond_the_window_ends_the_session() {
     let (_guest, mut host) = guest();
-    let stream = host.open(&exec(&["sleep", "1000"]));
+    let stream = host.open(&sh("echo up; exec sleep 1000"));
+    // A signal that comes before the program itself runs may pass it by.
+    host.until(stream, |session| session.text().contains("up"));
     let credit = sbx_proto::flow::Credit {
         channel: Channel::Stdout,
-        bytes: 1,
+        bytes: WINDOW,
     };
     host.send(&credit.to_frame(stream));
     assert_eq!(host.finish(stream).exit.as_ref().unwrap().signal, Some(1));

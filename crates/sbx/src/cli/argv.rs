@@ -21,6 +21,9 @@ pub(crate) const LATER: &[&str] = &[
     "restore", "serve", "mcp", "ssh", "setup",
 ];
 
+/// Words after `policy` that later versions will know.
+const LATER_POLICY: &[&str] = &["ask", "pending", "approve", "dismiss", "log"];
+
 /// Old spellings of words, and today's.
 pub(crate) const OLD: &[(&str, &str)] = &[
     ("list", "ls"),
@@ -137,6 +140,9 @@ pub(crate) fn prepare(mut args: Vec<OsString>, known: &[String]) -> Result<Prepa
     } else if !known.contains(&word) {
         return Err(unknown_word(&word, known));
     }
+    if word == "policy" {
+        policy_of_today(args.get_mut(index + 1), &mut notes)?;
+    }
     if matches!(word.as_str(), "run" | "create" | "plan") {
         let rest = args.split_off(index + 1);
         for arg in of_today(rest, &mut notes)? {
@@ -144,6 +150,20 @@ pub(crate) fn prepare(mut args: Vec<OsString>, known: &[String]) -> Result<Prepa
         }
     }
     Ok(Prepared { args, notes })
+}
+
+/// The word after `policy`.
+fn policy_of_today(word: Option<&mut OsString>, notes: &mut Vec<String>) -> Result<(), Error> {
+    let Some(word) = word else { return Ok(()) };
+    let text = word.to_string_lossy().into_owned();
+    if LATER_POLICY.contains(&text.as_str()) {
+        return Err(not_in_this_version(&format!("`sbx policy {text}`")));
+    }
+    if text == "set-default" {
+        *word = "init".into();
+        notes.push("`sbx policy set-default` is spelled `sbx policy init` now".to_owned());
+    }
+    Ok(())
 }
 
 fn of_today(rest: Vec<OsString>, notes: &mut Vec<String>) -> Result<Vec<OsString>, Error> {

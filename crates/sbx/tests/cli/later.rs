@@ -1,16 +1,37 @@
 use snapbox::str;
 
-use crate::sbx;
+use crate::{Home, sbx};
 
 #[test]
 fn words_of_later_versions_say_so() {
     for word in [
-        "policy", "secret", "template", "kit", "init", "review", "cp", "tui", "serve",
+        "ports", "secret", "template", "kit", "init", "review", "cp", "tui", "serve",
     ] {
         sbx(&[word, "ls"]).code(2).stdout_eq(str![""]);
     }
-    sbx(&["policy", "set-default"]).code(2).stderr_eq(str![[r#"
-error: `sbx policy` is not in this version
+    sbx(&["secret", "set"]).code(2).stderr_eq(str![[r#"
+error: `sbx secret` is not in this version
+
+"#]]);
+    for word in ["ask", "pending", "approve", "dismiss", "log"] {
+        sbx(&["policy", word, "x"]).code(2).stderr_eq(str![[r#"
+error: `sbx policy [..]` is not in this version
+
+"#]]);
+    }
+}
+
+#[test]
+fn the_old_word_for_a_preset_works_and_the_new_one_is_told() {
+    let home = Home::new();
+    let told = home.sbx(&["policy", "set-default", "locked"]).code(0);
+    told.stderr_eq(str![[r#"
+warning: `sbx policy set-default` is spelled `sbx policy init` now
+...
+"#]]);
+    let checked = home.sbx(&["policy", "check", "example.com"]).code(1);
+    checked.stdout_eq(str![[r#"
+deny example.com:443: default:unlisted
 
 "#]]);
 }
@@ -19,7 +40,7 @@ error: `sbx policy` is not in this version
 fn words_of_later_versions_are_not_in_the_help() {
     let output = sbx(&["--help"]).success();
     let help = String::from_utf8_lossy(&output.get_output().stdout).into_owned();
-    for word in ["policy", "secret", "snapshot", "supervise"] {
+    for word in ["ports", "secret", "snapshot", "supervise"] {
         assert!(!help.contains(&format!("\n  {word} ")), "{word}");
     }
 }
@@ -35,9 +56,6 @@ fn flags_of_later_versions_say_so_and_are_not_in_the_help() {
         &["run", "--clone"],
         &["run", "--hide", ".env"],
         &["run", "--plain-env", "X"],
-        &["run", "--deny-network", "x"],
-        &["run", "--network", "balanced"],
-        &["run", "--allow-network", "example.com"],
         &["run", "--workspace-mode", "overlay"],
         &["run", "--isolation", "container"],
         &["run", "--driver", "krun"],
