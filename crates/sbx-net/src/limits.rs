@@ -93,6 +93,13 @@ pub const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 /// How long a TCP connection to the name server may be silent.
 pub const DNS_STREAM_TIME: Duration = Duration::from_secs(10);
 
+/// How often the guest is asked about a connection of a dead endpoint.
+pub const ORPHAN_QUESTIONS: u32 = 4;
+
+/// The pause between two such questions: longer than guests keep silent
+/// after one.
+pub const ORPHAN_PAUSE: Duration = Duration::from_millis(1_200);
+
 /// Silence after which a connection is probed, on both sides.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(60);
 

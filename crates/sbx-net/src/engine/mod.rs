@@ -68,6 +68,9 @@ pub(crate) struct Engine {
     output: Output,
     control: Control,
     ledger: Ledger,
+    orphans: Vec<tcp::Ends>,
+    orphans_asked: u32,
+    ask_orphans_at: Option<Instant>,
     resolver: Resolver,
     gate: Gate,
     names: Names,
@@ -106,6 +109,9 @@ impl Engine {
             output: Output::new(),
             control: Control::new(control, now),
             ledger: Ledger::new(ledger),
+            orphans: Vec::new(),
+            orphans_asked: 0,
+            ask_orphans_at: None,
             resolver,
             gate: Gate::default(),
             names: Names::restored(&names),
@@ -130,15 +136,28 @@ impl Engine {
         engine
             .watch(engine.resolver.as_fd(), RESOLVER)
             .map_err(Error::of(Attempt::Wait))?;
-        engine.end_orphans().map_err(Error::of(Attempt::Ledger))?;
+        engine.orphans = engine.ledger.take().map_err(Error::of(Attempt::Ledger))?;
+        engine.end_orphans();
         Ok(engine)
     }
 
     /// Ends what an endpoint before this one left behind: nobody knows how
     /// far those connections are, and their programs would wait.
-    fn end_orphans(&mut self) -> io::Result<()> {
-        for (number, ends) in (0u32..).zip(self.ledger.take()?) {
-            let [a, b, c, d, ..] = self.seeds.hash_one(number).to_ne_bytes();
+    /// A guest answers such a question once a second at most, and may just
+    /// have answered something else: it is asked more than once.
+    fn end_orphans(&mut self) {
+        self.ask_orphans_at = None;
+        if self.orphans_asked >= limits::ORPHAN_QUESTIONS {
+            self.orphans = Vec::new();
+        }
+        if self.orphans.is_empty() {
+            return;
+        }
+        self.orphans_asked += 1;
+        self.ask_orphans_at = Some(self.now + limits::ORPHAN_PAUSE);
+        for (number, ends) in (0u32..).zip(&self.orphans) {
+            let seed = (number, self.orphans_asked);
+            let [a, b, c, d, ..] = self.seeds.hash_one(seed).to_ne_bytes();
             let guess = u32::from_ne_bytes([a, b, c, d]);
             let mut outlet = Outlet {
                 output: &mut self.output,
@@ -147,10 +166,9 @@ impl Engine {
             // Some stacks answer only what acknowledges too much, and of
             // these two one does.
             for guess in [guess, !guess] {
-                tcp::ask_where(&ends, guess, &mut outlet);
+                tcp::ask_where(ends, guess, &mut outlet);
             }
         }
-        Ok(())
     }
 
     fn watch(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
@@ -194,6 +212,9 @@ impl Engine {
                 return Ok(Ended::Link);
             }
             self.table.expire(self.now);
+            if self.ask_orphans_at.is_some_and(|at| at <= self.now) {
+                self.end_orphans();
+            }
             self.serve_queued();
             self.control.sum_up(self.now);
         }
@@ -230,10 +251,14 @@ impl Engine {
         let timeout = if busy {
             Some(Duration::ZERO)
         } else {
-            let next = [self.table.next_timer(), self.control.due()]
-                .into_iter()
-                .flatten()
-                .min();
+            let next = [
+                self.table.next_timer(),
+                self.control.due(),
+                self.ask_orphans_at,
+            ]
+            .into_iter()
+            .flatten()
+            .min();
             next.map(|at| at.saturating_duration_since(Instant::now()))
         };
         // A timeout that does not fit is more than anyone waits.
