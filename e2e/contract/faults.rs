@@ -18,9 +18,9 @@ pub(super) const PARTS: &[(&str, &str)] = &[
 ];
 
 pub(super) fn kill(home: &Home, what: &str) -> Process {
-    let found = home
-        .process(what)
-        .unwrap_or_else(|| panic!("no `{what}`: {:?}", home.processes()));
+    // The monitor's jailer becomes the monitor a moment after it has said
+    // that its walls stand.
+    let found = home.awaits(what);
     found.signal(Signal::KILL);
     assert!(
         found.ends(Duration::from_secs(10)),
