@@ -75,8 +75,10 @@ fn a_state_directory_without_room_refuses_a_sandbox_and_keeps_nothing_of_it() {
 #[test]
 fn a_host_that_fills_up_is_an_error_inside_which_the_next_start_mends() {
     let mut home = Home::new();
-    let state = small(&mut home, "state", "300m");
-    let ballast = format!("head -c 180m /dev/zero > {}/ballast", state.display());
+    // All of the big file fits once the ballast is gone: what the guest could
+    // not write yet, it writes then.
+    let state = small(&mut home, "state", "640m");
+    let ballast = format!("head -c 520m /dev/zero > {}/ballast", state.display());
     home.mounts(&ballast);
     let sandbox = home.sandbox_with("filler", &["--memory", "512m"]);
     let out = sandbox
