@@ -4,7 +4,9 @@
 //! because a busy machine is busy for both; medians, because one slow round says nothing.
 
 mod floor;
+mod machine;
 mod memory;
+mod screen;
 mod share;
 mod start;
 
@@ -56,7 +58,7 @@ pub(crate) fn run(words: &[&str]) -> Result<String, Failure> {
                     .map_err(|e| Failure::new("read `--rounds`", e))?;
             }
             "--sbx" => sbx = PathBuf::from(value()?),
-            "start" | "exec" | "memory" | "share" => parts.push(*word),
+            "start" | "screen" | "exec" | "memory" | "share" => parts.push(*word),
             other => return Err(Failure::new("measure", format!("there is no `{other}`"))),
         }
     }
@@ -70,7 +72,9 @@ pub(crate) fn run(words: &[&str]) -> Result<String, Failure> {
         name: format!("bench-{id}"),
     };
     let measured = bench.all(&parts);
-    let _ = bench.sbx(&["rm", "--force", &bench.name]).output();
+    for name in [bench.name.clone(), bench.agent_name()] {
+        let _ = bench.sbx(&["rm", "--force", &name]).output();
+    }
     let _ = std::fs::remove_dir_all(&bench.directory);
     Ok(table(&measured?))
 }
@@ -81,6 +85,9 @@ impl Bench {
         let mut rows = Vec::new();
         if wanted("start") {
             rows.extend(start::measure(self)?);
+        }
+        if wanted("screen") {
+            rows.extend(screen::measure(self)?);
         }
         if wanted("exec") || wanted("memory") || wanted("share") {
             let up = [
@@ -98,6 +105,11 @@ impl Bench {
             rows.extend(share::measure(self)?);
         }
         Ok(rows)
+    }
+
+    /// What the agent's sandbox is called; the others have the plain name.
+    fn agent_name(&self) -> String {
+        format!("{}-agent", self.name)
     }
 
     /// The measured program, in the workspace.

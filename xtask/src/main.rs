@@ -18,7 +18,7 @@ use tree::Tree;
 const USAGE: &str = "\
 usage: cargo xtask tidy            check the house rules
        cargo xtask readme --list   print the commands that README shows
-       cargo xtask bench [start|exec|memory|share] [--rounds N] [--sbx PROGRAM]
+       cargo xtask bench [start|screen|exec|memory|share] [--rounds N] [--sbx PROGRAM]
                                    print the ratios of NUMBERS.md
 ";
 
