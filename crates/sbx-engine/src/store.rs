@@ -3,17 +3,20 @@
 //!
 //! Owns: the layout below `sandboxes/`. Never: decides what runs. Trusts the
 //! user's own state directory, but not that a file in it is whole: a record
-//! that cannot be read makes that one sandbox `broken`, nothing else.
+//! that cannot be read makes that one sandbox `broken`, nothing else. What a
+//! supervisor writes once its guest runs is in a directory of its own, and
+//! not trusted: neither links in it nor anything that it says of the next
+//! start.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::FlockOperation;
 use sbx_spec::{SandboxName, SandboxSpec};
+use sbx_sys::file;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +24,14 @@ use crate::command::{Code, Error};
 use crate::plan::Accelerator;
 
 /// Largest record that is read, in bytes; a larger one is broken.
-const MAX_RECORD: u64 = 4 << 20;
+const MAX_RECORD: usize = 4 << 20;
+
+/// What was decided when the sandbox was made.
+const MADE: &str = "sandbox.json";
+/// What the supervisor says of itself.
+const RUN: &str = "run.json";
+/// The only directory that a supervisor can write to once its guest runs.
+const RUN_DIRECTORY: &str = "run";
 
 /// How long commands that look at the state may keep a supervisor from its
 /// lock. Each does so for microseconds.
@@ -180,10 +190,9 @@ impl Store {
             spec: spec.clone(),
             created: now(),
         };
-        let written = fs::DirBuilder::new()
-            .mode(0o700)
-            .create(&fresh)
-            .and_then(|()| write_record(&fresh.join("sandbox.json"), &record))
+        let written = make_directory(&fresh)
+            .and_then(|()| make_directory(&fresh.join(RUN_DIRECTORY)))
+            .and_then(|()| write_record(&fresh, MADE, &record))
             .and_then(|()| {
                 // A directory replaces only an empty one, and none of ours is
                 // empty: two creators cannot both win.
@@ -273,6 +282,13 @@ impl SandboxDir {
         self.path.join(name)
     }
 
+    /// Where its supervisor writes while the guest runs. Whoever reads there
+    /// follows no link and believes nothing.
+    #[must_use]
+    pub(crate) fn run_directory(&self) -> PathBuf {
+        self.path.join(RUN_DIRECTORY)
+    }
+
     /// What `create` wrote down.
     ///
     /// # Errors
@@ -289,7 +305,7 @@ impl SandboxDir {
                 self.name
             ))
         };
-        let record: SandboxRecord = read_record(&self.join("sandbox.json")).map_err(failed)?;
+        let record: SandboxRecord = read_record(&self.path, MADE).map_err(failed)?;
         if record.version != VERSION {
             return Err(failed(io::Error::other(format!(
                 "it has format {}, this sbx reads {VERSION}",
@@ -372,7 +388,7 @@ impl SandboxDir {
             Error::new(Code::State, format!("cannot probe sandbox `{}`", self.name)).because(source)
         };
         let file = lock_file(&self.join("supervisor.lock")).map_err(failed)?;
-        let run = read_record::<RunRecord>(&self.join("run.json")).ok();
+        let run = read_record::<RunRecord>(&self.run_directory(), RUN).ok();
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
             Ok(()) => Ok(run.map_or(State::Stopped, State::Crashed)),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(State::Live(run)),
@@ -385,7 +401,7 @@ impl SandboxDir {
     /// # Errors
     /// If the file system refuses.
     pub(crate) fn write_run(&self, record: &RunRecord, _proof: &Supervising) -> Result<(), Error> {
-        write_record(&self.join("run.json"), record).map_err(|source| {
+        write_record(&self.run_directory(), RUN, record).map_err(|source| {
             Error::new(
                 Code::State,
                 format!("cannot write down the run of `{}`", self.name),
@@ -397,7 +413,7 @@ impl SandboxDir {
     /// Erases what a supervisor wrote: last thing of an orderly end, or of a
     /// command that has cleared up after a crash.
     pub(crate) fn clear_run(&self) {
-        let _ = fs::remove_file(self.join("run.json"));
+        let _ = fs::remove_file(self.run_directory().join(RUN));
     }
 }
 
@@ -435,29 +451,22 @@ fn lock_file(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-fn read_record<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
-    let mut text = Vec::new();
-    File::open(path)?
-        .take(MAX_RECORD + 1)
-        .read_to_end(&mut text)?;
-    if text.len() as u64 > MAX_RECORD {
-        return Err(io::Error::other("it is larger than any record of ours"));
-    }
+fn make_directory(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().mode(0o700).create(path)
+}
+
+fn read_record<T: DeserializeOwned>(directory: &Path, name: &str) -> io::Result<T> {
+    let text = file::open_dir(directory)
+        .and_then(|directory| file::read_at(directory, name, MAX_RECORD))
+        .map_err(|error| io::Error::new(error.kind(), error))?;
     serde_json::from_slice(&text).map_err(io::Error::other)
 }
 
-fn write_record<T: Serialize>(path: &Path, record: &T) -> io::Result<()> {
+fn write_record<T: Serialize>(directory: &Path, name: &str, record: &T) -> io::Result<()> {
     let text = serde_json::to_vec_pretty(record).map_err(io::Error::other)?;
-    let fresh = path.with_extension(format!("tmp-{}", std::process::id()));
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&fresh)?;
-    file.write_all(&text)?;
-    rustix::fs::fsync(file.as_fd())?;
-    fs::rename(&fresh, path)
+    file::open_dir(directory)
+        .and_then(|directory| file::replace_at(directory, name, &text))
+        .map_err(|error| io::Error::new(error.kind(), error))
 }
 
 #[cfg(test)]
@@ -538,6 +547,21 @@ mod tests {
         let found = store.list().unwrap();
         assert_eq!(found[0].record().unwrap_err().code, Code::BrokenSandbox);
         assert!(found[1].record().is_ok());
+    }
+
+    #[test]
+    fn what_a_supervisor_planted_is_neither_followed_nor_believed() {
+        let (root, store) = store();
+        let sandbox = store.create(&spec("one")).unwrap();
+        let proof = sandbox.supervise().unwrap();
+        let victim = root.path().join("victim");
+        fs::write(&victim, "{}").unwrap();
+        let run = sandbox.run_directory().join(RUN);
+        std::os::unix::fs::symlink(&victim, &run).unwrap();
+        assert_eq!(sandbox.state().unwrap(), State::Live(None));
+        sandbox.write_run(&RunRecord::starting(), &proof).unwrap();
+        assert_eq!(fs::read(&victim).unwrap(), b"{}");
+        assert!(matches!(sandbox.state().unwrap(), State::Live(Some(_))));
     }
 
     #[test]

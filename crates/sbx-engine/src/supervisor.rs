@@ -33,7 +33,7 @@ use crate::role::Role;
 use crate::spawner::{Spawner, SpawnerConfig};
 use crate::store::{RunRecord, Store};
 
-pub(crate) use log::MAX_FILE as MAX_LOG_FILE;
+pub(crate) use log::{MAX_FILE as MAX_LOG_FILE, NAME as LOG_NAME, OLDER as LOG_OLDER};
 pub(crate) use wire::{FrameReader, write as write_frame};
 
 /// Where the starter is told how it goes.
@@ -110,7 +110,9 @@ fn supervise(
         .find(&name)
         .ok_or_else(|| Error::new(Code::SandboxNotFound, format!("no sandbox `{name}`")))?;
     let proof = sandbox.supervise()?;
-    log::open(&sandbox.join("log.jsonl")).map_err(io)?;
+    log::open(&sandbox.run_directory()).map_err(|source| {
+        Error::new(Code::State, format!("cannot open the log of `{name}`")).because(source)
+    })?;
     let (group, held) = crate::group::enter(&sandbox, &config.plan.ceiling)?;
     let spawner_config = SpawnerConfig::new(&config.plan, &config.sandboxes, group);
     let spawner_log = std::fs::OpenOptions::new()

@@ -80,12 +80,35 @@ pub fn replace_at(dir: impl AsFd, name: &str, bytes: &[u8]) -> Result<()> {
 /// # Errors
 /// When it is missing, not a regular file, or longer than `max` bytes.
 pub fn read_at(dir: impl AsFd, name: &str, max: usize) -> Result<Vec<u8>> {
+    let file = open_at(dir, name)?;
+    read_up_to(file, name, max)
+}
+
+/// The regular file `name` in `dir`, to be read; links are not followed and a
+/// pipe is not waited for.
+///
+/// # Errors
+/// When it is missing or not a regular file.
+pub fn open_at(dir: impl AsFd, name: &str) -> Result<File> {
+    open_regular(dir, name, OFlags::RDONLY)
+}
+
+/// The regular file `name` in `dir`, made with mode 0600 where it is missing,
+/// to be written to at its end; links are not followed.
+///
+/// # Errors
+/// When it is not a regular file, or the file system refuses.
+pub fn append_at(dir: impl AsFd, name: &str) -> Result<File> {
+    open_regular(dir, name, OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE)
+}
+
+fn open_regular(dir: impl AsFd, name: &str, flags: OFlags) -> Result<File> {
     plain(name)?;
     let fd = rustix::fs::openat(
         dir,
         name,
-        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC,
-        Mode::empty(),
+        flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC,
+        Mode::RUSR | Mode::WUSR,
     )
     .attempt_with(|| format!("open `{name}`"))?;
     let file = File::from(fd);
@@ -94,10 +117,10 @@ pub fn read_at(dir: impl AsFd, name: &str, max: usize) -> Result<Vec<u8>> {
         .attempt_with(|| format!("look at `{name}`"))?;
     if !kind.is_file() {
         return Err(Error::refused(format!(
-            "read `{name}`, which is not a regular file"
+            "open `{name}`, which is not a regular file"
         )));
     }
-    read_up_to(file, name, max)
+    Ok(file)
 }
 
 /// The bytes of the file at `path`, of any kind; for `/proc`, `/sys` and
@@ -175,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn links_and_pipes_are_not_read() {
+    fn links_and_pipes_are_neither_read_nor_written() {
         let home = tempfile::tempdir().unwrap();
         let dir = open_dir(home.path()).unwrap();
         std::os::unix::fs::symlink("/etc/hostname", home.path().join("link")).unwrap();
@@ -189,6 +212,21 @@ mod tests {
         .unwrap();
         assert!(read_at(&dir, "link", 4096).is_err());
         assert!(read_at(&dir, "pipe", 4096).is_err());
+        assert!(append_at(&dir, "link").is_err());
+        assert!(append_at(&dir, "pipe").is_err());
+    }
+
+    #[test]
+    fn what_is_appended_comes_after_what_was_there() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = open_dir(home.path()).unwrap();
+        for text in ["one ", "two"] {
+            append_at(&dir, "f")
+                .unwrap()
+                .write_all(text.as_bytes())
+                .unwrap();
+        }
+        assert_eq!(read_at(&dir, "f", 16).unwrap(), b"one two");
     }
 
     #[test]

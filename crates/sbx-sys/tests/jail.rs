@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 
 use sbx_sys::jail::{Access, Jail, Place, Profile, abi};
 use sbx_sys::spawn::{Resource, Spawn};
@@ -50,12 +51,14 @@ fn a_case_runs_inside_the_jail_it_was_given() {
     let (Some(jail), Some(act)) = (argument("jail:"), argument("act:")) else {
         return;
     };
+    let place = tempfile::tempdir().unwrap();
+    std::fs::create_dir(place.path().join("own")).unwrap();
     // A forked child has one thread, which a jail asks for.
     // SAFETY: the child only runs the case and exits; libc keeps its own
     // locks usable across a fork.
     let pid = unsafe { libc::fork() };
     if pid == 0 {
-        let code = i32::from(!case(&jail, &act));
+        let code = i32::from(!case(&jail, &act, place.path()));
         // SAFETY: ends the child without running anything of the parent's.
         unsafe { libc::_exit(code) };
     }
@@ -70,13 +73,15 @@ fn a_case_runs_inside_the_jail_it_was_given() {
     }
 }
 
-/// Whether the jail stood; prints how the act went.
-fn case(jail: &str, act: &str) -> bool {
+/// Whether the jail stood; prints how the act went. The jail may change the
+/// directory `own` in `place`.
+fn case(jail: &str, act: &str, place: &Path) -> bool {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     if let Some(profile) = profile(jail) {
         let walls = Jail::new(profile)
             .file(Place::Path("/etc/hostname".into()), Access::Read)
+            .file(Place::Path(place.join("own")), Access::Manage)
             .limit(Resource::Core, 0)
             .apply();
         if let Err(error) = walls {
@@ -84,7 +89,7 @@ fn case(jail: &str, act: &str) -> bool {
             return false;
         }
     }
-    let line = match perform(act, address) {
+    let line = match perform(act, address, place) {
         Ok(()) => "\nanswer=done\n".to_owned(),
         Err(error) => format!("\nanswer=errno {}\n", error.raw_os_error().unwrap_or(0)),
     };
@@ -101,11 +106,15 @@ fn profile(name: &str) -> Option<Profile> {
     }
 }
 
-fn perform(act: &str, address: std::net::SocketAddr) -> std::io::Result<()> {
+fn perform(act: &str, address: std::net::SocketAddr, place: &Path) -> std::io::Result<()> {
     match act {
         "read-listed" => File::open("/etc/hostname").map(drop),
         "read-unlisted" => File::open("/etc/passwd").map(drop),
         "write" => std::fs::write(format!("/tmp/sbx-jail-{}", std::process::id()), "x"),
+        "write-own" => std::fs::write(place.join("own/new"), "x")
+            .and_then(|()| std::fs::rename(place.join("own/new"), place.join("own/record"))),
+        "write-around" => std::fs::write(place.join("record"), "x"),
+        "move-around" => std::fs::rename(place.join("own"), place.join("other")),
         "tcp" => TcpStream::connect(address).map(drop),
         "unix" => std::os::unix::net::UnixDatagram::unbound().map(drop),
         "connect" => raw(libc::SYS_connect, -1),
@@ -177,6 +186,9 @@ fn without_a_jail_everything_works() {
     for act in [
         "read-listed",
         "read-unlisted",
+        "write-own",
+        "write-around",
+        "move-around",
         "tcp",
         "unix",
         "thread",
@@ -195,6 +207,14 @@ fn only_listed_files_are_opened() {
         assert_eq!(answer(jail, "read-listed"), "done", "{jail}");
         assert_eq!(answer(jail, "read-unlisted"), errno(libc::EACCES), "{jail}");
         assert_eq!(answer(jail, "write"), errno(libc::EACCES), "{jail}");
+    }
+}
+
+#[test]
+fn a_directory_of_its_own_is_all_that_a_supervisor_changes() {
+    assert_eq!(answer("supervisor", "write-own"), "done");
+    for act in ["write-around", "move-around"] {
+        assert_eq!(answer("supervisor", act), errno(libc::EACCES), "{act}");
     }
 }
 

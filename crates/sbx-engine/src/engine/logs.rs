@@ -1,14 +1,15 @@
 //! `logs`: what the parts of a sandbox wrote.
 
-use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 use std::time::Duration;
 
+use sbx_sys::file;
+
 use super::Engine;
 use crate::command::{Error, LogLine, LogsReply, LogsRequest, Reply, Ui};
 use crate::store::SandboxDir;
-use crate::supervisor::MAX_LOG_FILE;
+use crate::supervisor::{LOG_NAME, LOG_OLDER, MAX_LOG_FILE};
 
 /// How often a followed log is looked at: there is no event for a file that
 /// grows on every file system.
@@ -21,10 +22,10 @@ impl Engine {
         ui: &mut dyn Ui,
     ) -> Result<Reply, Error> {
         let sandbox = self.find(&request.name)?;
-        let mut lines = read(&sandbox.join("log.old"));
-        let path = sandbox.join("log.jsonl");
+        let directory = sandbox.run_directory();
+        let mut lines = Tail::default().read(&directory, LOG_OLDER);
         let mut tail = Tail::default();
-        lines.extend(tail.read(&path));
+        lines.extend(tail.read(&directory, LOG_NAME));
         lines.extend(stray(&sandbox));
         if let Some(count) = request.tail {
             lines = lines.split_off(lines.len().saturating_sub(count));
@@ -37,7 +38,7 @@ impl Engine {
         }
         let mut cancel = ui.cancel();
         while self.store().find(&request.name).is_some() {
-            for line in tail.read(&path) {
+            for line in tail.read(&directory, LOG_NAME) {
                 ui.log(&line);
             }
             tokio::select! {
@@ -51,7 +52,7 @@ impl Engine {
 
 /// What a supervisor said before its log was open, or in its last moment.
 fn stray(sandbox: &SandboxDir) -> Vec<LogLine> {
-    let text = sbx_sys::file::read_bounded(sandbox.join("supervisor.err"), 64 * 1024);
+    let text = file::read_bounded(sandbox.join("supervisor.err"), 64 * 1024);
     let text = text.unwrap_or_default();
     String::from_utf8_lossy(&text)
         .lines()
@@ -63,10 +64,6 @@ fn stray(sandbox: &SandboxDir) -> Vec<LogLine> {
         .collect()
 }
 
-fn read(path: &Path) -> Vec<LogLine> {
-    Tail::default().read(path)
-}
-
 /// How far a log was read.
 #[derive(Default)]
 struct Tail {
@@ -74,8 +71,9 @@ struct Tail {
 }
 
 impl Tail {
-    fn read(&mut self, path: &Path) -> Vec<LogLine> {
-        let Ok(mut file) = File::open(path) else {
+    fn read(&mut self, directory: &Path, name: &str) -> Vec<LogLine> {
+        let opened = file::open_dir(directory).and_then(|dir| file::open_at(dir, name));
+        let Ok(mut file) = opened else {
             return Vec::new();
         };
         let size = file.metadata().map_or(0, |found| found.len());
@@ -115,14 +113,13 @@ mod tests {
     #[test]
     fn a_line_is_shown_once_and_only_when_it_is_whole() {
         let root = tempfile::tempdir().unwrap();
-        let path = root.path().join("log.jsonl");
-        let mut file = File::create(&path).unwrap();
+        let mut file = std::fs::File::create(root.path().join(LOG_NAME)).unwrap();
         let line = r#"{"source":"boot","time_ms":1,"text":"one"}"#;
         write!(file, "{line}\n{}", &line[..10]).unwrap();
         let mut tail = Tail::default();
-        assert_eq!(tail.read(&path).len(), 1);
-        assert_eq!(tail.read(&path).len(), 0);
+        assert_eq!(tail.read(root.path(), LOG_NAME).len(), 1);
+        assert_eq!(tail.read(root.path(), LOG_NAME).len(), 0);
         writeln!(file, "{}", &line[10..]).unwrap();
-        assert_eq!(tail.read(&path)[0].text, "one");
+        assert_eq!(tail.read(root.path(), LOG_NAME)[0].text, "one");
     }
 }

@@ -25,6 +25,7 @@ use crate::microvm::setup::clock_ns;
 use crate::plan::{Accelerator, Plan};
 use crate::session::{self, Opening};
 use crate::store::SandboxDir;
+use crate::supervisor::LOG_NAME;
 
 impl Engine {
     pub(super) async fn run(&self, request: RunRequest, ui: &mut dyn Ui) -> Result<Reply, Error> {
@@ -46,7 +47,7 @@ impl Engine {
             Err(error) => {
                 // A sandbox that never came as far as a machine is nothing the
                 // user has yet; one that did has a log that tells why.
-                if created && !sandbox.join("log.jsonl").exists() {
+                if created && !sandbox.run_directory().join(LOG_NAME).exists() {
                     self.forget(&sandbox);
                 }
                 return Err(error);

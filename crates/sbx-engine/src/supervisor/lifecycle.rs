@@ -93,7 +93,10 @@ pub(super) async fn live(
     let (reader, mut writer) = link.into_split();
     let mut reader = FrameReader::new(reader, Side::Guest);
     let listener = listen(config)?;
-    walls.extend(super::walls::raise(&sandbox.join(""), &config.runtime)?);
+    walls.extend(super::walls::raise(
+        &sandbox.run_directory(),
+        &config.runtime,
+    )?);
     status.tell(&StartStatus::At("booting the guest".to_owned()));
     let booted = tokio::select! {
         booted = tokio::time::timeout(BOOT_LIMIT, boot(config, &mut reader, &mut writer)) => {

@@ -4,18 +4,23 @@
 //! cut, control characters are escaped, and a part that writes faster than
 //! anybody could read loses what is too much, with a note of how much.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::OnceLock;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
+use sbx_sys::file;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use crate::command::LogLine;
 
+/// The log, in a sandbox's run directory.
+pub(crate) const NAME: &str = "log.jsonl";
+/// The one before it.
+pub(crate) const OLDER: &str = "log.old";
 /// Size at which the log starts anew, keeping one old file, in bytes.
 pub(crate) const MAX_FILE: u64 = 1 << 20;
 /// Longest line, in bytes; the rest of it is dropped.
@@ -28,25 +33,27 @@ const RATE: f64 = 16.0 * 1024.0;
 static LOG: OnceLock<Mutex<Log>> = OnceLock::new();
 
 struct Log {
-    path: PathBuf,
+    directory: OwnedFd,
     file: File,
     size: u64,
 }
 
-/// Opens the log of this process, once.
+/// Opens the log of this process in `directory`, once.
 ///
 /// # Errors
-/// If the file cannot be opened.
-pub(crate) fn open(path: &Path) -> io::Result<()> {
-    let file = append(path)?;
-    let size = file.metadata()?.len();
+/// If the file cannot be opened, or another supervisor left something else in
+/// its place.
+pub(crate) fn open(directory: &Path) -> sbx_sys::Result<()> {
+    let directory = file::open_dir(directory)?;
+    let file = file::append_at(&directory, NAME)?;
+    let size = file.metadata().map_or(0, |found| found.len());
     let log = Log {
-        path: path.to_owned(),
+        directory,
         file,
         size,
     };
     LOG.set(Mutex::new(log))
-        .map_err(|_| io::Error::other("the log is open already"))
+        .map_err(|_| sbx_sys::Error::refused("open a second log"))
 }
 
 /// Writes a line of the supervisor's own.
@@ -165,22 +172,14 @@ impl Budget {
 impl Log {
     fn write(&mut self, text: &[u8]) -> io::Result<()> {
         if self.size + text.len() as u64 > MAX_FILE {
-            std::fs::rename(&self.path, self.path.with_extension("old"))?;
-            self.file = append(&self.path)?;
+            rustix::fs::renameat(&self.directory, NAME, &self.directory, OLDER)?;
+            self.file = file::append_at(&self.directory, NAME).map_err(io::Error::other)?;
             self.size = 0;
         }
         self.file.write_all(text)?;
         self.size += text.len() as u64;
         Ok(())
     }
-}
-
-fn append(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(path)
 }
 
 #[cfg(test)]

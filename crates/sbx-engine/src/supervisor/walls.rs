@@ -45,17 +45,18 @@ pub(super) fn of_guest(wall: &str) -> Wall {
 }
 
 /// Puts the walls around the supervisor itself, once everything it needs
-/// from outside is open: it keeps its own state and sockets, and can neither
-/// execute nor connect anywhere.
+/// from outside is open: it keeps its run directory and sockets, and can
+/// neither execute, nor connect anywhere, nor change what the next start of
+/// the sandbox obeys.
 ///
 /// # Errors
 /// If a wall cannot be put up: the start ends then.
-pub(super) fn raise(state: &Path, runtime: &Path) -> Result<Vec<Wall>, Error> {
+pub(super) fn raise(run: &Path, runtime: &Path) -> Result<Vec<Wall>, Error> {
     let failed = |source: sbx_sys::Error| {
         Error::new(Code::Jail, "cannot lock the supervisor down").because(source)
     };
     let standing = Jail::new(Profile::Supervisor)
-        .file(Place::Path(state.to_owned()), Access::Manage)
+        .file(Place::Path(run.to_owned()), Access::Manage)
         .file(Place::Path(runtime.to_owned()), Access::Manage)
         .limit(Resource::Core, 0)
         .apply()
