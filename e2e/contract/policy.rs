@@ -104,6 +104,15 @@ fn a_name_that_no_rule_is_about_is_refused_at_once_and_the_log_names_why() {
     let sandbox = home.sandbox("unlisted");
     let ask = "curl -s --max-time 20 https://unlisted.example/ || echo $?";
     assert_eq!(sandbox.sh(ask), REFUSED);
+    let page = sandbox.sh("curl -si --max-time 20 http://unlisted.example/");
+    for said in [
+        "403 Forbidden",
+        "X-Sbx-Verdict: deny",
+        "rule: default:unlisted",
+        "sbx policy allow network unlisted.example:80",
+    ] {
+        assert!(page.contains(said), "{page}");
+    }
     let log = home.sbx(["logs", "unlisted"]).succeeds().text();
     let denied = log
         .lines()

@@ -11,6 +11,7 @@ use crate::buffers::Claim;
 use crate::device::link::Output;
 use crate::entry::tcp::{Ends, Reset};
 use crate::gate::{Intent, Pass};
+use crate::refusal::Refusal;
 use crate::relay::raw::{Moved, Upstream};
 use crate::stack::Stack;
 
@@ -48,6 +49,8 @@ pub(crate) enum State {
     Relaying(Box<Relay>),
     /// Carries questions to the name server.
     Dns(Box<DnsStream>),
+    /// Is told why it is refused.
+    Refused(Box<Refusal>),
 }
 
 /// The guest's SYN, kept until the outside has answered.

@@ -25,6 +25,7 @@ mod ledger;
 pub mod limits;
 mod names;
 pub mod process;
+mod refusal;
 mod relay;
 #[doc(hidden)]
 pub mod replay;

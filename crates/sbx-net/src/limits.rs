@@ -39,6 +39,16 @@ pub const HALF_OPEN: usize = 1_024;
 /// TCP connections to the name server at once. The next one is reset.
 pub const DNS_STREAMS: usize = 64;
 
+/// Denied connections that are told why at once. The next one is reset.
+pub const REFUSALS: usize = 256;
+
+/// Beginning of a denied request that is looked at, in bytes, and room for
+/// its answer.
+pub const REFUSED_REQUEST: usize = 4_096;
+
+/// How long a denied request and its answer may take. Then it is reset.
+pub const REFUSAL_TIME: Duration = Duration::from_secs(10);
+
 /// Buffer of a connection in each direction, by how many connections hold
 /// that size already: bytes, and how many. Together 416 MiB.
 pub const BUFFERS: [(usize, usize); 3] =

@@ -104,7 +104,7 @@ fn denied_addresses_are_refused_at_once_and_recorded_with_their_rule() {
         ("::127.0.0.1", "default:embedded-ipv4"),
     ] {
         let address: IpAddr = address.parse().unwrap();
-        guest.refused((address, 80));
+        guest.refused((address, 8080));
         let flow = guest.control.next("flow");
         assert_eq!(flow["verdict"], "deny", "{address}");
         assert_eq!(flow["rule"], rule, "{address}");
@@ -425,7 +425,7 @@ fn the_endpoint_ends_with_its_link_and_with_its_control() {
 fn an_unknown_ipv6_address_of_the_network_is_refused_too() {
     let mut guest = start(&[]);
     let stranger: Ipv6Addr = "fd73:6278:7800::77".parse().unwrap();
-    guest.refused((IpAddr::V6(stranger), 80));
+    guest.refused((IpAddr::V6(stranger), 8080));
 }
 
 #[test]

@@ -288,17 +288,31 @@ fn a_name_is_resolved_on_the_host_and_only_its_public_addresses_are_dialled() {
     assert_eq!(bed.flow()["addr"].as_str(), Some("192.0.2.80"));
 
     for (url, rule) in [
-        ("http://private.example/", "default:private"),
+        ("http://private.example:8080/", "default:private"),
         ("http://loop.example:8080/", "default:loopback"),
         ("http://self.example:8081/", "default:host-interface"),
         ("http://198.51.100.1:8081/", "default:host-interface"),
-        ("http://10.1.2.3/", "default:private"),
+        ("http://10.1.2.3:8080/", "default:private"),
         ("http://nowhere.example/", "default:no-address"),
-        ("http://[fd00:ec2::254]/", "default:unique-local"),
+        ("http://[fd00:ec2::254]:8080/", "default:unique-local"),
         ("http://192.0.2.80:53/", "default:dns-port"),
     ] {
         assert_eq!(bed.get(url), REFUSED, "{url}");
         assert_eq!(bed.flow()["rule"].as_str(), Some(rule), "{url}");
+    }
+}
+
+#[test]
+fn a_denied_page_says_so_and_an_allowed_one_is_itself() {
+    let Some(bed) = bed("told") else { return };
+    assert_eq!(bed.get("http://www.example/").as_deref(), Ok("xxxxx"));
+    for (url, rule) in [
+        ("http://private.example/", "default:private"),
+        ("http://10.1.2.3/", "default:private"),
+        ("http://[fd00:ec2::254]/", "default:unique-local"),
+    ] {
+        let page = bed.get(url).unwrap();
+        assert!(page.contains(&format!("rule: {rule}\n")), "{page}");
     }
 }
 

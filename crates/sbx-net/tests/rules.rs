@@ -11,8 +11,8 @@ mod support;
 use std::net::{SocketAddr, TcpListener};
 use std::thread;
 
-use sbx_net::layout;
-use support::start;
+use sbx_net::{layout, limits};
+use support::{address_in, allow, query, start, start_with};
 
 /// A listener on the host's loopback that sends back what comes; its port.
 fn echo() -> u16 {
@@ -56,6 +56,71 @@ fn new_rules_count_at_once_and_cut_what_they_deny() {
     });
     guest.refused(host(second));
     assert_eq!(guest.exchange(kept, b"still", 5), b"still");
+    guest.end().unwrap();
+}
+
+/// A name that no rule is about, and its address.
+fn unlisted(guest: &mut support::Guest) -> SocketAddr {
+    let answer = guest.ask(&query("unlisted.example", 1));
+    (address_in(&answer), 80).into()
+}
+
+#[test]
+fn a_denied_request_is_told_which_rule_and_what_would_allow_it() {
+    let mut guest = start_with(&[allow("listed.example")]);
+    let address = unlisted(&mut guest);
+    for (method, body) in [("GET", true), ("HEAD", false)] {
+        let connection = guest.established(address);
+        let flow = guest.control.next("flow");
+        assert_eq!(
+            (flow["verdict"].as_str(), flow["host"].as_str()),
+            (Some("deny"), Some("unlisted.example"))
+        );
+        let request = format!("{method} / HTTP/1.1\r\nHost: unlisted.example\r\n\r\n");
+        let mut answer = guest.exchange(connection, request.as_bytes(), 1);
+        guest.until("the end of the answer", |guest| {
+            let socket = guest.tcp(connection);
+            let _all = socket.recv(|bytes| {
+                answer.extend_from_slice(bytes);
+                (bytes.len(), ())
+            });
+            !socket.may_recv()
+        });
+        let text = String::from_utf8(answer).unwrap();
+        assert!(text.starts_with("HTTP/1.1 403 Forbidden\r\n"), "{text}");
+        assert!(text.contains("\r\nX-Sbx-Verdict: deny\r\n"), "{text}");
+        let command = "sbx policy allow network unlisted.example:80\n";
+        assert_eq!(text.ends_with(command), body, "{text}");
+        guest.tcp(connection).close();
+    }
+    guest.end().unwrap();
+}
+
+#[test]
+fn what_is_not_http_is_reset_where_http_is_explained() {
+    let mut guest = start_with(&[]);
+    let address = unlisted(&mut guest);
+    let connection = guest.established(address);
+    let hello = [0x16, 3, 1, 0, 5];
+    guest.tcp(connection).send_slice(&hello).unwrap();
+    guest.until("a reset", |guest| {
+        guest.tcp(connection).state() == smoltcp::socket::tcp::State::Closed
+    });
+    guest.end().unwrap();
+}
+
+#[test]
+fn explanations_are_bounded_and_the_next_denial_is_a_reset() {
+    let mut guest = start_with(&[]);
+    let address = unlisted(&mut guest);
+    let told: Vec<_> = (0..limits::REFUSALS)
+        .map(|_| guest.established(address))
+        .collect();
+    guest.refused(address);
+    // An ended one makes room.
+    guest.tcp(told[0]).abort();
+    guest.turn();
+    guest.established(address);
     guest.end().unwrap();
 }
 

@@ -14,12 +14,11 @@ use crate::device::neighbour;
 use crate::device::packet::{self, Carried, Outlet, Packet};
 use crate::entry::{dns, icmp, tcp, udp};
 use crate::error::{Attempt, Error};
-use crate::flow::{DnsStream, Flow, State, Syn};
+use crate::flow::{Flow, State, Syn};
 use crate::gate::{Decision, Intent};
 use crate::layout;
 use crate::limits;
 use crate::resolve::Asked;
-use crate::stack::Stack;
 use crate::table::Key;
 
 impl Engine {
@@ -182,6 +181,12 @@ impl Engine {
                     .receive(packet.bytes, &mut self.output, self.guest, now);
                 self.table.queue(key);
             }
+            State::Refused(refusal) => {
+                refusal
+                    .stack
+                    .receive(packet.bytes, &mut self.output, self.guest, now);
+                self.table.queue(key);
+            }
             // The guest repeats its SYN while we dial; only a reset matters.
             State::Resolving | State::Dialling(_) if segment.resets => {
                 self.close(key, "reset");
@@ -205,28 +210,30 @@ impl Engine {
         if self.dialling >= limits::DIALS || self.half_open >= limits::HALF_OPEN {
             return;
         }
-        let opening = (
-            segment.ends,
-            Some(Syn {
-                packet: packet.bytes.to_vec(),
-                reset,
-            }),
-        );
+        let syn = Syn {
+            packet: packet.bytes.to_vec(),
+            reset,
+        };
         match self.gate.judge(&intent, self.now) {
             Decision::Deny(reason) => {
-                self.refuse(&segment.ends, reset);
+                self.turn_away(segment.ends, &syn, &intent, &reason);
                 self.denied(&intent, reason);
             }
             Decision::Answer => self.refuse(&segment.ends, reset),
             Decision::Dial(passes) => {
                 self.dialling += 1;
                 let state = dialling(passes, self.now);
-                let key = self.insert(opening, intent, state, limits::DIAL_TIME);
+                let key = self.insert((segment.ends, Some(syn)), intent, state, limits::DIAL_TIME);
                 self.table.queue(key);
             }
             Decision::Resolve(name) => {
                 self.dialling += 1;
-                let key = self.insert(opening, intent, State::Resolving, limits::RESOLVE_TIME);
+                let key = self.insert(
+                    (segment.ends, Some(syn)),
+                    intent,
+                    State::Resolving,
+                    limits::RESOLVE_TIME,
+                );
                 match self.resolver.ask(&name, key.token(0), self.now) {
                     Asked::Found(addresses) => self.resolved(key, &addresses),
                     Asked::Later => {}
@@ -236,59 +243,11 @@ impl Engine {
         }
     }
 
-    fn open_dns(&mut self, packet: &Packet<'_>, segment: &tcp::Segment, intent: Intent) {
-        let stack = match self.buffers.claim() {
-            Some((claim, _)) if self.dns_streams < limits::DNS_STREAMS => {
-                let size = 2 + limits::DNS_MESSAGE;
-                match self.listen(segment, size) {
-                    Some(stack) => Some((claim, stack)),
-                    None => {
-                        self.buffers.give_back(claim);
-                        None
-                    }
-                }
-            }
-            Some((claim, _)) => {
-                self.buffers.give_back(claim);
-                None
-            }
-            None => None,
-        };
-        let Some((claim, mut stack)) = stack else {
-            return self.refuse(&segment.ends, segment.reset());
-        };
-        let now = self.smoltcp_now();
-        stack.receive(packet.bytes, &mut self.output, self.guest, now);
-        self.dns_streams += 1;
-        let stream = Box::new(DnsStream {
-            stack,
-            claim,
-            question: Vec::new(),
-        });
-        let key = self.insert(
-            (segment.ends, None),
-            intent,
-            State::Dns(stream),
-            limits::DNS_STREAM_TIME,
-        );
-        self.ledger.enter(key, &segment.ends);
-        self.table.queue(key);
-    }
-
-    fn listen(&self, segment: &tcp::Segment, size: usize) -> Option<Stack> {
-        Stack::listen(
-            segment.ends.server,
-            size,
-            self.next_seed(),
-            self.smoltcp_now(),
-        )
-    }
-
     pub(super) fn next_seed(&self) -> u64 {
         self.seeds.hash_one(self.next_id)
     }
 
-    fn insert(
+    pub(super) fn insert(
         &mut self,
         (ends, syn): (tcp::Ends, Option<Syn>),
         intent: Intent,

@@ -4,6 +4,7 @@
 //! are in a heap; connections that have something to do are in a list. Where
 //! the link is full, connections wait in that list.
 
+mod answer;
 mod arrive;
 mod serve;
 
@@ -79,6 +80,7 @@ pub(crate) struct Engine {
     dialling: usize,
     half_open: usize,
     dns_streams: usize,
+    refusals: usize,
     dns_rate: Rate,
     guest: EthernetAddress,
     next_id: u64,
@@ -120,6 +122,7 @@ impl Engine {
             dialling: 0,
             half_open: 0,
             dns_streams: 0,
+            refusals: 0,
             dns_rate: Rate::new(limits::DNS_RATE, now),
             guest: layout::GUEST_MAC,
             next_id: 1,
@@ -313,7 +316,7 @@ impl Engine {
                     upstream.writable |= writable;
                 }
             }
-            State::Resolving | State::Dns(_) => {}
+            State::Resolving | State::Dns(_) | State::Refused(_) => {}
         }
         self.table.queue(key);
     }

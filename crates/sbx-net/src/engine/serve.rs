@@ -4,13 +4,12 @@ use std::io;
 use std::net::IpAddr;
 
 use sbx_spec::{Destination, Protocol, Reason};
-use smoltcp::socket::tcp::State as Tcp;
 
 use super::{Engine, NO_ADDRESS};
 use crate::control::{EndRecord, FlowRecord};
 use crate::device::packet::Outlet;
-use crate::entry::{dns, tcp};
-use crate::flow::{DnsStream, Flow, Relay, Served, State};
+use crate::entry::tcp;
+use crate::flow::{Flow, Relay, Served, State};
 use crate::gate::{Intent, Pass};
 use crate::limits;
 use crate::relay::raw::{self, Upstream};
@@ -58,6 +57,7 @@ impl Engine {
             State::Dialling(_) => self.serve_dial(key),
             State::Relaying(_) => self.serve_relay(key),
             State::Dns(_) => self.serve_dns(key),
+            State::Refused(_) => self.serve_refusal(key),
         }
         let Some(flow) = self.table.get_mut(key) else {
             return;
@@ -74,7 +74,9 @@ impl Engine {
         match &flow.state {
             State::Resolving => self.deny(key, "limit:resolve-time".into()),
             State::Dialling(_) => self.dial_failed(key, "timed out"),
-            State::Relaying(_) | State::Dns(_) => self.abort(key, "handshake timed out"),
+            State::Relaying(_) | State::Dns(_) | State::Refused(_) => {
+                self.abort(key, "handshake timed out");
+            }
         }
     }
 
@@ -231,61 +233,14 @@ impl Engine {
         }
     }
 
-    fn wake_at(&mut self, key: Key, due: smoltcp::time::Instant) {
+    pub(super) fn wake_at(&mut self, key: Key, due: smoltcp::time::Instant) {
         let passed = u64::try_from(due.total_micros()).unwrap_or(0);
         let at = self.start + std::time::Duration::from_micros(passed);
         self.table.set_timer(key, at);
     }
 
-    fn serve_dns(&mut self, key: Key) {
-        let now = self.smoltcp_now();
-        // One question at a time: the next is read when the answer has room.
-        while let Some(question) = self.dns_stream(key).and_then(DnsStream::next_question) {
-            let Ok(question) = question else {
-                return self.abort(key, "too long");
-            };
-            let answer = self.answer_dns(&question, dns::Carrier::Tcp);
-            let deadline = self.now + limits::DNS_STREAM_TIME;
-            if let Some(flow) = self.table.get_mut(key) {
-                flow.deadline = Some(deadline);
-            }
-            if let (Some(stream), Some(answer)) = (self.dns_stream(key), answer) {
-                stream.reply(&answer);
-            }
-        }
-        let Some(flow) = self.table.get_mut(key) else {
-            return;
-        };
-        let State::Dns(stream) = &mut flow.state else {
-            return;
-        };
-        let socket = stream.stack.socket();
-        if socket.state() == Tcp::CloseWait && socket.recv_queue() == 0 {
-            socket.close();
-        }
-        if !stream.stack.send(&mut self.output, self.guest, now) {
-            return self.table.queue(key);
-        }
-        if matches!(
-            stream.stack.socket().state(),
-            Tcp::Closed | Tcp::TimeWait | Tcp::Listen
-        ) {
-            return self.close(key, "closed");
-        }
-        if let Some(due) = stream.stack.due(now) {
-            self.wake_at(key, due);
-        }
-    }
-
-    fn dns_stream(&mut self, key: Key) -> Option<&mut DnsStream> {
-        match &mut self.table.get_mut(key)?.state {
-            State::Dns(stream) => Some(stream),
-            _ => None,
-        }
-    }
-
     /// Ends a connection from our side with a reset.
-    fn abort(&mut self, key: Key, how: &'static str) {
+    pub(super) fn abort(&mut self, key: Key, how: &'static str) {
         let now = self.smoltcp_now();
         let Some(flow) = self.table.get_mut(key) else {
             return;
@@ -293,6 +248,7 @@ impl Engine {
         let stack = match &mut flow.state {
             State::Relaying(relay) => &mut relay.stack,
             State::Dns(stream) => &mut stream.stack,
+            State::Refused(refusal) => &mut refusal.stack,
             State::Resolving | State::Dialling(_) => return self.close(key, how),
         };
         stack.socket().abort();
@@ -312,6 +268,11 @@ impl Engine {
                 self.ledger.erase(key);
                 self.dns_streams -= 1;
                 self.buffers.give_back(stream.claim);
+            }
+            State::Refused(refusal) => {
+                self.ledger.erase(key);
+                self.refusals -= 1;
+                self.buffers.give_back(refusal.claim);
             }
             State::Relaying(relay) => {
                 self.ledger.erase(key);
@@ -349,11 +310,12 @@ impl Engine {
             return;
         };
         let (id, ends, intent) = (flow.id, flow.ends, flow.intent.clone());
-        if let Some(syn) = flow.syn.take() {
-            self.refuse(&ends, syn.reset);
-        }
+        let syn = flow.syn.take();
         self.record(id, &intent, ("deny", &reason), None, None);
         self.close(key, "denied");
+        if let Some(syn) = syn {
+            self.turn_away(ends, &syn, &intent, &reason);
+        }
     }
 
     /// Ends every connection that the rules no longer allow, and says how
@@ -372,7 +334,7 @@ impl Engine {
         let intent = &flow.intent;
         let mut objection = |address| gate.objection(intent, address, now);
         let objected = match &mut flow.state {
-            State::Dns(_) => None,
+            State::Dns(_) | State::Refused(_) => None,
             State::Resolving => objection(None),
             State::Relaying(relay) => objection(Some(relay.upstream.pass().address().ip())),
             State::Dialling(dialling) => {
@@ -480,51 +442,5 @@ fn why(error: &io::Error) -> &'static str {
         io::ErrorKind::ConnectionReset => "reset",
         io::ErrorKind::PermissionDenied => "not permitted",
         _ => "unreachable",
-    }
-}
-
-/// A question beyond [`limits::DNS_MESSAGE`].
-struct TooLong;
-
-impl DnsStream {
-    fn next_question(&mut self) -> Option<Result<Vec<u8>, TooLong>> {
-        let socket = self.stack.socket();
-        let most = 2 + limits::DNS_MESSAGE;
-        // A client that does not read its answers is not asked for more.
-        if socket.send_capacity() - socket.send_queue() < limits::DNS_MESSAGE / 2 {
-            return None;
-        }
-        while self.question.len() < most && socket.can_recv() {
-            let room = most - self.question.len();
-            let question = &mut self.question;
-            let taken = socket.recv(|bytes| {
-                let take = bytes.get(..bytes.len().min(room)).unwrap_or_default();
-                question.extend_from_slice(take);
-                (take.len(), take.len())
-            });
-            if taken.unwrap_or(0) == 0 {
-                break;
-            }
-        }
-        let (length, rest) = self.question.split_first_chunk::<2>()?;
-        let length = usize::from(u16::from_be_bytes(*length));
-        if length > limits::DNS_MESSAGE {
-            return Some(Err(TooLong));
-        }
-        let question = rest.get(..length)?.to_vec();
-        self.question.drain(..2 + length);
-        Some(Ok(question))
-    }
-
-    fn reply(&mut self, answer: &[u8]) {
-        let Ok(length) = u16::try_from(answer.len()) else {
-            return;
-        };
-        let socket = self.stack.socket();
-        if socket.send_capacity() - socket.send_queue() >= 2 + answer.len() {
-            // There is room for both, so neither is cut.
-            let _whole = socket.send_slice(&length.to_be_bytes());
-            let _whole = socket.send_slice(answer);
-        }
     }
 }
