@@ -52,10 +52,10 @@ fn ctrl_c_in_every_step_of_the_images_keeps_nothing_half_and_the_next_call_goes_
         ("base", "shell", "build base template"),
         ("kernel", "shell", "unpack kernel source"),
         // Needs the whole source unpacked.
-        ("kernel", "shell", "build guest kernel"),
+        ("kernel", "shell", "build kernel"),
     ];
     for (kind, agent, event) in steps {
-        if *event == "build guest kernel" && !full_run() {
+        if *event == "build kernel" && !full_run() {
             continue;
         }
         let mut home = Home::new();
