@@ -10,6 +10,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -192,7 +193,7 @@ impl Store {
         };
         let written = make_directory(&fresh)
             .and_then(|()| make_directory(&fresh.join(RUN_DIRECTORY)))
-            .and_then(|()| write_record(&fresh, MADE, &record))
+            .and_then(|()| write_record(&fresh, MADE, &record, file::replace_at))
             .and_then(|()| {
                 // A directory replaces only an empty one, and none of ours is
                 // empty: two creators cannot both win.
@@ -401,7 +402,8 @@ impl SandboxDir {
     /// # Errors
     /// If the file system refuses.
     pub(crate) fn write_run(&self, record: &RunRecord, _proof: &Supervising) -> Result<(), Error> {
-        write_record(&self.run_directory(), RUN, record).map_err(|source| {
+        let write = file::replace_for_this_boot_at;
+        write_record(&self.run_directory(), RUN, record, write).map_err(|source| {
             Error::new(
                 Code::State,
                 format!("cannot write down the run of `{}`", self.name),
@@ -462,10 +464,15 @@ fn read_record<T: DeserializeOwned>(directory: &Path, name: &str) -> io::Result<
     serde_json::from_slice(&text).map_err(io::Error::other)
 }
 
-fn write_record<T: Serialize>(directory: &Path, name: &str, record: &T) -> io::Result<()> {
+fn write_record<T: Serialize>(
+    directory: &Path,
+    name: &str,
+    record: &T,
+    write: impl FnOnce(OwnedFd, &str, &[u8]) -> sbx_sys::Result<()>,
+) -> io::Result<()> {
     let text = serde_json::to_vec_pretty(record).map_err(io::Error::other)?;
     file::open_dir(directory)
-        .and_then(|directory| file::replace_at(directory, name, &text))
+        .and_then(|directory| write(directory, name, &text))
         .map_err(|error| io::Error::new(error.kind(), error))
 }
 

@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -36,8 +36,8 @@ pub fn open_dir(path: impl AsRef<Path>) -> Result<OwnedFd> {
 /// # Errors
 /// When any step is refused; the old file is then untouched.
 pub fn replace_at(dir: impl AsFd, name: &str, bytes: &[u8]) -> Result<()> {
-    plain(name)?;
     let dir = dir.as_fd();
+    put(dir, name, bytes, true)?;
     // O_PATH descriptors cannot be synced.
     let real = rustix::fs::openat(
         dir,
@@ -46,6 +46,21 @@ pub fn replace_at(dir: impl AsFd, name: &str, bytes: &[u8]) -> Result<()> {
         Mode::empty(),
     )
     .attempt_with(|| format!("open the directory of `{name}`"))?;
+    rustix::fs::fsync(&real).attempt_with(|| format!("sync the directory of `{name}`"))
+}
+
+/// Like [`replace_at`], without waiting for the disk: a reader sees either
+/// file whole, the next boot of the host perhaps neither. For what says
+/// something of this boot alone; a busy disk would hold its writer up.
+///
+/// # Errors
+/// As [`replace_at`].
+pub fn replace_for_this_boot_at(dir: impl AsFd, name: &str, bytes: &[u8]) -> Result<()> {
+    put(dir.as_fd(), name, bytes, false)
+}
+
+fn put(dir: BorrowedFd<'_>, name: &str, bytes: &[u8], durable: bool) -> Result<()> {
+    plain(name)?;
     let temporary = format!(
         ".{name}.{}.{}",
         std::process::id(),
@@ -62,7 +77,7 @@ pub fn replace_at(dir: impl AsFd, name: &str, bytes: &[u8]) -> Result<()> {
     let mut file = File::from(fd);
     let written = file
         .write_all(bytes)
-        .and_then(|()| file.sync_all())
+        .and_then(|()| if durable { file.sync_all() } else { Ok(()) })
         .attempt_with(|| format!("write `{temporary}`"))
         .and_then(|()| {
             rustix::fs::renameat(dir, &temporary, dir, name)
@@ -70,9 +85,8 @@ pub fn replace_at(dir: impl AsFd, name: &str, bytes: &[u8]) -> Result<()> {
         });
     if written.is_err() {
         let _ = rustix::fs::unlinkat(dir, &temporary, AtFlags::empty());
-        return written;
     }
-    rustix::fs::fsync(&real).attempt_with(|| format!("sync the directory of `{name}`"))
+    written
 }
 
 /// The bytes of the regular file `name` in `dir`; links are not followed.
@@ -169,7 +183,7 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let dir = open_dir(home.path()).unwrap();
         replace_at(&dir, "state.json", b"one").unwrap();
-        replace_at(&dir, "state.json", b"two").unwrap();
+        replace_for_this_boot_at(&dir, "state.json", b"two").unwrap();
         assert_eq!(read_at(&dir, "state.json", 16).unwrap(), b"two");
         let mode = std::fs::metadata(home.path().join("state.json"))
             .unwrap()
