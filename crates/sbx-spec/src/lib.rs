@@ -32,9 +32,10 @@ pub use naming::{
 };
 pub use path::{GuestPath, GuestPathError};
 pub use policy::{
-    Action, Answer, Destination, Flow, GROUPS, Group, MAX_POLICY_FILE, MAX_POLICY_RULES, Origin,
-    Policy, PolicyEdit, PolicyFile, Ports, Protocol, Reason, Resource, ResourceError, Rule,
-    RuleError, RuleId, Target, Verdict, decide, preset_rules,
+    Action, Answer, CanonicalPath, Destination, Flow, GROUPS, Group, HttpCondition, HttpError,
+    HttpRequest, MAX_POLICY_FILE, MAX_POLICY_RULES, Method, Origin, PathGlob, Policy, PolicyEdit,
+    PolicyFile, Ports, Protocol, Reason, Resource, ResourceError, Rule, RuleError, RuleId, Target,
+    Verdict, decide, decide_request, preset_rules,
 };
 pub use request::{
     HostKind, HostPath, MountRequest, SandboxRequest, WorkspacePath, WorkspaceRequest,

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use super::http::HttpRequest;
 use super::resource::Target;
 use super::rule::{Action, Reason, Rule};
 use crate::host::{Denial, DnsName};
@@ -69,11 +70,14 @@ pub struct Flow {
     pub port: u16,
 }
 
-/// Yes or no.
+/// Yes, no, or it depends.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Answer {
     /// The flow may go on.
     Allow,
+    /// Some of what may be asked on the flow may go on: each request has to
+    /// be judged, and what is no request is refused.
+    Inspect,
     /// The flow is refused at once.
     Deny,
 }
@@ -102,6 +106,23 @@ impl Verdict {
         }
     }
 
+    fn inspect(reason: impl Into<Reason>) -> Self {
+        Self {
+            answer: Answer::Inspect,
+            reason: reason.into(),
+        }
+    }
+
+    /// This verdict, and what is to be said against the address.
+    fn and(self, refusal: Said) -> Self {
+        match refusal {
+            _ if self.answer == Answer::Deny => self,
+            Said::Nothing => self,
+            Said::Perhaps(reason) => Self::inspect(reason),
+            Said::Counts(reason) => Self::deny(reason),
+        }
+    }
+
     /// Whether the answer is [`Answer::Allow`].
     #[must_use]
     pub fn is_allow(&self) -> bool {
@@ -116,61 +137,145 @@ const DNS_PORTS: [u16; 2] = [53, 853];
 /// What is denied because no rule is about it.
 const UNLISTED: &str = "default:unlisted";
 
-/// Judges one flow. Whatever no rule allows is denied.
+/// Judges one flow. Whatever no rule allows is denied. [`Answer::Inspect`]
+/// where it depends on what is asked on it: then [`decide_request`] judges
+/// each request.
 #[must_use]
 pub fn decide(policy: &Policy, flow: &Flow) -> Verdict {
-    if let (Destination::Gateway, Protocol::Icmp) = (&flow.destination, flow.protocol) {
-        return Verdict::allow("gateway:echo");
+    Court {
+        policy,
+        flow,
+        request: None,
     }
-    if let Some(line) = of_transport(flow) {
-        return Verdict::deny(line);
+    .judge()
+}
+
+/// Judges one request of HTTP on a flow: [`Answer::Allow`] or
+/// [`Answer::Deny`].
+#[must_use]
+pub fn decide_request(policy: &Policy, flow: &Flow, request: &HttpRequest<'_>) -> Verdict {
+    Court {
+        policy,
+        flow,
+        request: Some(request),
     }
-    let matching = |covers: &dyn Fn(&Rule) -> bool, action| {
-        policy
-            .rules
-            .iter()
-            .find(|rule| {
-                rule.action() == action && rule.resource().covers_port(flow.port) && covers(rule)
-            })
-            .map(|rule| Reason::Rule(Arc::clone(rule)))
-    };
-    // A rule that denies every name means everything.
-    let everything = |rule: &Rule| *rule.resource().target() == Target::AnyName;
-    let by = |covers: &dyn Fn(&Rule) -> bool, otherwise: &'static str| {
-        let denies = |rule: &Rule| covers(rule) || everything(rule);
-        if let Some(reason) = matching(&denies, Action::Deny) {
+    .judge()
+}
+
+/// One question.
+struct Court<'a> {
+    policy: &'a Policy,
+    flow: &'a Flow,
+    /// What is asked on the flow, where that is known.
+    request: Option<&'a HttpRequest<'a>>,
+}
+
+/// What a list of rules has to say.
+enum Said {
+    /// Nothing.
+    Nothing,
+    /// This rule counts for some requests, and it is not known which comes.
+    Perhaps(Reason),
+    /// This rule counts.
+    Counts(Reason),
+}
+
+impl Court<'_> {
+    fn judge(&self) -> Verdict {
+        let flow = self.flow;
+        if let (Destination::Gateway, Protocol::Icmp) = (&flow.destination, flow.protocol) {
+            return Verdict::allow("gateway:echo");
+        }
+        if let Some(line) = of_transport(flow) {
+            return Verdict::deny(line);
+        }
+        match &flow.destination {
+            Destination::Gateway => Verdict::deny("gateway:no-such-service"),
+            Destination::HostService => self.by(
+                |rule| *rule.resource().target() == Target::Localhost,
+                Denial::Loopback.rule(),
+            ),
+            Destination::Name(name) => self.by_name(name),
+            Destination::Resolved(name, address) => {
+                self.by_name(name).and(self.refusal(address.to_canonical()))
+            }
+            Destination::Address(address) => {
+                let address = address.to_canonical();
+                let verdict = self.by(|rule| rule.resource().covers_address(address), UNLISTED);
+                match self.refusal(address) {
+                    // Where both deny it, the range is the better reason.
+                    Said::Counts(reason) => Verdict::deny(reason),
+                    refusal => verdict.and(refusal),
+                }
+            }
+        }
+    }
+
+    /// What the first rule says that covers the flow and does this.
+    fn said(&self, action: Action, covers: impl Fn(&Rule) -> bool) -> Said {
+        let mut perhaps = Said::Nothing;
+        for rule in &self.policy.rules {
+            if rule.action() != action
+                || !rule.resource().covers_port(self.flow.port)
+                || !covers(rule)
+            {
+                continue;
+            }
+            let reason = || Reason::Rule(Arc::clone(rule));
+            match self.request {
+                Some(request) if !rule.covers_request(request) => {}
+                None if !rule.is_whole() => {
+                    if matches!(perhaps, Said::Nothing) {
+                        perhaps = Said::Perhaps(reason());
+                    }
+                }
+                _ => return Said::Counts(reason()),
+            }
+        }
+        perhaps
+    }
+
+    fn by(&self, covers: impl Fn(&Rule) -> bool, otherwise: &'static str) -> Verdict {
+        // A rule that denies every name means everything.
+        let everything = |rule: &Rule| *rule.resource().target() == Target::AnyName;
+        let denied = self.said(Action::Deny, |rule| covers(rule) || everything(rule));
+        if let Said::Counts(reason) = denied {
             return Verdict::deny(reason);
         }
-        match matching(covers, Action::Allow) {
-            Some(reason) => Verdict::allow(reason),
-            None => Verdict::deny(otherwise),
+        match (self.said(Action::Allow, covers), denied) {
+            (Said::Nothing, _) => Verdict::deny(otherwise),
+            (_, Said::Perhaps(reason)) | (Said::Perhaps(reason), _) => Verdict::inspect(reason),
+            (Said::Counts(reason), _) => Verdict::allow(reason),
         }
-    };
-    let named = |name: &DnsName| by(&|rule| rule.resource().covers_name(name), UNLISTED);
-    match &flow.destination {
-        Destination::Gateway => Verdict::deny("gateway:no-such-service"),
-        Destination::HostService => by(
-            &|rule| *rule.resource().target() == Target::Localhost,
-            Denial::Loopback.rule(),
-        ),
-        Destination::Name(name) => named(name),
-        Destination::Resolved(name, address) => {
-            let verdict = named(name);
-            if !verdict.is_allow() {
-                return verdict;
-            }
-            match refusal(policy, flow.port, address.to_canonical()) {
-                Some(reason) => Verdict::deny(reason),
-                None => verdict,
+    }
+
+    fn by_name(&self, name: &DnsName) -> Verdict {
+        self.by(|rule| rule.resource().covers_name(name), UNLISTED)
+    }
+
+    /// Why an address is not dialled whatever name led to it: a rule denies
+    /// its range, in this form or one that carries it, or it is near the host
+    /// and no rule names it.
+    fn refusal(&self, address: IpAddr) -> Said {
+        let denied = self.said(Action::Deny, |rule| {
+            forms(address).any(|form| rule.resource().covers_address(form))
+        });
+        if let Said::Counts(_) = denied {
+            return denied;
+        }
+        // An address of the host's own may be a private one too: then a rule
+        // has to name it as both.
+        let own = self.policy.host_addresses.contains(&address);
+        let denials = [Denial::of(address), own.then_some(Denial::HostInterface)];
+        let mut perhaps = denied;
+        for denial in denials.into_iter().flatten() {
+            match self.said(Action::Allow, |rule| rule.lifts(denial, address)) {
+                Said::Nothing => return Said::Counts(Reason::Fixed(denial.rule())),
+                Said::Perhaps(reason) => perhaps = Said::Perhaps(reason),
+                Said::Counts(_) => {}
             }
         }
-        Destination::Address(address) => {
-            let address = address.to_canonical();
-            match refusal(policy, flow.port, address) {
-                Some(reason) => Verdict::deny(reason),
-                None => by(&|rule| rule.resource().covers_address(address), UNLISTED),
-            }
-        }
+        perhaps
     }
 }
 
@@ -184,29 +289,6 @@ fn of_transport(flow: &Flow) -> Option<&'static str> {
         Protocol::Udp => Some("default:udp"),
         Protocol::Icmp => Some("default:icmp"),
     }
-}
-
-/// Why an address is not dialled whatever name led to it: a rule denies its
-/// range, in this form or one that carries it, or it is near the host and no
-/// rule names it.
-fn refusal(policy: &Policy, port: u16, address: IpAddr) -> Option<Reason> {
-    let on_port = |rule: &&Arc<Rule>| rule.resource().covers_port(port);
-    let denied = policy.rules.iter().filter(on_port).find(|rule| {
-        rule.action() == Action::Deny
-            && forms(address).any(|form| rule.resource().covers_address(form))
-    });
-    if let Some(rule) = denied {
-        return Some(Reason::Rule(Arc::clone(rule)));
-    }
-    // An address of the host's own may be a private one too: then a rule has
-    // to name it as both.
-    let own = policy.host_addresses.contains(&address);
-    let denials = [Denial::of(address), own.then_some(Denial::HostInterface)];
-    let unlifted = denials.into_iter().flatten().find(|denial| {
-        let lifts = |rule: &Arc<Rule>| rule.lifts(*denial, address);
-        !policy.rules.iter().filter(on_port).any(lifts)
-    });
-    unlifted.map(|denial| Reason::Fixed(denial.rule()))
 }
 
 /// An address, and the IPv4 addresses that it carries: where the host's
@@ -251,7 +333,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn rule(action: Action, resource: &str) -> Arc<Rule> {
-        Arc::new(Rule::new(action, resource.parse().unwrap(), Origin::User).unwrap())
+        Arc::new(Rule::read(action, resource, Origin::User).unwrap())
     }
 
     fn policy(allow: &[&str], deny: &[&str]) -> Policy {
@@ -507,7 +589,100 @@ mod tests {
         })
     }
 
+    fn asked(policy: &Policy, flow: &Flow, method: &str, path: &str) -> Verdict {
+        let (method, path) = (method.parse().unwrap(), path.parse().unwrap());
+        let request = HttpRequest {
+            method: &method,
+            path: &path,
+        };
+        decide_request(policy, flow, &request)
+    }
+
+    #[test]
+    fn a_rule_about_requests_lets_a_connection_in_to_be_looked_at() {
+        let policy = policy(&["a.example:443 GET /v1/**"], &[]);
+        let flow = to("a.example", 443);
+        let verdict = decide(&policy, &flow);
+        assert_eq!(verdict.answer, Answer::Inspect);
+        assert!(!verdict.is_allow());
+        assert_eq!(
+            verdict.reason.to_string(),
+            "user allow a.example:443 GET /v1/**"
+        );
+        assert!(asked(&policy, &flow, "GET", "/v1/x").is_allow());
+        assert!(!asked(&policy, &flow, "POST", "/v1/x").is_allow());
+        assert!(!asked(&policy, &flow, "GET", "/v2").is_allow());
+        assert_eq!(decide(&policy, &to("a.example", 80)).answer, Answer::Deny);
+        assert_eq!(decide(&policy, &to("b.example", 443)).answer, Answer::Deny);
+    }
+
+    #[test]
+    fn a_denial_of_requests_is_looked_for_where_something_is_allowed() {
+        let some = policy(&["a.example"], &["a.example DELETE"]);
+        let flow = to("a.example", 443);
+        assert_eq!(decide(&some, &flow).answer, Answer::Inspect);
+        assert!(asked(&some, &flow, "GET", "/").is_allow());
+        assert!(!asked(&some, &flow, "DELETE", "/").is_allow());
+        let none = policy(&[], &["a.example DELETE"]);
+        assert_eq!(decide(&none, &flow).answer, Answer::Deny);
+        // What is allowed as a whole needs no look at what is allowed in part.
+        let both = policy(&["a.example", "a.example GET"], &[]);
+        assert_eq!(decide(&both, &flow).answer, Answer::Allow);
+        // And what is denied as a whole stays denied.
+        let denied = policy(&["a.example GET"], &["a.example"]);
+        assert_eq!(decide(&denied, &flow).answer, Answer::Deny);
+    }
+
+    #[test]
+    fn a_private_address_is_opened_for_the_requests_that_a_rule_names() {
+        let policy = policy(&["a.example", "10.0.0.0/8 GET /ok"], &[]);
+        let flow = resolved("a.example", "10.1.2.3");
+        assert_eq!(decide(&policy, &flow).answer, Answer::Inspect);
+        assert!(asked(&policy, &flow, "GET", "/ok").is_allow());
+        let other = asked(&policy, &flow, "GET", "/other");
+        assert_eq!(other.reason.to_string(), "default:private");
+    }
+
+    fn any_written() -> impl Strategy<Value = String> {
+        let condition = prop_oneof![Just(""), Just(" GET"), Just(" /a/**"), Just(" GET,POST /a"),];
+        (any_resource(), condition)
+            .prop_map(|(resource, condition)| format!("{resource}{condition}"))
+    }
+
     proptest! {
+        #[test]
+        fn a_request_is_judged_as_its_connection_was_where_that_was_clear(
+            allow in prop::collection::vec(any_written(), 0..6),
+            deny in prop::collection::vec(any_written(), 0..6),
+            flow in any_flow(),
+            method in "GET|POST|PUT",
+            path in "/|/a|/a/b|/b",
+        ) {
+            let allow: Vec<&str> = allow.iter().map(String::as_str).collect();
+            let deny: Vec<&str> = deny.iter().map(String::as_str).collect();
+            let policy = policy(&allow, &deny);
+            let answer = asked(&policy, &flow, &method, &path).answer;
+            prop_assert_ne!(answer, Answer::Inspect);
+            match decide(&policy, &flow).answer {
+                Answer::Inspect => {}
+                clear => prop_assert_eq!(answer, clear),
+            }
+        }
+
+        #[test]
+        fn one_more_denial_of_requests_never_allows_one(
+            allow in prop::collection::vec(any_written(), 0..6),
+            deny in prop::collection::vec(any_written(), 0..6),
+            more in any_written(),
+            flow in any_flow(),
+            path in "/|/a|/a/b|/b",
+        ) {
+            let allow: Vec<&str> = allow.iter().map(String::as_str).collect();
+            let deny: Vec<&str> = deny.iter().map(String::as_str).collect();
+            let answer = |deny: &[&str]| asked(&policy(&allow, deny), &flow, "GET", &path).is_allow();
+            prop_assert!(answer(&deny) || !answer(&[&deny[..], &[&more]].concat()));
+        }
+
         #[test]
         fn nothing_is_allowed_near_the_host_that_no_rule_names(
             allow in prop::collection::vec(any_resource(), 0..6),

@@ -10,7 +10,6 @@ use std::fmt;
 use serde::Deserialize;
 use toml_edit::{Array, DocumentMut, Item, Value};
 
-use super::resource::Resource;
 use super::rule::{Action, Origin, Rule, RuleId};
 use crate::config::{ConfigError, line_of};
 use crate::spec::NetworkPreset;
@@ -77,8 +76,7 @@ impl PolicyFile {
         for (action, list) in lists {
             for written in list {
                 let rule = at(text, &written, |written| {
-                    let resource = written.parse::<Resource>()?;
-                    Rule::new(action, resource, origin.clone())
+                    Rule::read(action, written, origin.clone())
                 })?;
                 if !rules.contains(&rule) {
                     rules.push(rule);
@@ -139,8 +137,7 @@ fn at<T, E: fmt::Display>(
 
 /// What an element of a list stands for; `None` for what is no rule.
 fn rule_of(action: Action, element: &Value, origin: &Origin) -> Option<Rule> {
-    let resource = element.as_str()?.parse().ok()?;
-    Rule::new(action, resource, origin.clone()).ok()
+    Rule::read(action, element.as_str()?, origin.clone()).ok()
 }
 
 fn list(document: &mut DocumentMut, action: Action) -> Option<&mut Array> {
@@ -172,7 +169,7 @@ fn add(document: &mut DocumentMut, rule: &Rule, origin: &Origin) {
         .unwrap_or("")
         .trim_end()
         .to_owned();
-    let mut element = Value::from(rule.resource().to_string());
+    let mut element = Value::from(rule.written());
     element.decor_mut().set_prefix(format!("{comment}\n    "));
     array.push_formatted(element);
     array.set_trailing_comma(true);

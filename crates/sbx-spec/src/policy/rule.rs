@@ -8,6 +8,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::http::{HttpCondition, HttpError, HttpRequest};
 use super::resource::{Resource, ResourceError, Target};
 use crate::host::Denial;
 use crate::name::KitName;
@@ -43,6 +44,8 @@ pub enum Origin {
 pub struct Rule {
     action: Action,
     resource: Resource,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    http: Option<HttpCondition>,
     origin: Origin,
 }
 
@@ -56,6 +59,8 @@ pub struct RuleId(u32);
 pub enum RuleError {
     /// Not a resource.
     Resource(ResourceError),
+    /// Not a condition on requests.
+    Http(HttpError),
     /// Addresses that no rule can open; holds why.
     NeverAllowed(Denial),
 }
@@ -64,6 +69,7 @@ impl fmt::Display for RuleError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Resource(error) => error.fmt(f),
+            Self::Http(error) => error.fmt(f),
             Self::NeverAllowed(Denial::Loopback) => f.write_str(
                 "a sandbox has a loopback of its own: `localhost:PORT` is a port of this host",
             ),
@@ -79,6 +85,12 @@ impl std::error::Error for RuleError {}
 impl From<ResourceError> for RuleError {
     fn from(error: ResourceError) -> Self {
         Self::Resource(error)
+    }
+}
+
+impl From<HttpError> for RuleError {
+    fn from(error: HttpError) -> Self {
+        Self::Http(error)
     }
 }
 
@@ -98,8 +110,49 @@ impl Rule {
         Ok(Self {
             action,
             resource,
+            http: None,
             origin,
         })
+    }
+
+    /// The same, about some requests of HTTP only.
+    #[must_use]
+    pub fn with_http(self, http: Option<HttpCondition>) -> Self {
+        Self { http, ..self }
+    }
+
+    /// A rule from [`Self::written`].
+    ///
+    /// # Errors
+    /// Where it is none.
+    pub fn read(action: Action, written: &str, origin: Origin) -> Result<Self, RuleError> {
+        let (resource, http) = match written.split_once(' ') {
+            Some((resource, http)) => (resource, Some(http.parse()?)),
+            None => (written, None),
+        };
+        Ok(Self::new(action, resource.parse()?, origin)?.with_http(http))
+    }
+
+    /// What it is about in one line, as a policy file has it:
+    /// `a.example:443` or `a.example:443 GET,HEAD /path/**`.
+    #[must_use]
+    pub fn written(&self) -> String {
+        match &self.http {
+            Some(http) => format!("{} {http}", self.resource),
+            None => self.resource.to_string(),
+        }
+    }
+
+    /// Whether it is about all that its resource covers, and not about some
+    /// requests only.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.http.is_none()
+    }
+
+    /// Whether it is about a request to what its resource covers.
+    pub(super) fn covers_request(&self, request: &HttpRequest<'_>) -> bool {
+        self.http.as_ref().is_none_or(|http| http.matches(request))
     }
 
     /// What it does.
@@ -154,10 +207,13 @@ impl<'de> Deserialize<'de> for Rule {
         struct Plain {
             action: Action,
             resource: Resource,
+            http: Option<HttpCondition>,
             origin: Origin,
         }
         let plain = Plain::deserialize(deserializer)?;
-        Self::new(plain.action, plain.resource, plain.origin).map_err(serde::de::Error::custom)
+        Self::new(plain.action, plain.resource, plain.origin)
+            .map(|rule| rule.with_http(plain.http))
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -203,7 +259,7 @@ impl fmt::Display for Origin {
 
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} {}", self.origin, self.action, self.resource)
+        write!(f, "{} {} {}", self.origin, self.action, self.written())
     }
 }
 
@@ -281,6 +337,22 @@ mod tests {
         assert_ne!(a.id(), rule(Action::Deny, "a.example:443").unwrap().id());
         assert_eq!(a.id().to_string().parse(), Ok(a.id()));
         assert_eq!(a.to_string(), "user allow a.example:443");
+    }
+
+    #[test]
+    fn a_rule_about_requests_is_another_than_one_about_all() {
+        let read = |text: &str| Rule::read(Action::Allow, text, Origin::User);
+        let whole = read("a.example:443").unwrap();
+        let some = read("a.example:443 GET /b/**").unwrap();
+        assert_ne!(whole.id(), some.id());
+        assert_eq!(some.to_string(), "user allow a.example:443 GET /b/**");
+        assert_eq!(read(&some.written()), Ok(some.clone()));
+        let message = serde_json::to_string(&some).unwrap();
+        assert_eq!(serde_json::from_str::<Rule>(&message).unwrap(), some);
+        assert!(!serde_json::to_string(&whole).unwrap().contains("http"));
+        for text in ["a.example ", "a.example  GET", " GET", "a.example GET /.."] {
+            assert!(read(text).is_err(), "{text:?}");
+        }
     }
 
     #[test]
