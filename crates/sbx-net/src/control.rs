@@ -13,6 +13,7 @@ use sbx_spec::{Reason, Rule};
 use sbx_sys::jail::InForce;
 use serde::{Deserialize, Serialize};
 
+use crate::inspect::Authority;
 use crate::limits;
 use crate::names::{KnownName, Names};
 
@@ -24,6 +25,8 @@ pub(crate) enum Line<'a> {
     Ready(&'a Ready),
     /// A flow was judged.
     Flow(&'a FlowRecord<'a>),
+    /// A request on a flow was judged.
+    Request(&'a RequestRecord<'a>),
     /// An allowed flow is over.
     End(&'a EndRecord),
     /// A name got this address.
@@ -55,6 +58,20 @@ pub(crate) struct FlowRecord<'a> {
     pub(crate) failed: Option<&'a str>,
 }
 
+/// The verdict on one request of HTTP.
+#[derive(Debug, Serialize)]
+pub(crate) struct RequestRecord<'a> {
+    /// The flow that it was made on.
+    pub(crate) id: u64,
+    pub(crate) verdict: &'static str,
+    pub(crate) rule: &'a Reason,
+    pub(crate) host: Option<&'a str>,
+    pub(crate) port: u16,
+    pub(crate) method: &'a str,
+    /// Without its query.
+    pub(crate) path: &'a str,
+}
+
 /// How much an allowed flow carried.
 #[derive(Debug, Serialize)]
 pub(crate) struct EndRecord {
@@ -72,6 +89,8 @@ pub(crate) struct EndRecord {
 pub(crate) enum Order {
     /// Judge by these rules from now on.
     Policy(PolicyOrder),
+    /// Be this authority to the guest.
+    Authority(Authority),
 }
 
 /// Rules, all of them.
@@ -176,13 +195,27 @@ impl Control {
     /// Records a verdict.
     pub(crate) fn flow(&mut self, record: &FlowRecord<'_>, now: Instant) {
         if !(self.rate.take(now) && self.push(&Line::Flow(record))) {
-            if record.verdict == "allow" {
-                self.flood.allowed += 1;
-            } else {
-                self.flood.denied += 1;
-            }
-            self.flood_due.get_or_insert(now + Duration::from_secs(1));
+            let allowed = record.verdict == "allow";
+            self.count((u64::from(allowed), u64::from(!allowed)), now);
         }
+    }
+
+    /// Records a verdict on a request.
+    pub(crate) fn request(&mut self, record: &RequestRecord<'_>, now: Instant) {
+        if !(self.rate.take(now) && self.push(&Line::Request(record))) {
+            let allowed = record.verdict == "allow";
+            self.count((u64::from(allowed), u64::from(!allowed)), now);
+        }
+    }
+
+    /// Adds verdicts that were only counted: allowed, denied.
+    pub(crate) fn count(&mut self, (allowed, denied): (u64, u64), now: Instant) {
+        if (allowed, denied) == (0, 0) {
+            return;
+        }
+        self.flood.allowed += allowed;
+        self.flood.denied += denied;
+        self.flood_due.get_or_insert(now + Duration::from_secs(1));
     }
 
     /// Records the end of a flow.

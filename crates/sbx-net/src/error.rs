@@ -26,6 +26,8 @@ pub enum Attempt {
     Wait,
     /// Starting the threads that resolve names.
     Resolver,
+    /// Starting the thread that looks at requests.
+    Inspector,
     /// A wall of the jail, by its name.
     Wall(&'static str),
 }
@@ -61,6 +63,7 @@ impl fmt::Display for Error {
             Attempt::Control => f.write_str("cannot use the control link"),
             Attempt::Wait => f.write_str("cannot wait for events"),
             Attempt::Resolver => f.write_str("cannot start the name resolver"),
+            Attempt::Inspector => f.write_str("cannot start the inspector of requests"),
             Attempt::Wall(wall) => write!(f, "cannot set up the {wall} of the network process"),
         }
     }

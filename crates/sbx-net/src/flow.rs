@@ -11,8 +11,9 @@ use crate::buffers::Claim;
 use crate::device::link::Output;
 use crate::entry::tcp::{Ends, Reset};
 use crate::gate::{Intent, Pass};
-use crate::refusal::Refusal;
-use crate::relay::raw::{Moved, Upstream};
+use crate::limits;
+use crate::opening::{self, Opening};
+use crate::relay::raw::{Moved, Pipe, Upstream};
 use crate::stack::Stack;
 
 /// A connection.
@@ -49,8 +50,6 @@ pub(crate) enum State {
     Relaying(Box<Relay>),
     /// Carries questions to the name server.
     Dns(Box<DnsStream>),
-    /// Is told why it is refused.
-    Refused(Box<Refusal>),
 }
 
 /// The guest's SYN, kept until the outside has answered.
@@ -79,11 +78,45 @@ pub(crate) struct Dialling {
     pub(crate) failed: Option<(IpAddr, &'static str)>,
 }
 
+/// Who hears the guest.
+#[derive(Debug)]
+pub(crate) enum Role {
+    /// The server, once it is known what the guest says first.
+    Unopened(Pass, Demand),
+    /// The server.
+    Spliced(Pass),
+    /// The inspector, and behind it the server.
+    Inspected(Pass),
+    /// The inspector, which tells why there is no server.
+    Refused,
+}
+
+/// What a guest may say on a connection whose server it has not heard yet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Demand {
+    /// Anything; names in it have to agree with the connection's.
+    Agreement,
+    /// Requests that can be judged, and nothing else.
+    Requests,
+}
+
+impl Role {
+    /// What let it through.
+    pub(crate) fn pass(&self) -> Option<&Pass> {
+        match self {
+            Self::Unopened(pass, _) | Self::Spliced(pass) | Self::Inspected(pass) => Some(pass),
+            Self::Refused => None,
+        }
+    }
+}
+
 /// A connection that stands on both sides.
 #[derive(Debug)]
 pub(crate) struct Relay {
     pub(crate) stack: Stack,
-    pub(crate) upstream: Upstream,
+    /// Towards whoever hears the guest.
+    pub(crate) pipe: Pipe,
+    pub(crate) role: Role,
     pub(crate) claim: Claim,
     /// The guest has finished its handshake.
     pub(crate) established: bool,
@@ -93,7 +126,8 @@ pub(crate) struct Relay {
     pub(crate) deaf: bool,
     /// The guest has said its last byte.
     pub(crate) guest_ended: bool,
-    /// What the guest said before its side was over.
+    /// What the guest said and nobody heard yet: before it was known what it
+    /// is, or before its side was over.
     pub(crate) leftover: Vec<u8>,
     /// Bytes from the guest.
     pub(crate) sent: u64,
@@ -121,6 +155,55 @@ pub(crate) enum Served {
 }
 
 impl Relay {
+    /// A connection whose guest has not finished its handshake.
+    pub(crate) fn new(stack: Stack, pipe: Pipe, role: Role, claim: Claim) -> Self {
+        Self {
+            stack,
+            pipe,
+            role,
+            claim,
+            established: false,
+            broken: false,
+            deaf: false,
+            guest_ended: false,
+            leftover: Vec::new(),
+            sent: 0,
+            received: 0,
+        }
+    }
+
+    /// Looks at what the guest says first. `None` while that is not clear, and
+    /// where it was looked at before.
+    pub(crate) fn open(&mut self) -> Option<Opening> {
+        if !matches!(self.role, Role::Unopened(..)) {
+            return None;
+        }
+        let socket = self.stack.socket();
+        while let Ok(count @ 1..) = socket.recv(|bytes| {
+            let room = limits::OPENING.saturating_sub(self.leftover.len());
+            let taken = bytes.get(..bytes.len().min(room)).unwrap_or_default();
+            self.leftover.extend_from_slice(taken);
+            (taken.len(), taken.len())
+        }) {
+            self.sent += count as u64;
+        }
+        let ended = !socket.may_recv() && socket.recv_queue() == 0 && self.established;
+        match opening::read(&self.leftover) {
+            Opening::Unclear if ended => Some(Opening::Other),
+            Opening::Unclear => None,
+            clear => Some(clear),
+        }
+    }
+
+    /// Hears the guest from now on.
+    pub(crate) fn opened(&mut self, role: impl FnOnce(Pass) -> Role) {
+        let before = std::mem::replace(&mut self.role, Role::Refused);
+        self.role = match before {
+            Role::Unopened(pass, _) => role(pass),
+            other => other,
+        };
+    }
+
     /// Moves what can be moved, both ways.
     pub(crate) fn serve(
         &mut self,
@@ -154,7 +237,7 @@ impl Relay {
 
     /// The guest's side is over; what it said may still be on its way out.
     fn finish(&mut self) -> Served {
-        if !(self.guest_ended && self.upstream.ended) {
+        if !(self.guest_ended && self.pipe.ended) {
             return Served::Over("reset");
         }
         let socket = self.stack.socket();
@@ -165,7 +248,7 @@ impl Relay {
             self.sent += count as u64;
         }
         self.carry_out();
-        if self.upstream.shut || self.broken {
+        if self.pipe.shut || self.broken {
             Served::Over("closed")
         } else {
             Served::Idle
@@ -173,9 +256,12 @@ impl Relay {
     }
 
     fn carry_out(&mut self) -> bool {
+        if matches!(self.role, Role::Unopened(..)) {
+            return false;
+        }
         let mut moved = false;
-        while self.upstream.writable && !self.leftover.is_empty() {
-            match self.upstream.write(&self.leftover) {
+        while self.pipe.writable && !self.leftover.is_empty() {
+            match self.pipe.write(&self.leftover) {
                 Moved::Bytes(count) => drop(self.leftover.drain(..count)),
                 Moved::Nothing => {}
                 Moved::Broken => {
@@ -185,14 +271,14 @@ impl Relay {
             }
         }
         let socket = self.stack.socket();
-        while self.upstream.writable && !self.upstream.shut && socket.can_recv() {
-            let upstream = &mut self.upstream;
+        while self.pipe.writable && !self.pipe.shut && socket.can_recv() {
+            let pipe = &mut self.pipe;
             let deaf = self.deaf;
             let taken = socket.recv(|bytes| {
                 let moved = if deaf {
                     Moved::Broken
                 } else {
-                    upstream.write(bytes)
+                    pipe.write(bytes)
                 };
                 match moved {
                     Moved::Bytes(count) => (count, moved),
@@ -209,7 +295,7 @@ impl Relay {
                 // heard; its end, or its reset, comes with a read.
                 Ok(Moved::Broken) => {
                     self.deaf = true;
-                    self.upstream.readable = true;
+                    self.pipe.readable = true;
                 }
                 Ok(Moved::Nothing) | Err(_) => break,
             }
@@ -222,19 +308,23 @@ impl Relay {
                 | tcp::State::TimeWait
         );
         let all_out = socket.recv_queue() == 0 && self.leftover.is_empty();
-        if self.guest_ended && !self.upstream.shut && all_out {
-            self.upstream.shut();
+        if self.guest_ended && !self.pipe.shut && all_out {
+            self.pipe.shut();
             moved = true;
         }
         moved
     }
 
     fn carry_in(&mut self) -> bool {
+        // A server that may only answer requests is not heard before one.
+        if matches!(self.role, Role::Unopened(_, Demand::Requests)) {
+            return false;
+        }
         let mut moved = false;
         let socket = self.stack.socket();
-        while self.upstream.readable && !self.broken && socket.can_send() {
-            let upstream = &mut self.upstream;
-            let put = socket.send(|room| match upstream.read(room) {
+        while self.pipe.readable && !self.broken && socket.can_send() {
+            let pipe = &mut self.pipe;
+            let put = socket.send(|room| match pipe.read(room) {
                 Moved::Bytes(count) => (count, Moved::Bytes(count)),
                 other => (0, other),
             });
@@ -247,8 +337,8 @@ impl Relay {
                 Ok(Moved::Nothing) | Err(_) => break,
             }
         }
-        self.broken |= self.deaf && self.upstream.ended;
-        if self.upstream.ended && socket.may_send() && !self.broken {
+        self.broken |= self.deaf && self.pipe.ended;
+        if self.pipe.ended && socket.may_send() && !self.broken {
             socket.close();
             moved = true;
         }

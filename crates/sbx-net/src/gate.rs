@@ -9,7 +9,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
-use sbx_spec::{Destination, DnsName, Flow, Policy, Protocol, Reason, Rule, decide};
+use sbx_spec::{
+    Answer, Destination, DnsName, Flow, HttpRequest, Policy, Protocol, Reason, Rule, Verdict,
+    decide, decide_request,
+};
+use tokio::sync::watch;
 
 use crate::layout;
 use crate::limits;
@@ -49,6 +53,36 @@ impl Intent {
             address,
         }
     }
+
+    /// The flow once it is known where it goes.
+    pub(crate) fn dialled(&self, address: IpAddr) -> Flow {
+        let destination = match &self.flow.destination {
+            Destination::Name(name) => Destination::Resolved(name.clone(), address),
+            other => other.clone(),
+        };
+        Flow {
+            destination,
+            ..self.flow.clone()
+        }
+    }
+
+    /// The server's name, where it has one.
+    pub(crate) fn host(&self) -> Option<&str> {
+        match &self.flow.destination {
+            Destination::Name(name) | Destination::Resolved(name, _) => Some(name.as_str()),
+            Destination::HostService => layout::HOST_NAMES.first().copied(),
+            Destination::Gateway | Destination::Address(_) => None,
+        }
+    }
+
+    /// Whether it is a connection to a name, on which names can be said that
+    /// have to agree with it.
+    pub(crate) fn is_named(&self) -> bool {
+        matches!(
+            self.flow.destination,
+            Destination::Name(_) | Destination::Resolved(..)
+        )
+    }
 }
 
 /// What comes of an intent.
@@ -70,6 +104,7 @@ pub(crate) enum Decision {
 pub(crate) struct Pass {
     address: SocketAddr,
     reason: Reason,
+    inspect: bool,
 }
 
 impl Pass {
@@ -82,19 +117,55 @@ impl Pass {
     pub(crate) fn reason(&self) -> &Reason {
         &self.reason
     }
+
+    /// Whether it allows only requests that are looked at one by one.
+    pub(crate) fn inspect(&self) -> bool {
+        self.inspect
+    }
+}
+
+/// The rules of the moment, for whoever judges what comes on a connection
+/// that the gate let through.
+#[derive(Clone, Debug)]
+pub(crate) struct Judge(watch::Receiver<Policy>);
+
+impl Judge {
+    /// The verdict on a whole connection.
+    pub(crate) fn connection(&self, flow: &Flow) -> Verdict {
+        decide(&self.0.borrow(), flow)
+    }
+
+    /// The verdict on one request on it.
+    pub(crate) fn request(&self, flow: &Flow, request: &HttpRequest<'_>) -> Verdict {
+        decide_request(&self.0.borrow(), flow, request)
+    }
+
+    /// Waits for other rules than those that were last seen by this method.
+    pub(crate) async fn changed(&mut self) {
+        if self.0.changed().await.is_err() {
+            // The loop is gone, and soon everything is.
+            std::future::pending::<()>().await;
+        }
+    }
 }
 
 /// The policy of this sandbox; without rules it allows nothing.
 #[derive(Default, Debug)]
 pub(crate) struct Gate {
-    policy: Policy,
+    policy: watch::Sender<Policy>,
     addresses_read: Option<Instant>,
 }
 
 impl Gate {
     /// Judges by these rules from now on.
     pub(crate) fn replace_rules(&mut self, rules: Vec<Rule>) {
-        self.policy.rules = rules.into_iter().map(Arc::new).collect();
+        let rules = rules.into_iter().map(Arc::new).collect();
+        self.policy.send_modify(|policy| policy.rules = rules);
+    }
+
+    /// The same rules for others.
+    pub(crate) fn judge_of_requests(&self) -> Judge {
+        Judge(self.policy.subscribe())
     }
 
     /// Why a connection that stands may not go on, if it may not.
@@ -102,23 +173,22 @@ impl Gate {
         &mut self,
         intent: &Intent,
         dialled: Option<IpAddr>,
+        inspected: bool,
         now: Instant,
     ) -> Option<Reason> {
         let Ok(()) = self.read_host_addresses(now) else {
             return Some(HOST_ADDRESSES_UNKNOWN.into());
         };
-        let destination = match (&intent.flow.destination, dialled) {
-            (Destination::Name(name), Some(address)) => {
-                Destination::Resolved(name.clone(), address)
-            }
-            (destination, _) => destination.clone(),
+        let flow = match dialled {
+            Some(address) => intent.dialled(address),
+            None => intent.flow.clone(),
         };
-        let flow = Flow {
-            destination,
-            ..intent.flow.clone()
-        };
-        let verdict = decide(&self.policy, &flow);
-        (!verdict.is_allow()).then_some(verdict.reason)
+        let verdict = decide(&self.policy.borrow(), &flow);
+        match verdict.answer {
+            Answer::Allow => None,
+            Answer::Inspect => (!inspected).then_some(verdict.reason),
+            Answer::Deny => Some(verdict.reason),
+        }
     }
 
     /// Judges an intent.
@@ -126,8 +196,8 @@ impl Gate {
         let Ok(()) = self.read_host_addresses(now) else {
             return Decision::Deny(HOST_ADDRESSES_UNKNOWN.into());
         };
-        let verdict = decide(&self.policy, &intent.flow);
-        if !verdict.is_allow() {
+        let verdict = decide(&self.policy.borrow(), &intent.flow);
+        if verdict.answer == Answer::Deny {
             return Decision::Deny(verdict.reason);
         }
         let port = intent.flow.port;
@@ -138,12 +208,12 @@ impl Gate {
                     IpAddr::from(Ipv4Addr::LOCALHOST),
                     IpAddr::from(Ipv6Addr::LOCALHOST),
                 ]
-                .map(|address| pass(address, port, &verdict.reason))
+                .map(|address| pass(address, port, &verdict))
                 .to_vec(),
             ),
             Destination::Name(name) => Decision::Resolve(name.clone()),
             Destination::Resolved(_, address) | Destination::Address(address) => {
-                Decision::Dial(vec![pass(*address, port, &verdict.reason)])
+                Decision::Dial(vec![pass(*address, port, &verdict)])
             }
         }
     }
@@ -167,11 +237,11 @@ impl Gate {
                 destination: Destination::Resolved(name.clone(), *address),
                 ..intent.flow.clone()
             };
-            let verdict = decide(&self.policy, &flow);
-            if verdict.is_allow() {
-                passes.push(pass(*address, flow.port, &verdict.reason));
-            } else {
+            let verdict = decide(&self.policy.borrow(), &flow);
+            if verdict.answer == Answer::Deny {
                 denied = verdict.reason;
+            } else {
+                passes.push(pass(*address, flow.port, &verdict));
             }
         }
         if passes.is_empty() {
@@ -190,7 +260,12 @@ impl Gate {
         {
             return Ok(());
         }
-        self.policy.host_addresses = host_addresses()?;
+        let found = host_addresses()?;
+        self.policy.send_if_modified(|policy| {
+            let other = policy.host_addresses != found;
+            policy.host_addresses = found;
+            other
+        });
         self.addresses_read = Some(now);
         Ok(())
     }
@@ -212,9 +287,10 @@ pub fn host_addresses() -> io::Result<BTreeSet<IpAddr>> {
     Ok(found.collect())
 }
 
-fn pass(address: IpAddr, port: u16, reason: &Reason) -> Pass {
+fn pass(address: IpAddr, port: u16, verdict: &Verdict) -> Pass {
     Pass {
         address: SocketAddr::new(address.to_canonical(), port),
-        reason: reason.clone(),
+        reason: verdict.reason.clone(),
+        inspect: verdict.answer == Answer::Inspect,
     }
 }

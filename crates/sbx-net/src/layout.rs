@@ -21,6 +21,9 @@ pub const GATEWAY_MAC: EthernetAddress = EthernetAddress([0x52, 0x54, 0x00, 0x73
 /// The Ethernet address a guest has until it says otherwise.
 pub const GUEST_MAC: EthernetAddress = EthernetAddress([0x52, 0x54, 0x00, 0x73, 0x62, 0x78]);
 
+/// The names of [`HOST_V4`] inside.
+pub(crate) const HOST_NAMES: [&str; 2] = ["host.sbx.internal", "host.docker.internal"];
+
 pub(crate) fn is_gateway(address: IpAddr) -> bool {
     address == IpAddr::V4(GATEWAY_V4) || address == IpAddr::V6(GATEWAY_V6)
 }

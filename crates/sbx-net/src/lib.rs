@@ -7,7 +7,9 @@
 //!
 //! The way of a packet: [`device`] makes it a value, [`entry`] an intent,
 //! [`gate`] judges it, [`relay`] dials what passed. No step can be left out:
-//! a dialer takes only the proof that the gate makes.
+//! a dialer takes only the proof that the gate makes. Where the verdict
+//! depends on what is asked, [`inspect`] reads the requests and has the gate
+//! judge each.
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
@@ -19,11 +21,13 @@ mod entry;
 pub mod error;
 mod flow;
 mod gate;
+mod inspect;
 mod jail;
 pub mod layout;
 mod ledger;
 pub mod limits;
 mod names;
+mod opening;
 pub mod process;
 mod refusal;
 mod relay;
@@ -35,4 +39,5 @@ mod table;
 
 pub use error::{Attempt, Error};
 pub use gate::host_addresses;
+pub use inspect::{Authority, AuthorityError};
 pub use names::{KnownName, file as names_file};

@@ -42,12 +42,63 @@ pub const DNS_STREAMS: usize = 64;
 /// Denied connections that are told why at once. The next one is reset.
 pub const REFUSALS: usize = 256;
 
-/// Beginning of a denied request that is looked at, in bytes, and room for
-/// its answer.
-pub const REFUSED_REQUEST: usize = 4_096;
-
 /// How long a denied request and its answer may take. Then it is reset.
 pub const REFUSAL_TIME: Duration = Duration::from_secs(10);
+
+/// Buffer of a denied connection in each direction, in bytes.
+pub const REFUSAL: usize = 16 * 1024;
+
+/// Bytes of a denied request that are read after its answer, so that the
+/// guest hears it. Then it is reset.
+pub const REFUSED_BODY: usize = 1024 * 1024;
+
+/// What a guest says first on a connection to a name, until it is clear what
+/// it is, in bytes. More is refused.
+pub const OPENING: usize = 32 * 1024;
+
+/// How long a guest that may only make requests may take for its first words.
+/// Then it is reset.
+pub const OPENING_TIME: Duration = Duration::from_secs(30);
+
+/// Connections whose requests are looked at, at once. The next one is reset.
+pub const INSPECTED: usize = 512;
+
+/// Certificates of servers that are remembered. Then they are made anew.
+pub const CERTIFICATES: usize = 1_024;
+
+/// Longest head of an HTTP message, and its trailers, in bytes. A longer one
+/// is refused.
+pub const HTTP_HEAD: usize = 64 * 1024;
+
+/// Fields of an HTTP message. One with more is refused.
+pub const HTTP_FIELDS: usize = 128;
+
+/// How long a head of HTTP may take from its first byte. Then it is refused.
+pub const HTTP_HEAD_TIME: Duration = Duration::from_secs(30);
+
+/// Bytes of HTTP/1 that are read at once in each direction.
+pub const HTTP_READ: usize = 32 * 1024;
+
+/// Longest line before a chunk, in bytes. A longer one is refused.
+pub const HTTP_CHUNK_LINE: usize = 256;
+
+/// Interim answers (1xx) to one request. With more, the connection is reset.
+pub const HTTP_INTERIM: usize = 16;
+
+/// Requests at once on one connection of HTTP/2. The next one waits.
+pub const HTTP2_STREAMS: u32 = 128;
+
+/// What a server may send ahead on one connection of HTTP/2, in bytes.
+pub const HTTP2_WINDOW: u32 = 1024 * 1024;
+
+/// What a guest may send ahead on one connection of HTTP/2, in bytes.
+pub const HTTP2_GUEST_WINDOW: u32 = 256 * 1024;
+
+/// What waits to be sent on one request of HTTP/2, in bytes.
+pub const HTTP2_SEND: usize = 64 * 1024;
+
+/// Verdicts on requests that the loop has not recorded yet. More are counted.
+pub const REPORTS: usize = 4_096;
 
 /// Buffer of a connection in each direction, by how many connections hold
 /// that size already: bytes, and how many. Together 416 MiB.
@@ -130,7 +181,7 @@ pub const CONTROL_LINE: usize = 2 * 1024 * 1024;
 
 /// Data memory of the whole process, in bytes (RLIMIT_DATA). An allocation
 /// beyond it ends the process.
-pub const MEMORY: u64 = 768 * 1024 * 1024;
+pub const MEMORY: u64 = 1_280 * 1024 * 1024;
 
 /// Open descriptors of the process (RLIMIT_NOFILE), sockets of connections
 /// on trial included. Without a free one, connections are reset.

@@ -6,6 +6,7 @@ use crate::control::Ready;
 pub use crate::engine::Links;
 use crate::engine::{Ended, Engine};
 use crate::error::Error;
+use crate::inspect::Roots;
 use crate::jail;
 
 /// Locks the process down and serves one sandbox until the virtual machine
@@ -18,8 +19,10 @@ use crate::jail;
 /// When a wall cannot be set, when the link carries what cannot be a frame,
 /// or when the kernel refuses something that the loop cannot do without.
 pub fn run(links: Links) -> Result<(), Error> {
+    // In files, which are out of reach later.
+    let roots = Roots::of_host();
     let walls = lock_down()?;
-    serve_with(links, walls)
+    serve_with(links, roots, walls)
 }
 
 /// Puts the walls of [`run`] around the calling process, which has one
@@ -37,11 +40,11 @@ pub fn lock_down() -> Result<InForce, Error> {
 /// # Errors
 /// As [`run`], walls aside.
 pub fn serve(links: Links) -> Result<(), Error> {
-    serve_with(links, InForce::default())
+    serve_with(links, Roots::of_host(), InForce::default())
 }
 
-fn serve_with(links: Links, walls: InForce) -> Result<(), Error> {
-    match Engine::new(links)?.run(&Ready { walls })? {
+fn serve_with(links: Links, roots: Roots, walls: InForce) -> Result<(), Error> {
+    match Engine::new(links, roots)?.run(&Ready { walls })? {
         Ended::Link | Ended::Control => Ok(()),
     }
 }

@@ -1,61 +1,70 @@
-//! The answer to a denied connection on the port of plain HTTP: what refused
-//! it, and what would allow it, in words that an agent can pass on.
+//! What is told to who may not reach something: what refused it, and what
+//! would allow it, in words that an agent can pass on.
 //!
-//! Owns: the text and the connection that carries it. Never: dials, judges.
-//! Of what the guest says only the method is looked at.
+//! Owns: the text. Never: dials, judges, carries it.
 
 use std::net::IpAddr;
 
-use sbx_spec::{Action, Destination, Origin, Reason, Rule};
-use smoltcp::socket::tcp::State as Tcp;
-use smoltcp::wire::EthernetAddress;
+use sbx_spec::{Action, CanonicalPath, Destination, Origin, Reason, Rule};
 
-use crate::buffers::Claim;
-use crate::device::link::Output;
-use crate::flow::Served;
 use crate::gate::Intent;
-use crate::limits;
-use crate::stack::Stack;
+use crate::inspect::Carries;
 
-/// Where plain HTTP is spoken.
-const PORT: u16 = 80;
 /// Nothing allows it.
 const UNLISTED: &str = "default:unlisted";
 
-/// A connection that is told why it is none.
-#[derive(Debug)]
-pub(crate) struct Refusal {
-    pub(crate) stack: Stack,
-    pub(crate) claim: Claim,
-    text: String,
-    asked: Vec<u8>,
-    told: bool,
-}
-
-/// What to tell, where there is somebody to tell it to: a verdict on the port
-/// of plain HTTP. What failed for another reason is no verdict.
-pub(crate) fn text(intent: &Intent, reason: &Reason) -> Option<String> {
+/// What to tell, where there is somebody to tell it to: a verdict on a port
+/// where requests are made, in clear or in TLS. What failed for another reason
+/// is no verdict.
+pub(crate) fn of_connection(intent: &Intent, reason: &Reason) -> Option<(Carries, String)> {
     let verdict = match reason {
         Reason::Rule(_) => true,
         Reason::Fixed(line) => line.starts_with("default:") && *line != "default:no-address",
     };
-    if !verdict || intent.flow.port != PORT {
-        return None;
-    }
-    let target = match &intent.flow.destination {
-        Destination::Name(name) | Destination::Resolved(name, _) => format!("{name}:{PORT}"),
-        Destination::HostService => format!("localhost:{PORT}"),
-        Destination::Address(IpAddr::V4(v4)) => format!("{v4}:{PORT}"),
-        Destination::Address(IpAddr::V6(v6)) => format!("[{v6}]:{PORT}"),
-        Destination::Gateway => return None,
+    let carries = match intent.flow.port {
+        80 => Carries::Http1,
+        443 => Carries::Tls,
+        _ => return None,
     };
-    Some(format!(
+    let target = target(intent).filter(|_| verdict)?;
+    let text = format!(
         "sbx: this sandbox may not reach {target}.\nrule: {reason}\n{}\n",
-        remedy(intent, &target, reason)
-    ))
+        remedy(intent, &target, "", reason)
+    );
+    Some((carries, text))
 }
 
-fn remedy(intent: &Intent, target: &str, reason: &Reason) -> String {
+/// What to tell somebody whose request is denied on a connection that is not.
+pub(crate) fn of_request(intent: &Intent, reason: &Reason, method: &str, path: &str) -> String {
+    let target = target(intent).unwrap_or_default();
+    // What has to be quoted for a shell, or is a pattern, is not offered.
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~%@:+,=".contains(&byte);
+    let is_plain = path.parse::<CanonicalPath>().is_ok() && path.bytes().all(plain);
+    let request = if is_plain && method.bytes().all(|byte| byte.is_ascii_uppercase()) {
+        format!(" --method {method} --path {path}")
+    } else {
+        String::new()
+    };
+    format!(
+        "sbx: this sandbox may not {} {target}{}.\nrule: {reason}\n{}\n",
+        method.escape_default(),
+        path.chars().take(200).collect::<String>().escape_default(),
+        remedy(intent, &target, &request, reason)
+    )
+}
+
+fn target(intent: &Intent) -> Option<String> {
+    let port = intent.flow.port;
+    Some(match &intent.flow.destination {
+        Destination::Name(name) | Destination::Resolved(name, _) => format!("{name}:{port}"),
+        Destination::HostService => format!("localhost:{port}"),
+        Destination::Address(IpAddr::V4(v4)) => format!("{v4}:{port}"),
+        Destination::Address(IpAddr::V6(v6)) => format!("[{v6}]:{port}"),
+        Destination::Gateway => return None,
+    })
+}
+
+fn remedy(intent: &Intent, target: &str, request: &str, reason: &Reason) -> String {
     if let Some(rule) = reason.rule() {
         let id = rule.id();
         return match rule.origin() {
@@ -70,11 +79,7 @@ fn remedy(intent: &Intent, target: &str, reason: &Reason) -> String {
             }
         };
     }
-    let named = matches!(
-        intent.flow.destination,
-        Destination::Name(_) | Destination::Resolved(..)
-    );
-    if named && *reason != Reason::Fixed(UNLISTED) {
+    if intent.is_named() && *reason != Reason::Fixed(UNLISTED) {
         return "The name resolves to an address that is denied, which needs a rule of its own."
             .to_owned();
     }
@@ -82,86 +87,10 @@ fn remedy(intent: &Intent, target: &str, reason: &Reason) -> String {
         .parse()
         .is_ok_and(|resource| Rule::new(Action::Allow, resource, Origin::User).is_ok());
     if allowed {
-        format!("To allow it, on the host: sbx policy allow network {target}")
+        format!("To allow it, on the host: sbx policy allow network {target}{request}")
     } else {
         "No rule can allow it.".to_owned()
     }
-}
-
-impl Refusal {
-    /// Tells `text` to whoever finishes the handshake on `stack`.
-    pub(crate) fn new(stack: Stack, claim: Claim, text: String) -> Self {
-        Self {
-            stack,
-            claim,
-            text,
-            asked: Vec::new(),
-            told: false,
-        }
-    }
-
-    /// Reads a request and answers it. `None` where it is not HTTP: then there
-    /// is nothing to be said.
-    pub(crate) fn serve(
-        &mut self,
-        output: &mut Output,
-        guest: EthernetAddress,
-        now: smoltcp::time::Instant,
-    ) -> Option<Served> {
-        self.hear();
-        if self
-            .asked
-            .first()
-            .is_some_and(|byte| !byte.is_ascii_uppercase())
-        {
-            return None;
-        }
-        let whole = ends(&self.asked) || self.asked.len() >= limits::REFUSED_REQUEST;
-        let socket = self.stack.socket();
-        if whole && !self.told {
-            self.told = true;
-            let answer = answer(&self.text, self.asked.starts_with(b"HEAD "));
-            // The buffer is larger than any answer.
-            let _whole = socket.send_slice(answer.as_bytes());
-        }
-        if self.told || socket.state() == Tcp::CloseWait {
-            socket.close();
-        }
-        if !self.stack.send(output, guest, now) {
-            return Some(Served::LinkFull);
-        }
-        match self.stack.socket().state() {
-            Tcp::Closed | Tcp::TimeWait | Tcp::Listen => Some(Served::Over("denied")),
-            _ => Some(Served::Idle),
-        }
-    }
-
-    /// Takes what the guest says; what comes after the beginning of a request
-    /// is read, so that the guest reads the answer, and dropped.
-    fn hear(&mut self) {
-        let socket = self.stack.socket();
-        while let Ok(1..) = socket.recv(|bytes| {
-            let room = limits::REFUSED_REQUEST.saturating_sub(self.asked.len());
-            let kept = bytes.get(..bytes.len().min(room)).unwrap_or_default();
-            self.asked.extend_from_slice(kept);
-            (bytes.len(), bytes.len())
-        }) {}
-    }
-}
-
-/// Whether a request's head is there.
-fn ends(asked: &[u8]) -> bool {
-    asked.windows(4).any(|end| end == b"\r\n\r\n") || asked.windows(2).any(|end| end == b"\n\n")
-}
-
-fn answer(text: &str, head: bool) -> String {
-    format!(
-        "HTTP/1.1 403 Forbidden\r\nX-Sbx-Verdict: deny\r\nContent-Type: text/plain; \
-         charset=utf-8\r\nContent-Length: {}\r\nCache-Control: no-store\r\nConnection: \
-         close\r\n\r\n{}",
-        text.len(),
-        if head { "" } else { text }
-    )
 }
 
 #[cfg(test)]
@@ -206,7 +135,7 @@ mod tests {
                 "sbx policy allow network localhost:80",
             ),
         ] {
-            let text = text(&intent(destination, 80), &UNLISTED.into()).unwrap();
+            let (_, text) = of_connection(&intent(destination, 80), &UNLISTED.into()).unwrap();
             assert!(text.contains("rule: default:unlisted\n"), "{text}");
             assert!(text.contains(command), "{text}");
         }
@@ -214,18 +143,18 @@ mod tests {
 
     #[test]
     fn no_command_is_named_that_would_not_help() {
-        let denied = text(
+        let (_, denied) = of_connection(
             &intent(address("127.0.0.2"), 80),
             &"default:loopback".into(),
         )
         .unwrap();
         assert!(denied.contains("No rule can allow it."), "{denied}");
-        let resolved = text(&intent(name(), 80), &"default:private".into()).unwrap();
+        let (_, resolved) = of_connection(&intent(name(), 80), &"default:private".into()).unwrap();
         assert!(!resolved.contains("sbx policy"), "{resolved}");
         let rule = Rule::new(Action::Deny, "a.example".parse().unwrap(), Origin::User).unwrap();
         let id = rule.id().to_string();
         let reason = Reason::Rule(std::sync::Arc::new(rule));
-        let denied = text(&intent(name(), 80), &reason).unwrap();
+        let (_, denied) = of_connection(&intent(name(), 80), &reason).unwrap();
         assert!(
             denied.contains(&format!("sbx policy rm --id {id}")),
             "{denied}"
@@ -239,32 +168,40 @@ mod tests {
             "default:no-address",
             "gateway:no-such-service",
         ] {
-            assert_eq!(text(&intent(name(), 80), &reason.into()), None, "{reason}");
+            assert_eq!(
+                of_connection(&intent(name(), 80), &reason.into()),
+                None,
+                "{reason}"
+            );
         }
-        assert_eq!(text(&intent(name(), 443), &UNLISTED.into()), None);
+        assert_eq!(of_connection(&intent(name(), 22), &UNLISTED.into()), None);
         assert_eq!(
-            text(&intent(Destination::Gateway, 80), &UNLISTED.into()),
+            of_connection(&intent(Destination::Gateway, 80), &UNLISTED.into()),
             None
         );
     }
 
     #[test]
-    fn the_longest_answer_fits_its_buffer() {
-        let label = "a".repeat(60);
-        let long = format!("{label}.{label}.{label}.{label}.example");
-        let rule = Rule::new(Action::Deny, long.parse().unwrap(), Origin::Sandbox).unwrap();
-        let reason = Reason::Rule(std::sync::Arc::new(rule));
-        let text = text(
-            &intent(Destination::Name(long.parse().unwrap()), 80),
-            &reason,
+    fn a_request_comes_with_a_command_for_itself_where_it_can_be_written() {
+        let told = |method, path| of_request(&intent(name(), 443), &UNLISTED.into(), method, path);
+        let text = told("POST", "/v1/x");
+        assert!(
+            text.contains("may not POST a.example:443/v1/x.\n"),
+            "{text}"
         );
-        assert!(answer(&text.unwrap(), false).len() < limits::REFUSED_REQUEST);
-    }
-
-    #[test]
-    fn an_answer_to_head_has_a_length_and_no_body() {
-        let answer = answer("text\n", true);
-        assert!(answer.contains("Content-Length: 5\r\n"));
-        assert!(answer.ends_with("\r\n\r\n"));
+        assert!(
+            text.contains("allow network a.example:443 --method POST --path /v1/x\n"),
+            "{text}"
+        );
+        for (method, path) in [
+            ("POST", "/$(id)"),
+            ("POST", "/*"),
+            ("p", "/"),
+            ("GET", "/../\u{1b}"),
+        ] {
+            let text = told(method, path);
+            assert!(text.contains("allow network a.example:443\n"), "{text}");
+            assert!(!text.contains('\u{1b}'), "{text:?}");
+        }
     }
 }

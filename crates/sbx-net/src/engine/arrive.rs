@@ -181,12 +181,6 @@ impl Engine {
                     .receive(packet.bytes, &mut self.output, self.guest, now);
                 self.table.queue(key);
             }
-            State::Refused(refusal) => {
-                refusal
-                    .stack
-                    .receive(packet.bytes, &mut self.output, self.guest, now);
-                self.table.queue(key);
-            }
             // The guest repeats its SYN while we dial; only a reset matters.
             State::Resolving | State::Dialling(_) if segment.resets => {
                 self.close(key, "reset");

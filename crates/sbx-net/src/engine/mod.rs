@@ -4,8 +4,9 @@
 //! are in a heap; connections that have something to do are in a list. Where
 //! the link is full, connections wait in that list.
 
-mod answer;
 mod arrive;
+mod handed;
+mod name_server;
 mod serve;
 
 use std::hash::{BuildHasher, RandomState};
@@ -26,6 +27,7 @@ use crate::entry::tcp;
 use crate::error::{Attempt, Error};
 use crate::flow::{Dialling, State};
 use crate::gate::{Decision, Gate, Pass};
+use crate::inspect::{Inspector, Roots};
 use crate::layout;
 use crate::ledger::Ledger;
 use crate::limits;
@@ -36,6 +38,7 @@ use crate::table::{Key, Table};
 const LINK: u64 = u64::MAX;
 const CONTROL: u64 = u64::MAX - 1;
 const RESOLVER: u64 = u64::MAX - 2;
+const INSPECTOR: u64 = u64::MAX - 3;
 
 /// Why the loop ended in good order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -73,6 +76,9 @@ pub(crate) struct Engine {
     orphans_asked: u32,
     ask_orphans_at: Option<Instant>,
     resolver: Resolver,
+    inspector: Inspector,
+    /// Whether the guest trusts what the inspector is to it.
+    has_authority: bool,
     gate: Gate,
     names: Names,
     table: Table,
@@ -81,6 +87,7 @@ pub(crate) struct Engine {
     half_open: usize,
     dns_streams: usize,
     refusals: usize,
+    inspected: usize,
     dns_rate: Rate,
     guest: EthernetAddress,
     next_id: u64,
@@ -90,7 +97,7 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    pub(crate) fn new(links: Links) -> Result<Self, Error> {
+    pub(crate) fn new(links: Links, roots: Roots) -> Result<Self, Error> {
         let Links {
             link,
             control,
@@ -101,6 +108,9 @@ impl Engine {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)
             .map_err(|error| Error::new(Attempt::Wait, error))?;
         let resolver = Resolver::start().map_err(Error::of(Attempt::Resolver))?;
+        let gate = Gate::default();
+        let inspector = Inspector::start(gate.judge_of_requests(), roots)
+            .map_err(Error::of(Attempt::Inspector))?;
         let now = Instant::now();
         for (fd, attempt) in [(&link, Attempt::Link), (&control, Attempt::Control)] {
             rustix::io::ioctl_fionbio(fd, true).map_err(|error| Error::new(attempt, error))?;
@@ -115,7 +125,9 @@ impl Engine {
             orphans_asked: 0,
             ask_orphans_at: None,
             resolver,
-            gate: Gate::default(),
+            inspector,
+            has_authority: false,
+            gate,
             names: Names::restored(&names),
             table: Table::default(),
             buffers: Buffers::default(),
@@ -123,6 +135,7 @@ impl Engine {
             half_open: 0,
             dns_streams: 0,
             refusals: 0,
+            inspected: 0,
             dns_rate: Rate::new(limits::DNS_RATE, now),
             guest: layout::GUEST_MAC,
             next_id: 1,
@@ -138,6 +151,9 @@ impl Engine {
             .map_err(Error::of(Attempt::Wait))?;
         engine
             .watch(engine.resolver.as_fd(), RESOLVER)
+            .map_err(Error::of(Attempt::Wait))?;
+        engine
+            .watch(engine.inspector.reports().as_fd(), INSPECTOR)
             .map_err(Error::of(Attempt::Wait))?;
         engine.orphans = engine.ledger.take().map_err(Error::of(Attempt::Ledger))?;
         engine.end_orphans();
@@ -246,6 +262,10 @@ impl Engine {
                 let cut = self.cut_objected();
                 self.control.policy(&PolicyRecord { revision, cut });
             }
+            Order::Authority(authority) => {
+                self.has_authority = true;
+                self.inspector.use_authority(authority);
+            }
         }
     }
 
@@ -293,6 +313,7 @@ impl Engine {
                     self.control.writable |= writable;
                 }
                 RESOLVER => self.take_answers(),
+                INSPECTOR => self.take_reports(),
                 token => self.wake(token, readable, writable),
             }
         }
@@ -306,17 +327,17 @@ impl Engine {
         };
         match &mut flow.state {
             State::Relaying(relay) => {
-                relay.upstream.readable |= readable;
-                relay.upstream.writable |= writable;
+                relay.pipe.readable |= readable;
+                relay.pipe.writable |= writable;
             }
             State::Dialling(dialling) => {
                 if let Some((_, upstream)) = dialling.trying.iter_mut().find(|(n, _)| *n == attempt)
                 {
-                    upstream.readable |= readable;
-                    upstream.writable |= writable;
+                    upstream.pipe.readable |= readable;
+                    upstream.pipe.writable |= writable;
                 }
             }
-            State::Resolving | State::Dns(_) | State::Refused(_) => {}
+            State::Resolving | State::Dns(_) => {}
         }
         self.table.queue(key);
     }

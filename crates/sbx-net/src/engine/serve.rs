@@ -5,11 +5,11 @@ use std::net::IpAddr;
 
 use sbx_spec::{Destination, Protocol, Reason};
 
-use super::{Engine, NO_ADDRESS};
+use super::{Engine, NO_ADDRESS, handed};
 use crate::control::{EndRecord, FlowRecord};
 use crate::device::packet::Outlet;
 use crate::entry::tcp;
-use crate::flow::{Flow, Relay, Served, State};
+use crate::flow::{Demand, Flow, Relay, Role, Served, State};
 use crate::gate::{Intent, Pass};
 use crate::limits;
 use crate::relay::raw::{self, Upstream};
@@ -57,7 +57,6 @@ impl Engine {
             State::Dialling(_) => self.serve_dial(key),
             State::Relaying(_) => self.serve_relay(key),
             State::Dns(_) => self.serve_dns(key),
-            State::Refused(_) => self.serve_refusal(key),
         }
         let Some(flow) = self.table.get_mut(key) else {
             return;
@@ -74,9 +73,8 @@ impl Engine {
         match &flow.state {
             State::Resolving => self.deny(key, "limit:resolve-time".into()),
             State::Dialling(_) => self.dial_failed(key, "timed out"),
-            State::Relaying(_) | State::Dns(_) | State::Refused(_) => {
-                self.abort(key, "handshake timed out");
-            }
+            State::Relaying(relay) if relay.established => self.never_opened(key),
+            State::Relaying(_) | State::Dns(_) => self.abort(key, "handshake timed out"),
         }
     }
 
@@ -105,7 +103,7 @@ impl Engine {
             };
             let mut place = 0;
             while let Some((_, upstream)) = dialling.trying.get_mut(place) {
-                let arrived = if upstream.writable {
+                let arrived = if upstream.pipe.writable {
                     upstream.established()
                 } else {
                     Ok(false)
@@ -113,11 +111,11 @@ impl Engine {
                 match arrived {
                     Ok(true) => return Dialled::Stands(dialling.trying.swap_remove(place).1),
                     Ok(false) => {
-                        upstream.writable = false;
+                        upstream.pipe.writable = false;
                         place += 1;
                     }
                     Err(error) => {
-                        dialling.failed = Some((upstream.pass().address().ip(), why(&error)));
+                        dialling.failed = Some((upstream.pass.address().ip(), why(&error)));
                         dialling.trying.swap_remove(place);
                         dialling.next = now;
                     }
@@ -142,7 +140,7 @@ impl Engine {
             dialling.attempt = dialling.attempt.wrapping_add(1);
             let address = pass.address().ip();
             let dialled = raw::dial(pass).and_then(|upstream| {
-                self.watch(upstream.as_fd(), key.token(attempt))
+                self.watch(upstream.pipe.as_fd(), key.token(attempt))
                     .map(|()| upstream)
             });
             let Some(flow) = self.table.get_mut(key) else {
@@ -162,7 +160,7 @@ impl Engine {
     }
 
     /// The outside has answered: now the guest's SYN is, too.
-    fn accept(&mut self, key: Key, mut upstream: Upstream) {
+    fn accept(&mut self, key: Key, upstream: Upstream) {
         let now = self.smoltcp_now();
         let deadline = self.now + limits::HANDSHAKE_TIME;
         let Some((claim, size)) = self.buffers.claim() else {
@@ -178,21 +176,12 @@ impl Engine {
             return self.close(key, "reset");
         };
         stack.receive(&syn.packet, &mut self.output, self.guest, now);
-        upstream.readable = true;
-        upstream.writable = true;
-        let pass = upstream.pass().clone();
-        flow.state = State::Relaying(Box::new(Relay {
-            stack,
-            upstream,
-            claim,
-            established: false,
-            broken: false,
-            deaf: false,
-            guest_ended: false,
-            leftover: Vec::new(),
-            sent: 0,
-            received: 0,
-        }));
+        let Upstream { mut pipe, pass } = upstream;
+        pipe.readable = true;
+        pipe.writable = true;
+        let role = handed::role(&flow.intent, pass.clone());
+        let relay = Relay::new(stack, pipe, role, claim);
+        flow.state = State::Relaying(Box::new(relay));
         flow.deadline = Some(deadline);
         self.dialling -= 1;
         self.half_open += 1;
@@ -210,6 +199,10 @@ impl Engine {
 
     fn serve_relay(&mut self, key: Key) {
         let now = self.smoltcp_now();
+        if !self.hear_opening(key) {
+            return;
+        }
+        let until_opened = self.now + limits::OPENING_TIME;
         let Some(flow) = self.table.get_mut(key) else {
             return;
         };
@@ -220,7 +213,8 @@ impl Engine {
         let served = relay.serve(&mut self.output, self.guest, now);
         if relay.established && !was_established {
             self.half_open -= 1;
-            flow.deadline = None;
+            let waits = matches!(relay.role, Role::Unopened(_, Demand::Requests));
+            flow.deadline = waits.then_some(until_opened);
         }
         match served {
             Served::Idle => {
@@ -248,7 +242,6 @@ impl Engine {
         let stack = match &mut flow.state {
             State::Relaying(relay) => &mut relay.stack,
             State::Dns(stream) => &mut stream.stack,
-            State::Refused(refusal) => &mut refusal.stack,
             State::Resolving | State::Dialling(_) => return self.close(key, how),
         };
         stack.socket().abort();
@@ -269,15 +262,11 @@ impl Engine {
                 self.dns_streams -= 1;
                 self.buffers.give_back(stream.claim);
             }
-            State::Refused(refusal) => {
-                self.ledger.erase(key);
-                self.refusals -= 1;
-                self.buffers.give_back(refusal.claim);
-            }
             State::Relaying(relay) => {
                 self.ledger.erase(key);
                 let Relay {
-                    upstream,
+                    pipe,
+                    role,
                     claim,
                     established,
                     sent,
@@ -288,9 +277,14 @@ impl Engine {
                     self.half_open -= 1;
                 }
                 if how != "closed" {
-                    upstream.reset();
+                    pipe.reset();
                 }
                 self.buffers.give_back(claim);
+                match role {
+                    Role::Refused => return self.refusals -= 1,
+                    Role::Inspected(_) => self.inspected -= 1,
+                    Role::Unopened(..) | Role::Spliced(_) => {}
+                }
                 self.control.end(
                     &EndRecord {
                         id,
@@ -332,15 +326,21 @@ impl Engine {
         };
         let gate = &mut self.gate;
         let intent = &flow.intent;
-        let mut objection = |address| gate.objection(intent, address, now);
+        let mut objection = |address, inspected| gate.objection(intent, address, inspected, now);
         let objected = match &mut flow.state {
-            State::Dns(_) | State::Refused(_) => None,
-            State::Resolving => objection(None),
-            State::Relaying(relay) => objection(Some(relay.upstream.pass().address().ip())),
+            State::Dns(_) => None,
+            State::Resolving => objection(None, true),
+            State::Relaying(relay) => relay.role.pass().and_then(|pass| {
+                let inspected = matches!(
+                    relay.role,
+                    Role::Inspected(_) | Role::Unopened(_, Demand::Requests)
+                );
+                objection(Some(pass.address().ip()), inspected)
+            }),
             State::Dialling(dialling) => {
                 let mut last = None;
                 let mut stays = |pass: &Pass| {
-                    let objected = objection(Some(pass.address().ip()));
+                    let objected = objection(Some(pass.address().ip()), pass.inspect());
                     let stays = objected.is_none();
                     last = objected.or(last.take());
                     stays
@@ -348,7 +348,7 @@ impl Engine {
                 dialling.left.retain(&mut stays);
                 dialling
                     .trying
-                    .retain(|(_, upstream)| stays(upstream.pass()));
+                    .retain(|(_, upstream)| stays(&upstream.pass));
                 let none_left = dialling.left.is_empty() && dialling.trying.is_empty();
                 last.filter(|_| none_left)
             }
@@ -357,7 +357,7 @@ impl Engine {
             return false;
         };
         if let State::Relaying(relay) = &flow.state {
-            let address = Some(relay.upstream.pass().address().ip());
+            let address = relay.role.pass().map(|pass| pass.address().ip());
             let (id, intent) = (flow.id, flow.intent.clone());
             self.record(id, &intent, ("deny", &reason), address, None);
             self.abort(key, "policy");
@@ -401,7 +401,7 @@ impl Engine {
         self.record(id, intent, ("deny", &reason), None, None);
     }
 
-    fn record(
+    pub(super) fn record(
         &mut self,
         id: u64,
         intent: &Intent,
@@ -409,11 +409,7 @@ impl Engine {
         address: Option<IpAddr>,
         failed: Option<&str>,
     ) {
-        let host = match &intent.flow.destination {
-            Destination::Name(name) | Destination::Resolved(name, _) => Some(name.as_str()),
-            Destination::HostService => Some("host.sbx.internal"),
-            Destination::Gateway | Destination::Address(_) => None,
-        };
+        let host = intent.host();
         let address = address.or(match intent.flow.destination {
             Destination::Gateway | Destination::Address(_) => Some(intent.address),
             _ => None,

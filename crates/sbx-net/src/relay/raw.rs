@@ -13,8 +13,16 @@ use crate::limits;
 /// A connection to the outside, open or on its way.
 #[derive(Debug)]
 pub(crate) struct Upstream {
+    /// Its bytes.
+    pub(crate) pipe: Pipe,
+    /// What allowed it.
+    pub(crate) pass: Pass,
+}
+
+/// A socket that carries bytes both ways without waiting.
+#[derive(Debug)]
+pub(crate) struct Pipe {
     fd: OwnedFd,
-    pass: Pass,
     /// The kernel may have bytes for us.
     pub(crate) readable: bool,
     /// The kernel may take bytes from us.
@@ -53,35 +61,42 @@ pub(crate) fn dial(pass: Pass) -> io::Result<Upstream> {
         Ok(()) | Err(Errno::INPROGRESS) => {}
         Err(error) => return Err(error.into()),
     }
-    Ok(Upstream {
-        fd,
-        pass,
-        readable: false,
-        writable: false,
-        ended: false,
-        shut: false,
-    })
+    let pipe = Pipe::new(fd);
+    Ok(Upstream { pipe, pass })
 }
 
 impl Upstream {
-    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
-
-    /// What allowed it.
-    pub(crate) fn pass(&self) -> &Pass {
-        &self.pass
-    }
-
     /// Whether the connection stands by now: `Ok(false)` when it is still on
     /// its way, an error when it fell.
     pub(crate) fn established(&self) -> io::Result<bool> {
-        sockopt::socket_error(&self.fd)??;
-        match rustix::net::getpeername(&self.fd) {
+        sockopt::socket_error(&self.pipe.fd)??;
+        match rustix::net::getpeername(&self.pipe.fd) {
             Ok(_) => Ok(true),
             Err(Errno::NOTCONN) => Ok(false),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+impl Pipe {
+    /// A pipe of a socket that does not block.
+    pub(crate) fn new(fd: OwnedFd) -> Self {
+        Self {
+            fd,
+            readable: false,
+            writable: false,
+            ended: false,
+            shut: false,
+        }
+    }
+
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// The socket.
+    pub(crate) fn into_fd(self) -> OwnedFd {
+        self.fd
     }
 
     /// Writes from `bytes`.

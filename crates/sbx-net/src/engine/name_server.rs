@@ -1,16 +1,13 @@
-//! Connections that the endpoint answers itself: those to its name server,
-//! and those that are told why they are refused.
+//! Connections to the endpoint's own name server.
 
-use sbx_spec::Reason;
 use smoltcp::socket::tcp::State as Tcp;
 
 use super::Engine;
 use crate::device::packet::Packet;
 use crate::entry::{dns, tcp};
-use crate::flow::{DnsStream, Served, State, Syn};
+use crate::flow::{DnsStream, State};
 use crate::gate::Intent;
 use crate::limits;
-use crate::refusal::{self, Refusal};
 use crate::stack::Stack;
 use crate::table::Key;
 
@@ -55,44 +52,7 @@ impl Engine {
         self.table.queue(key);
     }
 
-    /// Refuses a connection: with words where there is somebody to read them,
-    /// with a reset otherwise.
-    pub(super) fn turn_away(
-        &mut self,
-        ends: tcp::Ends,
-        syn: &Syn,
-        intent: &Intent,
-        reason: &Reason,
-    ) {
-        let told = refusal::text(intent, reason)
-            .is_some_and(|text| self.open_refusal(ends, syn, intent, text));
-        if !told {
-            self.refuse(&ends, syn.reset);
-        }
-    }
-
-    fn open_refusal(&mut self, ends: tcp::Ends, syn: &Syn, intent: &Intent, text: String) -> bool {
-        if self.refusals >= limits::REFUSALS {
-            return false;
-        }
-        let Some((claim, _)) = self.buffers.claim() else {
-            return false;
-        };
-        let Some(mut stack) = self.listen(&ends, limits::REFUSED_REQUEST) else {
-            self.buffers.give_back(claim);
-            return false;
-        };
-        let now = self.smoltcp_now();
-        stack.receive(&syn.packet, &mut self.output, self.guest, now);
-        self.refusals += 1;
-        let state = State::Refused(Box::new(Refusal::new(stack, claim, text)));
-        let key = self.insert((ends, None), intent.clone(), state, limits::REFUSAL_TIME);
-        self.ledger.enter(key, &ends);
-        self.table.queue(key);
-        true
-    }
-
-    fn listen(&self, ends: &tcp::Ends, size: usize) -> Option<Stack> {
+    pub(super) fn listen(&self, ends: &tcp::Ends, size: usize) -> Option<Stack> {
         Stack::listen(ends.server, size, self.next_seed(), self.smoltcp_now())
     }
 
@@ -133,26 +93,6 @@ impl Engine {
         }
         if let Some(due) = stream.stack.due(now) {
             self.wake_at(key, due);
-        }
-    }
-
-    pub(super) fn serve_refusal(&mut self, key: Key) {
-        let now = self.smoltcp_now();
-        let Some(flow) = self.table.get_mut(key) else {
-            return;
-        };
-        let State::Refused(refusal) = &mut flow.state else {
-            return;
-        };
-        match refusal.serve(&mut self.output, self.guest, now) {
-            Some(Served::Idle) => {
-                if let Some(due) = refusal.stack.due(now) {
-                    self.wake_at(key, due);
-                }
-            }
-            Some(Served::LinkFull) => self.table.queue(key),
-            Some(Served::Over(how)) => self.close(key, how),
-            None => self.abort(key, "denied"),
         }
     }
 

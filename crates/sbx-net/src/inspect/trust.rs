@@ -1,0 +1,34 @@
+//! Whom the endpoint believes when it speaks TLS itself: the servers that the
+//! host's own programs would.
+
+use std::sync::Arc;
+
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::CertificateDer;
+use rustls::{ClientConfig, RootCertStore};
+
+/// The host's trust store. Read before the walls are up: it is in files.
+#[derive(Debug)]
+pub(crate) struct Roots(Vec<CertificateDer<'static>>);
+
+impl Roots {
+    /// Reads what the host trusts, as its TLS library is configured. A store
+    /// that cannot be read is an empty one: then no server is believed.
+    pub(crate) fn of_host() -> Self {
+        Self(rustls_native_certs::load_native_certs().certs)
+    }
+
+    /// How to speak with servers, before it is said which protocols.
+    pub(super) fn client(
+        self,
+        provider: Arc<CryptoProvider>,
+    ) -> Result<ClientConfig, rustls::Error> {
+        let mut store = RootCertStore::empty();
+        // A store of a distribution may hold one that nobody can read.
+        let (_good, _bad) = store.add_parsable_certificates(self.0);
+        Ok(ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(store)
+            .with_no_client_auth())
+    }
+}
