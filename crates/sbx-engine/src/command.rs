@@ -20,8 +20,8 @@ use sbx_spec::{EnvVar, GuestPath, Resource, SandboxName, SandboxRequest, Sensiti
 
 pub use error::{Code, Error};
 pub use policy::{
-    CheckedReply, PolicyCheck, PolicyEdited, PolicyListReply, PolicyListed, PolicyRequest,
-    PolicyScope, PresetFrom, RuleChoice,
+    CheckedReply, CheckedRequest, PolicyCheck, PolicyEdited, PolicyListReply, PolicyListed,
+    PolicyRequest, PolicyScope, PresetFrom, RuleChoice,
 };
 pub use reply::{
     ActedReply, Check, DoctorReply, Ended, Enforced, Fact, Failed, GcItem, GcReply, HeldName,

@@ -11,6 +11,7 @@ use crate::directories::Directories;
 use crate::store::{Phase, RunRecord, SandboxDir, State, Store};
 use crate::supervisor::socket_directory;
 
+mod check;
 mod doctor;
 mod gc;
 mod inspect;

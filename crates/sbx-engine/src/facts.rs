@@ -38,6 +38,9 @@ pub struct HostFacts {
     pub timezone: Option<String>,
     /// Root certificates this host trusts beyond its distribution's, PEM.
     pub extra_roots: String,
+    /// The trust store that the caller named in place of the host's, with
+    /// `SSL_CERT_FILE`.
+    pub trust_file: Option<PathBuf>,
     /// The user's name and address as git's system-wide configuration.
     pub git_config: Option<String>,
     /// What a control group of the host can limit here, or why there can be
@@ -91,6 +94,7 @@ impl HostFacts {
             gid: caller.gid,
             timezone: caller.timezone.clone(),
             extra_roots: extra_roots(),
+            trust_file: trust_file(caller),
             git_config: caller
                 .git
                 .as_ref()
@@ -98,6 +102,12 @@ impl HostFacts {
             control_group: control_group(),
         }
     }
+}
+
+fn trust_file(caller: &Caller) -> Option<PathBuf> {
+    let named = |(name, _): &&(String, String)| name == "SSL_CERT_FILE";
+    let (_, value) = caller.archives.iter().find(named)?;
+    (!value.is_empty()).then(|| caller.cwd.join(value))
 }
 
 /// A program of the distribution: never from the caller's PATH, which a

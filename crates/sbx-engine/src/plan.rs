@@ -138,6 +138,9 @@ pub struct NetworkPlan {
     pub preset: NetworkPreset,
     /// The rules of every layer.
     pub rules: Vec<Rule>,
+    /// The trust store that the caller named in place of the host's.
+    #[serde(default)]
+    pub trust: Option<PathBuf>,
 }
 
 /// What the guest is told.
@@ -203,6 +206,11 @@ pub fn plan(
     network: Option<NetworkPlan>,
 ) -> Result<Plan, Error> {
     let mut warnings = Vec::new();
+    let network = network.map(|network| NetworkPlan {
+        trust: facts.trust_file.clone(),
+        ..network
+    });
+    let networked = network.is_some();
     let program = facts.qemu.clone().ok_or_else(|| {
         Error::new(
             Code::HostUnfit,
@@ -264,7 +272,7 @@ pub fn plan(
             kits,
             volumes: spec.volumes.clone(),
             tmpfs: spec.tmpfs.clone(),
-            env: guest_env(spec, facts),
+            env: guest_env(spec, facts, networked),
             workdir: spec.workdir.clone(),
             pids: spec.limits.pids,
             trust_pem: facts.extra_roots.clone(),
@@ -357,24 +365,32 @@ fn check_limits(spec: &SandboxSpec, facts: &HostFacts) -> Result<(), Error> {
     Ok(())
 }
 
-fn guest_env(spec: &SandboxSpec, facts: &HostFacts) -> Vec<EnvVar> {
+/// The certificates beyond the template's, and all of them.
+const EXTRA_ROOTS: &str = "/usr/local/share/ca-certificates/sbx.crt";
+const ALL_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+/// Programs that bring a bundle of their own unless they are told otherwise:
+/// the first adds to its own, the others replace it.
+const BUNDLES: [(&str, &str); 7] = [
+    ("NODE_EXTRA_CA_CERTS", EXTRA_ROOTS),
+    ("REQUESTS_CA_BUNDLE", ALL_ROOTS),
+    ("PIP_CERT", ALL_ROOTS),
+    ("SSL_CERT_FILE", ALL_ROOTS),
+    ("CARGO_HTTP_CAINFO", ALL_ROOTS),
+    ("AWS_CA_BUNDLE", ALL_ROOTS),
+    ("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", ALL_ROOTS),
+];
+
+fn guest_env(spec: &SandboxSpec, facts: &HostFacts, networked: bool) -> Vec<EnvVar> {
     let mut env = vec![EnvVar {
         name: "SANDBOX_NAME".to_owned(),
         value: spec.name.to_string(),
     }];
-    if !facts.extra_roots.is_empty() {
-        // These read a bundle of their own unless they are told otherwise.
-        for name in [
-            "NODE_EXTRA_CA_CERTS",
-            "REQUESTS_CA_BUNDLE",
-            "PIP_CERT",
-            "SSL_CERT_FILE",
-        ] {
-            env.push(EnvVar {
-                name: name.to_owned(),
-                value: "/etc/ssl/certs/ca-certificates.crt".to_owned(),
-            });
-        }
+    if networked || !facts.extra_roots.is_empty() {
+        env.extend(BUNDLES.map(|(name, value)| EnvVar {
+            name: name.to_owned(),
+            value: value.to_owned(),
+        }));
     }
     env.extend(spec.env.iter().cloned());
     env
@@ -447,6 +463,7 @@ mod tests {
         Some(NetworkPlan {
             preset: NetworkPreset::Locked,
             rules: Vec::new(),
+            trust: None,
         })
     }
 
@@ -461,6 +478,7 @@ mod tests {
             gid: 1001,
             timezone: None,
             extra_roots: String::new(),
+            trust_file: None,
             git_config: None,
             control_group: Err("none is delegated".to_owned()),
         }

@@ -30,6 +30,7 @@ pub fn run(name: &str) -> Result<(), Error> {
                 control: role.fd(5)?,
                 ledger: role.fd(6)?,
                 names: role.fd(7)?,
+                trust: role.text()?,
             };
             sbx_net::process::run(links).map_err(|source| ended("net").because(source))
         }
@@ -41,6 +42,10 @@ pub fn run(name: &str) -> Result<(), Error> {
         }
         _ => Err(Error::new(Code::Usage, format!("no role `{name}`"))),
     }
+}
+
+fn unread(source: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::new(Code::Internal, "cannot read the configuration of this role").because(source)
 }
 
 /// The inherited descriptors of this process, each taken once.
@@ -83,10 +88,14 @@ impl Role {
     /// # Errors
     /// If it is missing, not sealed, too large, or not of this role.
     pub(crate) fn config<T: DeserializeOwned>(&self) -> Result<T, Error> {
-        let failed = "cannot read the configuration of this role";
-        let text = memfd::read_sealed(self.fd(3)?, MAX_CONFIG)
-            .map_err(|source| Error::new(Code::Internal, failed).because(source))?;
-        serde_json::from_slice(&text)
-            .map_err(|source| Error::new(Code::Internal, failed).because(source))
+        serde_json::from_slice(&self.text()?).map_err(unread)
+    }
+
+    /// The configuration as it is.
+    ///
+    /// # Errors
+    /// If it is missing, not sealed or too large.
+    fn text(&self) -> Result<Vec<u8>, Error> {
+        memfd::read_sealed(self.fd(3)?, MAX_CONFIG).map_err(unread)
     }
 }

@@ -1,6 +1,6 @@
 //! One endpoint without a sandbox: the link is descriptor 0, the control link
-//! descriptor 1; its list of connections has nobody to read it. For tests and
-//! benches.
+//! descriptor 1, an argument the file of certificates to believe; its list of
+//! connections has nobody to read it. For tests and benches.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -14,6 +14,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         control,
         ledger,
         names: sbx_net::names_file(&[])?,
+        trust: match std::env::args().nth(1) {
+            Some(file) => std::fs::read(file)?,
+            None => Vec::new(),
+        },
     };
     sbx_net::process::run(links)?;
     Ok(())

@@ -20,7 +20,7 @@ use crate::jail;
 /// or when the kernel refuses something that the loop cannot do without.
 pub fn run(links: Links) -> Result<(), Error> {
     // In files, which are out of reach later.
-    let roots = Roots::of_host();
+    let roots = Roots::of_host(&links.trust);
     let walls = lock_down()?;
     serve_with(links, roots, walls)
 }
@@ -40,7 +40,8 @@ pub fn lock_down() -> Result<InForce, Error> {
 /// # Errors
 /// As [`run`], walls aside.
 pub fn serve(links: Links) -> Result<(), Error> {
-    serve_with(links, Roots::of_host(), InForce::default())
+    let roots = Roots::of_host(&links.trust);
+    serve_with(links, roots, InForce::default())
 }
 
 fn serve_with(links: Links, roots: Roots, walls: InForce) -> Result<(), Error> {

@@ -33,9 +33,9 @@ pub use naming::{
 pub use path::{GuestPath, GuestPathError};
 pub use policy::{
     Action, Answer, CanonicalPath, Destination, Flow, GROUPS, Group, HttpCondition, HttpError,
-    HttpRequest, MAX_POLICY_FILE, MAX_POLICY_RULES, Method, Origin, PathGlob, Policy, PolicyEdit,
-    PolicyFile, Ports, Protocol, Reason, Resource, ResourceError, Rule, RuleError, RuleId, Target,
-    Verdict, decide, decide_request, preset_rules,
+    HttpRequest, MAX_POLICY_FILE, MAX_POLICY_RULES, Method, NOT_CANONICAL, Origin, PathGlob,
+    Policy, PolicyEdit, PolicyFile, Ports, Protocol, Reason, Resource, ResourceError, Rule,
+    RuleError, RuleId, Target, Verdict, decide, decide_request, preset_rules,
 };
 pub use request::{
     HostKind, HostPath, MountRequest, SandboxRequest, WorkspacePath, WorkspaceRequest,

@@ -4,7 +4,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use sbx_spec::{
-    Action, Host, HostPort, NetworkPreset, Resource, Rule, RuleId, SandboxName, Verdict,
+    Action, Answer, Host, HostPort, Method, NetworkPreset, Resource, Rule, RuleId, SandboxName,
+    Verdict,
 };
 use serde::{Deserialize, Serialize};
 
@@ -48,8 +49,19 @@ pub struct PolicyCheck {
     pub host: Host,
     /// TCP port.
     pub port: u16,
+    /// What would be asked on it, where that matters.
+    pub request: Option<CheckedRequest>,
     /// For which sandbox; `None` for a new one that says nothing itself.
     pub sandbox: Option<SandboxName>,
+}
+
+/// A request that could be made.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CheckedRequest {
+    /// Its method.
+    pub method: Method,
+    /// Its path and query, as a client would send them.
+    pub target: String,
 }
 
 /// Who chose a preset.
@@ -99,6 +111,9 @@ pub struct PolicyListed {
     pub action: Action,
     /// What it is about.
     pub resource: Resource,
+    /// Which requests of HTTP, such as `GET,HEAD /path/**`; `None` for all
+    /// that is done there.
+    pub requests: Option<String>,
     /// Where it was written: `user`, `sandbox`, `preset:GROUP`, `kit:NAME`
     /// or `tool:NAME`.
     pub origin: String,
@@ -112,6 +127,7 @@ impl PolicyListed {
             id: rule.id().to_string(),
             action: rule.action(),
             resource: rule.resource().clone(),
+            requests: rule.http().map(ToString::to_string),
             origin: rule.origin().to_string(),
         }
     }
@@ -124,7 +140,8 @@ pub struct CheckedReply {
     pub target: HostPort,
     /// For which sandbox.
     pub sandbox: Option<SandboxName>,
-    /// `allow` or `deny`.
+    /// `allow`, `deny`, or `inspect` where each request would be judged and
+    /// none was given.
     pub verdict: &'static str,
     /// The deciding line: a rule, or one of the engine's own.
     pub rule: String,
@@ -145,16 +162,20 @@ impl CheckedReply {
                 port: check.port,
             },
             sandbox: check.sandbox.clone(),
-            verdict: if verdict.is_allow() { "allow" } else { "deny" },
+            verdict: match verdict.answer {
+                Answer::Allow => "allow",
+                Answer::Inspect => "inspect",
+                Answer::Deny => "deny",
+            },
             rule: verdict.reason.to_string(),
             id: verdict.reason.rule().map(|rule| rule.id().to_string()),
             addresses,
         }
     }
 
-    /// Whether the connection would be allowed.
+    /// Whether nothing would come of it.
     #[must_use]
-    pub fn is_allow(&self) -> bool {
-        self.verdict == "allow"
+    pub fn is_deny(&self) -> bool {
+        self.verdict == "deny"
     }
 }

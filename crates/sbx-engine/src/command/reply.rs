@@ -338,7 +338,7 @@ impl Reply {
                     .iter()
                     .any(|check| check.outcome == Outcome::Fail),
             ),
-            Self::Checked(checked) => u8::from(!checked.is_allow()),
+            Self::Checked(checked) => u8::from(checked.is_deny()),
             Self::Sandbox(_)
             | Self::PolicyEdited(_)
             | Self::PolicyList(_)

@@ -5,15 +5,11 @@
 //! [`sbx_spec::decide`]). A policy that cannot be read is an error wherever
 //! it would count: nothing starts without it.
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use sbx_spec::{
-    Destination, Flow, Host, MAX_POLICY_FILE, NetworkPreset, Origin, Policy, PolicyEdit,
-    PolicyFile, Protocol, Rule, SandboxSpec, Verdict, decide, preset_rules,
+    MAX_POLICY_FILE, NetworkPreset, Origin, PolicyEdit, PolicyFile, Rule, SandboxSpec, preset_rules,
 };
 use sbx_sys::file;
 use sbx_sys::lock::Lock;
@@ -21,8 +17,8 @@ use sbx_sys::lock::Lock;
 use super::{Engine, PATIENCE};
 use crate::client;
 use crate::command::{
-    CheckedReply, Code, Error, PolicyCheck, PolicyEdited, PolicyListReply, PolicyListed,
-    PolicyRequest, PolicyScope, PresetFrom, Reply, RuleChoice, Ui,
+    Code, Error, PolicyEdited, PolicyListReply, PolicyListed, PolicyRequest, PolicyScope,
+    PresetFrom, Reply, RuleChoice, Ui,
 };
 use crate::plan::NetworkPlan;
 use crate::store::{Phase, SandboxDir, State};
@@ -32,8 +28,6 @@ use crate::store::{Phase, SandboxDir, State};
 const FILE: &str = "policy.toml";
 /// Held while a policy is edited and made known.
 const LOCK: &str = "policy.lock";
-/// How long the host's resolver may take for `policy check`.
-const RESOLVE: Duration = Duration::from_secs(5);
 
 /// What all layers together say.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -49,6 +43,7 @@ impl Effective {
         (self.preset != NetworkPreset::None).then(|| NetworkPlan {
             preset: self.preset,
             rules: self.rules.clone(),
+            trust: None,
         })
     }
 }
@@ -329,28 +324,6 @@ impl Engine {
         }))
     }
 
-    async fn check_policy(&self, check: PolicyCheck) -> Result<Reply, Error> {
-        let effective = match &check.sandbox {
-            Some(name) => {
-                let sandbox = self.find(name)?;
-                let spec = sandbox.record()?.spec;
-                self.effective(Some((&sandbox, &spec)))?
-            }
-            None => self.effective(None)?,
-        };
-        let policy = Policy {
-            rules: match effective.preset {
-                NetworkPreset::None => Vec::new(),
-                _ => effective.rules.into_iter().map(Arc::new).collect(),
-            },
-            host_addresses: host_addresses()?,
-        };
-        let (verdict, addresses) = judge(&policy, &check).await;
-        Ok(Reply::Checked(CheckedReply::of(
-            &check, &verdict, addresses,
-        )))
-    }
-
     fn policy_path(&self, scope: &PolicyScope) -> Result<PathBuf, Error> {
         Ok(match scope {
             PolicyScope::User => self.directories.config.join(FILE),
@@ -408,66 +381,4 @@ fn write(path: &std::path::Path, text: &str) -> Result<(), Error> {
     file::open_dir(directory)
         .and_then(|directory| file::replace_at(&directory, name, text.as_bytes()))
         .map_err(|source| failed().because(source))
-}
-
-/// What the network engine would say, in the same order: by name, and then
-/// for each address that it resolves to.
-async fn judge(policy: &Policy, check: &PolicyCheck) -> (Verdict, Vec<IpAddr>) {
-    let flow = |destination| Flow {
-        protocol: Protocol::Tcp,
-        destination,
-        port: check.port,
-    };
-    let name = match &check.host {
-        Host::Address(address) => {
-            return (
-                decide(policy, &flow(Destination::Address(*address))),
-                Vec::new(),
-            );
-        }
-        Host::Name(name) if is_host_service(name.as_str()) => {
-            return (decide(policy, &flow(Destination::HostService)), Vec::new());
-        }
-        Host::Name(name) => name,
-    };
-    let verdict = decide(policy, &flow(Destination::Name(name.clone())));
-    if !verdict.is_allow() {
-        return (verdict, Vec::new());
-    }
-    let asked = tokio::time::timeout(
-        RESOLVE,
-        tokio::net::lookup_host((name.as_str(), check.port)),
-    );
-    let Ok(Ok(found)) = asked.await else {
-        // Here as there, only who may connect learns that there is nothing.
-        return (verdict, Vec::new());
-    };
-    let addresses: Vec<IpAddr> = found
-        .map(|address| address.ip().to_canonical())
-        .collect::<BTreeSet<_>>()
-        .into_iter()
-        .collect();
-    let judged =
-        |address: &IpAddr| decide(policy, &flow(Destination::Resolved(name.clone(), *address)));
-    let verdicts: Vec<Verdict> = addresses.iter().map(judged).collect();
-    // One allowed address is enough, as for the engine.
-    let decisive = verdicts
-        .iter()
-        .find(|verdict| verdict.is_allow())
-        .or(verdicts.last())
-        .cloned();
-    (decisive.unwrap_or(verdict), addresses)
-}
-
-fn is_host_service(name: &str) -> bool {
-    matches!(
-        name,
-        "localhost" | "host.sbx.internal" | "host.docker.internal"
-    )
-}
-
-fn host_addresses() -> Result<BTreeSet<IpAddr>, Error> {
-    sbx_net::host_addresses().map_err(|source| {
-        Error::new(Code::Io, "cannot read the addresses of this host").because(source)
-    })
 }

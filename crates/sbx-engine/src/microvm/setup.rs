@@ -21,8 +21,8 @@ pub(crate) fn clock_ns() -> u64 {
 }
 
 /// The set-up message of a plan. `files` names, for each share, the file of
-/// a share of one file.
-pub(crate) fn message(plan: &Plan, files: &[Option<Vec<u8>>]) -> Setup {
+/// a share of one file, `authority` the certificate of the sandbox's own.
+pub(crate) fn message(plan: &Plan, files: &[Option<Vec<u8>>], authority: Option<&str>) -> Setup {
     let guest = &plan.guest;
     let shares = plan
         .shares
@@ -69,7 +69,10 @@ pub(crate) fn message(plan: &Plan, files: &[Option<Vec<u8>>]) -> Setup {
         volumes: volumes.collect(),
         tmpfs: tmpfs.collect(),
         network: plan.network.as_ref().map(|_| addresses()),
-        trust_pem: guest.trust_pem.clone().into_bytes().into(),
+        trust_pem: [&guest.trust_pem, authority.unwrap_or_default()]
+            .concat()
+            .into_bytes()
+            .into(),
         pids_limit: Some(guest.pids),
         memory_limit: None,
         env: env.collect(),

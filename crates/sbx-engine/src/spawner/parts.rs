@@ -19,6 +19,7 @@ use sbx_sys::memfd;
 use sbx_sys::spawn::{Child, Ids, Resource, Signal, Spawn};
 use serde::{Deserialize, Serialize};
 
+use super::MAX_CONFIG;
 use super::Verb;
 use crate::command::{Code, Error};
 use crate::microvm::{qemu, shares, vmm};
@@ -34,6 +35,8 @@ pub(crate) struct SpawnerConfig {
     shares: Vec<SharePlan>,
     /// Whether it has a network engine, which is told its rules later.
     network: bool,
+    /// The trust store that the caller named in place of the host's.
+    trust: Option<PathBuf>,
     /// Whom the parts run as.
     identity: Identity,
     /// The sandbox.
@@ -53,6 +56,10 @@ impl SpawnerConfig {
             machine: plan.machine.clone(),
             shares: plan.shares.clone(),
             network: plan.network.is_some(),
+            trust: plan
+                .network
+                .as_ref()
+                .and_then(|network| network.trust.clone()),
             identity: plan.identity,
             name: plan.name.clone(),
             sandboxes: sandboxes.to_owned(),
@@ -122,7 +129,7 @@ impl Parts {
                 Some(Part {
                     program: program?,
                     argv,
-                    config: Vec::new(),
+                    config: trust(config.trust.as_deref())?,
                     ids: config.identity.service,
                     slots: vec![Slot::Link, Slot::Link, Slot::Own(ledger()?), Slot::Text],
                 })
@@ -318,6 +325,20 @@ fn is_sealed(fd: &OwnedFd) -> bool {
     rustix::fs::fcntl_get_seals(fd).is_ok_and(|seals| seals.contains(SealFlags::WRITE))
 }
 
+/// The certificates that a network engine believes servers by; nothing where
+/// that is the host's own store, which anybody may read.
+fn trust(named: Option<&Path>) -> Result<Vec<u8>, Error> {
+    let Some(path) = named else {
+        return Ok(Vec::new());
+    };
+    file::read_bounded(path, MAX_CONFIG).map_err(|source| {
+        let what = format!("cannot read the trust store `{}`", path.display());
+        Error::new(Code::HostUnfit, what)
+            .because(source)
+            .hint("SSL_CERT_FILE names it: correct that, or unset it")
+    })
+}
+
 /// Where a network engine lists its connections for the one after it.
 fn ledger() -> Result<OwnedFd, Error> {
     memfd::fixed("sbx-ledger", sbx_net::limits::LEDGER)
@@ -378,6 +399,7 @@ mod tests {
                 role: ShareRole::Workspace,
             }],
             network: true,
+            trust: None,
             identity: Identity {
                 agent: (1000, 1000),
                 service: None,

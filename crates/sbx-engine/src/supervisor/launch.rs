@@ -79,8 +79,9 @@ pub(crate) fn launch(
     }
     let mut network = None;
     let mut frames = None;
+    let sandbox = plan.name.to_string();
     if let Some(plan) = &plan.network {
-        let (prepared, machine) = Network::prepare(names, &plan.rules)?;
+        let (prepared, machine) = Network::prepare(&sandbox, names, &plan.rules)?;
         helpers.push(prepared.start(spawner)?);
         network = Some(prepared);
         frames = Some(machine);

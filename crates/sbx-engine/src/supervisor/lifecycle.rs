@@ -98,8 +98,9 @@ pub(super) async fn live(
         &config.runtime,
     )?);
     status.tell(&StartStatus::At("booting the guest".to_owned()));
+    let authority = network.as_ref().map(Network::certificate);
     let booted = tokio::select! {
-        booted = tokio::time::timeout(BOOT_LIMIT, boot(config, &mut reader, &mut writer)) => {
+        booted = tokio::time::timeout(BOOT_LIMIT, boot(config, authority, &mut reader, &mut writer)) => {
             booted.unwrap_or_else(|_| Err(Error::new(
                 Code::Timeout,
                 format!("the guest did not come up within {} s", BOOT_LIMIT.as_secs()),
@@ -297,6 +298,7 @@ async fn stop(shared: &Shared, ends: &mut Ends, vmm: u32, grace: Duration) -> Re
 /// The first exchange with the guest.
 async fn boot(
     config: &SuperviseConfig,
+    authority: Option<&str>,
     reader: &mut FrameReader<OwnedReadHalf>,
     writer: &mut OwnedWriteHalf,
 ) -> Result<(Hello, Ready), Error> {
@@ -312,7 +314,7 @@ async fn boot(
         )));
     }
     let files: Vec<_> = config.plan.shares.iter().map(shares::single_file).collect();
-    let message = setup::message(&config.plan, &files)
+    let message = setup::message(&config.plan, &files, authority)
         .to_frame(LINK)
         .map_err(|error| broken(&error))?;
     write(writer, &message)

@@ -11,9 +11,10 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use sbx_net::Authority;
 use sbx_spec::Rule;
 use sbx_sys::unix;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
 use tokio::task::{JoinHandle, spawn_local};
@@ -42,17 +43,24 @@ pub(super) struct Network {
     link: OwnedFd,
     names: Rc<RefCell<Names>>,
     rules: Rc<Rules>,
+    /// What the guest trusts the engine by, for as long as it runs.
+    authority: Authority,
     hearing: Option<JoinHandle<()>>,
     deaths: VecDeque<Instant>,
 }
 
 impl Network {
-    /// The network of a sandbox that keeps its names in `names` and starts
+    /// The network of `sandbox`, which keeps its names in `names` and starts
     /// with `rules`, and the machine's end of it.
     ///
     /// # Errors
-    /// If the link cannot be made or the names cannot be read.
-    pub(super) fn prepare(names: &Path, rules: &[Rule]) -> Result<(Self, OwnedFd), Error> {
+    /// If the link or an authority cannot be made, or the names cannot be
+    /// read.
+    pub(super) fn prepare(
+        sandbox: &str,
+        names: &Path,
+        rules: &[Rule],
+    ) -> Result<(Self, OwnedFd), Error> {
         let (machine, link) = unix::message_pair().map_err(failed)?;
         for end in [&machine, &link] {
             // Less room is slower, and nothing else.
@@ -65,6 +73,9 @@ impl Network {
             link,
             names: Rc::new(RefCell::new(names)),
             rules: Rc::new(Rules::new(rules)?),
+            authority: Authority::new(sandbox).map_err(|source| {
+                Error::new(Code::Internal, "cannot prepare the network").because(source)
+            })?,
             hearing: None,
             deaths: VecDeque::new(),
         };
@@ -90,12 +101,24 @@ impl Network {
         })
     }
 
-    /// Tells an engine its rules and keeps the names that it tells; everything
-    /// else it says goes to the log.
+    /// What the guest is to trust: the certificate of this start's authority.
+    pub(super) fn certificate(&self) -> &str {
+        &self.authority.certificate
+    }
+
+    /// Tells an engine what it is and its rules, and keeps the names that it
+    /// tells; everything else it says goes to the log.
     pub(super) fn hear(&mut self, control: UnixStream) {
-        let (reader, writer) = control.into_split();
+        let (reader, mut writer) = control.into_split();
         let rules = Rc::clone(&self.rules);
-        spawn_local(async move { rules.tell(writer).await });
+        let order = serde_json::json!({ "authority": self.authority });
+        spawn_local(async move {
+            // An engine that is gone is missed by whoever waits for its end.
+            let order = format!("{order}\n");
+            if writer.write_all(order.as_bytes()).await.is_ok() {
+                rules.tell(writer).await;
+            }
+        });
         let (names, rules) = (Rc::clone(&self.names), Rc::clone(&self.rules));
         self.hearing = Some(spawn_local(hear(reader, names, rules)));
     }
@@ -169,7 +192,8 @@ mod tests {
     #[test]
     fn engines_are_started_again_so_often_and_later_once_more() {
         let home = tempfile::tempdir().unwrap();
-        let (mut network, _machine) = Network::prepare(&home.path().join("names"), &[]).unwrap();
+        let (mut network, _machine) =
+            Network::prepare("box", &home.path().join("names"), &[]).unwrap();
         let start = Instant::now();
         let started = (0..RESTARTS + 3)
             .filter(|_| network.may_start_again(start))

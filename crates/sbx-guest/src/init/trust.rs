@@ -1,6 +1,7 @@
 //! The system's root certificates: the template's, those that were put in
-//! place inside, and the host's extra ones, put together anew at each start,
-//! so that a root that the host lost is gone.
+//! place inside, and those that come with the start (the host's extra ones
+//! and the sandbox's own authority), put together anew each time, so that one
+//! that is gone outside is gone.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -15,7 +16,7 @@ use crate::error::{Attempt as _, Error, Result};
 
 const BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
 const LOCAL: &str = "/usr/local/share/ca-certificates";
-const EXTRA: &str = "sbx-host-extra.crt";
+const EXTRA: &str = "sbx.crt";
 /// OpenSSL's own file: programs that only use its defaults read the hashed
 /// directory, which nothing here rebuilds, and this.
 const OPENSSL: &str = "/usr/lib/ssl/cert.pem";

@@ -63,6 +63,9 @@ pub struct Links {
     /// The names that earlier endpoints of this sandbox gave addresses, the
     /// oldest first: a sealed memory file made by [`crate::names_file`].
     pub names: OwnedFd,
+    /// Whom to believe where TLS is ended here: certificates in PEM, or
+    /// nothing for the host's own trust store.
+    pub trust: Vec<u8>,
 }
 
 /// Everything of one endpoint.
@@ -103,6 +106,7 @@ impl Engine {
             control,
             ledger,
             names,
+            trust: _,
         } = links;
         let names = names::read(names).map_err(|error| Error::new(Attempt::Names, error))?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)

@@ -5,7 +5,9 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use sbx_spec::{Answer, CanonicalPath, Destination, Flow, HttpRequest, Method, Reason};
+use sbx_spec::{
+    Answer, CanonicalPath, Destination, Flow, HttpRequest, Method, NOT_CANONICAL, Reason,
+};
 
 use super::agree;
 use super::head::Refused;
@@ -127,8 +129,6 @@ impl Page {
 const MALFORMED: &str = "default:http-shape";
 /// The rule of requests to another server than the connection's.
 const MISDIRECTED: &str = "default:http-authority";
-/// The rule of targets that have another spelling.
-const NOT_CANONICAL: &str = "default:http-path";
 
 impl Case {
     /// The server, as a certificate names it.

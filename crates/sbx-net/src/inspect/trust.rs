@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
 /// The host's trust store. Read before the walls are up: it is in files.
@@ -12,10 +13,14 @@ use rustls::{ClientConfig, RootCertStore};
 pub(crate) struct Roots(Vec<CertificateDer<'static>>);
 
 impl Roots {
-    /// Reads what the host trusts, as its TLS library is configured. A store
-    /// that cannot be read is an empty one: then no server is believed.
-    pub(crate) fn of_host() -> Self {
-        Self(rustls_native_certs::load_native_certs().certs)
+    /// What the caller named instead, PEM, or the host's own store where that
+    /// is empty. A store that cannot be read is an empty one: then no server
+    /// is believed.
+    pub(crate) fn of_host(named: &[u8]) -> Self {
+        if named.is_empty() {
+            return Self(rustls_native_certs::load_native_certs().certs);
+        }
+        Self(CertificateDer::pem_slice_iter(named).flatten().collect())
     }
 
     /// How to speak with servers, before it is said which protocols.

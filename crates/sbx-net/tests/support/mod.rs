@@ -93,6 +93,7 @@ fn serve(rules: &[Rule], kept: &Kept) -> (Control, JoinHandle<Result<(), Error>>
         control: control.into(),
         ledger: kept.ledger.try_clone().unwrap(),
         names: sbx_net::names_file(&kept.names).unwrap(),
+        trust: Vec::new(),
     };
     let endpoint = std::thread::spawn(move || sbx_net::process::serve(links));
     supervisor.set_read_timeout(Some(PATIENCE)).unwrap();

@@ -19,6 +19,10 @@ const MAX_PATH: usize = 8_192;
 /// Longest pattern of paths, in bytes.
 const MAX_GLOB: usize = 1_024;
 
+/// The line that denies a request whose path has another spelling, where
+/// rules look at paths.
+pub const NOT_CANONICAL: &str = "default:http-path";
+
 /// Why a text is none of the types here.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct HttpError(&'static str);

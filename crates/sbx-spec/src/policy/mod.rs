@@ -12,7 +12,9 @@ mod rule;
 
 pub use decide::{Answer, Destination, Flow, Policy, Protocol, Verdict, decide, decide_request};
 pub use file::{MAX_POLICY_FILE, MAX_POLICY_RULES, PolicyEdit, PolicyFile};
-pub use http::{CanonicalPath, HttpCondition, HttpError, HttpRequest, Method, PathGlob};
+pub use http::{
+    CanonicalPath, HttpCondition, HttpError, HttpRequest, Method, NOT_CANONICAL, PathGlob,
+};
 pub use preset::{GROUPS, Group, rules as preset_rules};
 pub use resource::{Ports, Resource, ResourceError, Target};
 pub use rule::{Action, Origin, Reason, Rule, RuleError, RuleId};

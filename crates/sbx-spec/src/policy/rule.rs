@@ -143,6 +143,12 @@ impl Rule {
         }
     }
 
+    /// Which requests it is about, where it is not about all.
+    #[must_use]
+    pub fn http(&self) -> Option<&HttpCondition> {
+        self.http.as_ref()
+    }
+
     /// Whether it is about all that its resource covers, and not about some
     /// requests only.
     #[must_use]

@@ -2,9 +2,12 @@
 
 use clap::{Args, Subcommand, ValueEnum};
 use sbx_engine::command::{
-    Code, Command, Error, PolicyCheck, PolicyRequest, PolicyScope, RuleChoice,
+    CheckedRequest, Code, Command, Error, PolicyCheck, PolicyRequest, PolicyScope, RuleChoice,
 };
-use sbx_spec::{Action, Host, HostPort, NetworkPreset, Origin, Resource, Rule, SandboxName};
+use sbx_spec::{
+    Action, Host, HostPort, HttpCondition, Method, NetworkPreset, Origin, PathGlob, Resource, Rule,
+    SandboxName,
+};
 
 use super::sandbox::{value, wrong};
 
@@ -62,6 +65,14 @@ enum PolicyVerb {
         #[arg(value_name = "TARGET")]
         target: String,
 
+        /// Ask about a request of this method [default: GET, with a path]
+        #[arg(long, value_name = "METHOD")]
+        method: Option<String>,
+
+        /// Ask about a request for this path [default: that of the address]
+        #[arg(long, value_name = "PATH")]
+        path: Option<String>,
+
         /// Ask for this sandbox
         #[arg(long, value_name = "NAME")]
         sandbox: Option<String>,
@@ -95,6 +106,14 @@ struct RuleFlags {
     /// HOST, *.HOST, **.HOST, a range or localhost, each with :PORT if need be
     #[arg(value_name = "RESOURCE", value_delimiter = ',', required = true)]
     resources: Vec<String>,
+
+    /// Only requests of HTTP with these methods
+    #[arg(long = "method", value_name = "METHOD", value_delimiter = ',')]
+    methods: Vec<String>,
+
+    /// Only requests for these paths: * is one segment, ** any number
+    #[arg(long, value_name = "GLOB")]
+    path: Option<String>,
 
     /// For this sandbox alone
     #[arg(long, value_name = "NAME")]
@@ -154,13 +173,27 @@ impl PolicyFlags {
             }
             PolicyVerb::Check {
                 target: text,
+                method,
+                path,
                 sandbox,
             } => {
-                let (host, port) = target(&text)?;
+                let (host, port, own_path) = target(&text)?;
+                let path = path.or(own_path);
+                let asks = method.is_some() || path.is_some();
+                let method = method.as_deref().unwrap_or("GET");
+                let request = asks.then(|| {
+                    Ok(CheckedRequest {
+                        method: method
+                            .parse()
+                            .map_err(|error| wrong("--method", method, &error))?,
+                        target: path.unwrap_or_else(|| "/".to_owned()),
+                    })
+                });
                 let sandbox: Option<SandboxName> = value("--sandbox", sandbox.as_deref())?;
                 PolicyRequest::Check(PolicyCheck {
                     host,
                     port,
+                    request: request.transpose()?,
                     sandbox,
                 })
             }
@@ -177,12 +210,31 @@ impl RuleFlags {
             PolicyScope::User => Origin::User,
             PolicyScope::Sandbox(_) => Origin::Sandbox,
         };
+        let http = self.http()?;
         let rules = self
             .resources
             .iter()
-            .map(|text| rule("RESOURCE", action, text, origin.clone()))
-            .collect::<Result<_, _>>()?;
+            .map(|text| {
+                let rule = rule("RESOURCE", action, text, origin.clone())?;
+                Ok(rule.with_http(http.clone()))
+            })
+            .collect::<Result<_, Error>>()?;
         Ok(PolicyRequest::Add(scope, rules))
+    }
+
+    fn http(&self) -> Result<Option<HttpCondition>, Error> {
+        let method = |text: &String| {
+            text.parse::<Method>()
+                .map_err(|error| wrong("--method", text, &error))
+        };
+        let methods = self.methods.iter().map(method);
+        let methods = methods.collect::<Result<Vec<_>, _>>()?;
+        let path = self.path.as_deref().map(|text| {
+            text.parse::<PathGlob>()
+                .map_err(|error| wrong("--path", text, &error))
+        });
+        HttpCondition::new(methods, path.transpose()?)
+            .map_err(|error| wrong("--method", &self.methods.join(","), &error))
     }
 }
 
@@ -202,7 +254,7 @@ pub(super) fn rule(flag: &str, action: Action, text: &str, origin: Origin) -> Re
 }
 
 /// Reads what `check` is asked about; without a port the web's.
-fn target(text: &str) -> Result<(Host, u16), Error> {
+fn target(text: &str) -> Result<(Host, u16, Option<String>), Error> {
     let refused = |error: &dyn std::fmt::Display| wrong("TARGET", text, error);
     let (rest, port) = match text.split_once("://") {
         Some(("https", rest)) => (rest, 443),
@@ -210,16 +262,19 @@ fn target(text: &str) -> Result<(Host, u16), Error> {
         Some(_) => return Err(refused(&"only http and https are known")),
         None => (text, 443),
     };
-    let authority = rest.split('/').next().unwrap_or_default();
+    let (authority, path) = match rest.find('/') {
+        Some(at) => (&rest[..at], Some(rest[at..].to_owned())),
+        None => (rest, None),
+    };
     if let Ok(HostPort { host, port }) = authority.parse() {
-        return Ok((host, port));
+        return Ok((host, port, path));
     }
     let bare = authority
         .strip_prefix('[')
         .and_then(|inner| inner.strip_suffix(']'))
         .unwrap_or(authority);
     match bare.parse::<Host>() {
-        Ok(host) => Ok((host, port)),
+        Ok(host) => Ok((host, port, path)),
         Err(error) => Err(refused(&error)),
     }
 }
@@ -241,9 +296,11 @@ mod tests {
             ("[2001:db8::1]", "2001:db8::1", 443),
             ("[2001:db8::1]:22", "2001:db8::1", 22),
         ] {
-            let (found, at) = target(text).unwrap();
+            let (found, at, _) = target(text).unwrap();
             assert_eq!((found.to_string().as_str(), at), (host, port), "{text}");
         }
+        let (.., path) = target("https://a.example/x?y").unwrap();
+        assert_eq!(path.as_deref(), Some("/x?y"));
         for text in ["", "a b", "ftp://a.example", "a:0", "*.a", "http://"] {
             assert!(target(text).is_err(), "{text}");
         }

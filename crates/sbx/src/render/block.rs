@@ -175,6 +175,7 @@ mod tests {
                 id: "0123abcd".into(),
                 action: Action::Allow,
                 resource: "localhost:8080".parse().unwrap(),
+                requests: None,
                 origin: "sandbox".into(),
             }],
             plain_credentials: vec!["ANTHROPIC_API_KEY".into()],

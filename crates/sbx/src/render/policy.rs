@@ -59,7 +59,10 @@ fn row(rule: &PolicyListed) -> Vec<String> {
     vec![
         escape(&rule.id),
         rule.action.to_string(),
-        escape(&rule.resource.to_string()),
+        match &rule.requests {
+            Some(requests) => escape(&format!("{} {requests}", rule.resource)),
+            None => escape(&rule.resource.to_string()),
+        },
         escape(&rule.origin),
     ]
 }
@@ -98,9 +101,10 @@ fn groups(rules: &[&PolicyListed]) -> Vec<Vec<String>> {
 
 /// What would come of a connection.
 pub(super) fn checked(checked: &CheckedReply, paint: Paint) -> String {
-    let color = match checked.is_allow() {
-        true => AnsiColor::Green,
-        false => AnsiColor::Red,
+    let color = match checked.verdict {
+        "allow" => AnsiColor::Green,
+        "deny" => AnsiColor::Red,
+        _ => AnsiColor::Yellow,
     };
     let verdict = paint.color(checked.verdict, color);
     let id = match &checked.id {
@@ -112,6 +116,9 @@ pub(super) fn checked(checked: &CheckedReply, paint: Paint) -> String {
         escape(&checked.target.to_string()),
         escape(&checked.rule)
     );
+    if checked.verdict == "inspect" {
+        text += "each request is judged; --method and --path say which to ask about\n";
+    }
     if !checked.addresses.is_empty() {
         let addresses: Vec<String> = checked.addresses.iter().map(ToString::to_string).collect();
         text += &format!("resolves to {}\n", addresses.join(", "));
