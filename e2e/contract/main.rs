@@ -21,6 +21,7 @@ mod limits;
 mod policy;
 mod posix;
 mod pressure;
+mod requests;
 mod rootless;
 mod sessions;
 mod skips;

@@ -103,16 +103,20 @@ fn a_name_that_no_rule_is_about_is_refused_at_once_and_the_log_names_why() {
     let home = Home::new();
     let sandbox = home.sandbox("unlisted");
     let ask = "curl -s --max-time 20 https://unlisted.example/ || echo $?";
-    assert_eq!(sandbox.sh(ask), REFUSED);
-    let page = sandbox.sh("curl -si --max-time 20 http://unlisted.example/");
-    for said in [
-        "403 Forbidden",
-        "X-Sbx-Verdict: deny",
-        "rule: default:unlisted",
-        "sbx policy allow network unlisted.example:80",
-    ] {
-        assert!(page.contains(said), "{page}");
+    for (url, port) in [("http", 80), ("https", 443)] {
+        let page = sandbox.sh(&format!("curl -si --max-time 60 {url}://unlisted.example/"));
+        let command = format!("sbx policy allow network unlisted.example:{port}");
+        for said in [
+            "403 Forbidden",
+            "X-Sbx-Verdict: deny",
+            "rule: default:unlisted",
+            &command,
+        ] {
+            assert!(page.contains(said), "{page}");
+        }
     }
+    let ask_ssh = "curl -s --max-time 20 telnet://unlisted.example:22 || echo $?";
+    assert_eq!(sandbox.sh(ask_ssh), REFUSED);
     let log = home.sbx(["logs", "unlisted"]).succeeds().text();
     let denied = log
         .lines()

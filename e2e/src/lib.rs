@@ -23,6 +23,7 @@ mod loopback;
 mod sandbox;
 mod skip;
 mod terminal;
+mod web;
 mod world;
 
 pub use anthropic::{Call, StandIn, Turn};
@@ -35,3 +36,4 @@ pub use loopback::Listener;
 pub use sandbox::Sandbox;
 pub use skip::{Fact, skips_here};
 pub use terminal::Terminal;
+pub use web::WebServer;

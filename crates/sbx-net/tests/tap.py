@@ -13,6 +13,7 @@ fcntl.ioctl(tap, 0x400454CA, struct.pack("16sH22x", sys.argv[1].encode(), 0x1002
 link = socket.socket(fileno=os.dup(0))
 os.set_blocking(tap, False)
 link.setblocking(True)
+print("up", flush=True)
 poll = select.poll()
 poll.register(tap, select.POLLIN)
 poll.register(link, select.POLLIN)

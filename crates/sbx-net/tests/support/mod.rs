@@ -12,7 +12,9 @@
     reason = "a test fails by panicking"
 )]
 
+pub mod bed;
 pub mod program;
+pub mod web;
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Write};

@@ -1,0 +1,122 @@
+//! Rules about methods and paths, with the programs that agents use.
+
+use std::time::Duration;
+
+use e2e::{Fact, Home, WebServer};
+
+/// A running sandbox that may make some requests of the server.
+const ALLOWED: &str = "/ok/**";
+
+#[test]
+fn the_requests_that_a_rule_names_pass_and_the_others_are_told_why() {
+    let home = Home::new();
+    let server = WebServer::start(home.root());
+    let resource = format!("localhost:{}", server.port());
+    home.sbx(["run", "-d", "--name", "asking", "--no-workspace"])
+        .args(["--memory", "768m", "shell"])
+        .env("SSL_CERT_FILE", server.root())
+        .succeeds();
+    let allow = [
+        "policy",
+        "allow",
+        "network",
+        &resource,
+        "--sandbox",
+        "asking",
+    ];
+    home.sbx(allow)
+        .args(["--method", "GET", "--path", ALLOWED])
+        .succeeds();
+    let url = format!("https://host.docker.internal:{}", server.port());
+    let inside = |script: &str| {
+        let script = script.replace("URL", &url);
+        let call = home.sbx(["exec", "asking", "bash", "-c", &script]);
+        call.within(Duration::from_secs(200)).succeeds().text()
+    };
+
+    for (script, path) in [
+        ("curl -sS --max-time 60 URL/ok/curl", "/ok/curl"),
+        (
+            "python3 -c 'import urllib.request as u; print(u.urlopen(\"URL/ok/python\").read().decode())'",
+            "/ok/python",
+        ),
+        (
+            "node -e 'fetch(\"URL/ok/node\").then(r => r.text()).then(console.log)'",
+            "/ok/node",
+        ),
+    ] {
+        let said = inside(script);
+        assert!(said.contains(&format!("GET {path} HTTP/1.1")), "{said}");
+    }
+    for (script, remedy) in [
+        ("curl -sSi --max-time 60 URL/no", "--method GET --path /no"),
+        (
+            "curl -sSi --max-time 60 -X DELETE URL/ok/curl",
+            "--method DELETE --path /ok/curl",
+        ),
+        (
+            "node -e 'fetch(\"URL/no\").then(async r => console.log(r.status, r.headers.get(\"x-sbx-verdict\"), await r.text()))'",
+            "--method GET --path /no",
+        ),
+    ] {
+        let said = inside(script);
+        assert!(said.contains("403") && said.contains("deny"), "{said}");
+        let command = format!("sbx policy allow network {resource} {remedy}");
+        assert!(said.contains(&command), "{said}");
+    }
+    let heard = server.heard();
+    assert_eq!(heard.len(), 3, "{heard:?}");
+
+    // What the command says is what the engine did.
+    let check = |arguments: &[&str]| {
+        let call = home.sbx(["policy", "check", "--sandbox", "asking", &resource]);
+        call.args(arguments).output().code()
+    };
+    assert_eq!(check(&[]), Some(0));
+    assert_eq!(check(&["--path", "/ok/curl"]), Some(0));
+    assert_eq!(
+        check(&["--path", "/ok/curl", "--method", "DELETE"]),
+        Some(1)
+    );
+    assert_eq!(check(&["--path", "/no"]), Some(1));
+    assert_eq!(check(&["--path", "/ok/../no"]), Some(1));
+
+    // Another start has another authority, which the guest trusts by then.
+    home.sbx(["stop", "asking"]).succeeds();
+    home.sbx(["start", "asking"])
+        .env("SSL_CERT_FILE", server.root())
+        .succeeds();
+    let said = inside("curl -sS --max-time 60 URL/ok/again");
+    assert!(said.contains("GET /ok/again"), "{said}");
+    home.sbx(["rm", "-f", "asking"]).succeeds();
+}
+
+#[test]
+fn a_package_is_installed_by_npm_where_every_request_is_looked_at() {
+    if !Fact::NpmRegistry
+        .holds_for("a_package_is_installed_by_npm_where_every_request_is_looked_at")
+    {
+        return;
+    }
+    let home = Home::new();
+    let sandbox = home.sandbox_with("npm", &["--memory", "1g", "--network", "locked"]);
+    let install = |package: &str| {
+        let script = format!("npm install --no-audit --no-fund {package} >&2 && ls node_modules");
+        sandbox
+            .exec(["bash", "-c", &script])
+            .within(Duration::from_secs(300))
+            .output()
+    };
+    let allow = |path: &str| {
+        home.sbx(["policy", "allow", "network", "**.npmjs.org:443"])
+            .args(["--method", "GET", "--path", path, "--sandbox", "npm"])
+            .succeeds();
+    };
+    allow("/is-number/**");
+    let denied = install("is-odd@3.0.1");
+    assert_ne!(denied.code(), Some(0), "{denied}");
+    assert!(denied.errors().contains("403"), "{denied}");
+    allow("/is-odd/**");
+    let installed = install("is-odd@3.0.1").with_code(0);
+    assert_eq!(installed.text(), "is-number\nis-odd");
+}
