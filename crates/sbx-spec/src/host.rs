@@ -448,6 +448,107 @@ mod tests {
         }
     }
 
+    /// What `getaddrinfo` or a URL parser reads as 127.0.0.1 or another
+    /// address near the host, in spellings that are not the one of
+    /// [`IpAddr`].
+    const SPELLINGS: &[&str] = &[
+        // Numbers of one to four parts, decimal, octal and hexadecimal.
+        "017700000001",
+        "0177.0.0.1",
+        "0177.0x0.0.01",
+        "127.0.0.01",
+        "127.0.1",
+        "0X7F000001",
+        "0x7F.0.0.0X1",
+        "0x7f.00000001",
+        "0",
+        "00",
+        "0x",
+        "4294967295",
+        "18446744073709551617",
+        // A dot at the end.
+        "127.0.0.1.",
+        "127.1.",
+        "0x7f000001.",
+        "2130706433.",
+        "127.0.0.1..",
+        "::1.",
+        // Digits, letters and dots that look like ASCII.
+        "\u{ff11}\u{ff12}\u{ff17}.0.0.1",
+        "127\u{3002}0\u{3002}0\u{3002}1",
+        "127\u{ff0e}0.0.1",
+        "\u{2460}27.0.0.1",
+        "\u{661}\u{662}\u{667}.0.0.1",
+        "loc\u{ff41}lhost",
+        // Escapes of URLs.
+        "127%2e0%2e0%2e1",
+        "%31%32%37.0.0.1",
+        "127.0.0.1%00",
+        // Zones, alone and on addresses.
+        "fe80::1%eth0",
+        "fe80::1%25eth0",
+        "fe80::1%1",
+        "::1%lo",
+        "127.0.0.1%lo",
+        "%eth0",
+        "a.example%lo",
+        // Brackets, spaces and signs.
+        "[::1]",
+        "[127.0.0.1]",
+        " 127.0.0.1",
+        "127.0.0.1 ",
+        "127.0.0.1\n",
+        "127.0.0.1 a.example",
+        "+127.0.0.1",
+        "127.0.0.+1",
+        "127.0.0.1/8",
+        // IPv6 around IPv4 in another spelling.
+        "::ffff:0177.0.0.1",
+        "::ffff:0x7f.1",
+        "::ffff:127.1",
+        ":::1",
+        "::00001",
+    ];
+
+    #[test]
+    fn an_address_in_another_spelling_is_neither_name_nor_address() {
+        for text in SPELLINGS {
+            assert!(text.parse::<Host>().is_err(), "{text:?}");
+            assert!(text.parse::<DnsName>().is_err(), "{text:?}");
+            let labels = text.split('.').map(str::as_bytes);
+            assert!(DnsName::from_labels(labels).is_err(), "{text:?}");
+            let with_port = format!("{text}:80").parse::<HostPort>();
+            assert!(with_port.is_err() || *text == "[::1]", "{text:?}");
+        }
+        for (text, meant) in [
+            ("127.0.0.1", "127.0.0.1"),
+            ("::1", "::1"),
+            ("0:0::0001", "::1"),
+            ("::FFFF:7F00:1", "127.0.0.1"),
+            ("::ffff:127.0.0.1", "127.0.0.1"),
+            ("64:ff9b:1::10.0.0.1", "64:ff9b:1::a00:1"),
+            ("::ffff:0:127.0.0.1", "::ffff:0:7f00:1"),
+        ] {
+            let address = Host::Address(meant.parse().unwrap());
+            assert_eq!(text.parse(), Ok(address), "{text}");
+        }
+    }
+
+    #[test]
+    fn names_that_only_look_like_numbers_are_names() {
+        for text in [
+            "127.0.0.1.example",
+            "0x7f.example",
+            "1.2.3.4a",
+            "0x7g",
+            "x7f",
+            "1e3",
+            "xn--127-0",
+        ] {
+            assert!(matches!(text.parse(), Ok(Host::Name(_))), "{text}");
+        }
+    }
+
     #[test]
     fn labels_with_dots_or_nuls_inside_are_refused() {
         let name = |labels: &[&[u8]]| DnsName::from_labels(labels.iter().copied());
@@ -531,6 +632,13 @@ mod tests {
             ("64:ff9b::7f00:1", D::Loopback),
             ("64:ff9b::a9fe:a9fe", D::LinkLocal),
             ("64:ff9b:1::808:808", D::Embedded),
+            ("64:ff9b:1::10.0.0.1", D::Embedded),
+            ("64:ff9b:1:7f00:0:100::", D::Embedded),
+            ("64:ff9b:1:ffff:ffff:ffff:808:808", D::Embedded),
+            ("64:ff9b:2::808:808", D::Reserved),
+            ("64:ff9b:0:1::808:808", D::Reserved),
+            ("::ffff:0:127.0.0.1", D::Reserved),
+            ("::ffff:0:8.8.8.8", D::Reserved),
             ("2002:7f00:1::1", D::Loopback),
             ("2002:c0a8:101::", D::Private),
             ("2002:a9fe:a9fe::", D::LinkLocal),
@@ -602,6 +710,34 @@ mod tests {
             if Denial::of(v6.into()).is_none() {
                 let first = v6.segments()[0];
                 prop_assert!((0x2000..0x4000).contains(&first) || v6.to_ipv4_mapped().is_some() || first == 0x64);
+            }
+        }
+
+        #[test]
+        fn an_address_as_c_libraries_write_it_is_that_address_or_nothing(
+            bits: u32,
+            parts in 1_usize..5,
+            bases in prop::array::uniform4(0_u8..4),
+            dot: bool,
+        ) {
+            // The last part holds all bytes that the others leave.
+            let values = (0..parts).map(|at| match at + 1 == parts {
+                true => u64::from(bits) & (u64::from(u32::MAX) >> (8 * at)),
+                false => u64::from(bits.to_be_bytes()[at]),
+            });
+            let written: Vec<String> = values
+                .zip(bases)
+                .map(|(value, base)| match base {
+                    0 => value.to_string(),
+                    1 => format!("0{value:o}"),
+                    2 => format!("0x{value:x}"),
+                    _ => format!("0X{value:X}"),
+                })
+                .collect();
+            let text = format!("{}{}", written.join("."), if dot { "." } else { "" });
+            prop_assert!(text.parse::<DnsName>().is_err(), "{text}");
+            if let Ok(host) = text.parse::<Host>() {
+                prop_assert_eq!(host, Host::Address(Ipv4Addr::from(bits).into()), "{}", text);
             }
         }
 

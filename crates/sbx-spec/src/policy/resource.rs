@@ -271,14 +271,23 @@ impl FromStr for Target {
     }
 }
 
+/// A range, its address read as every other address is: `IpNet` itself takes
+/// `010.0.0.0` for 10.0.0.0, which C libraries take for 8.0.0.0.
+fn strict_network(text: &str) -> Option<IpNet> {
+    let (address, length) = text.split_once('/')?;
+    let plain = length == "0" || !length.starts_with(['0', '+']);
+    let length = length.parse().ok().filter(|_| plain)?;
+    IpNet::new(address.parse().ok()?, length).ok()
+}
+
 fn network(text: &str) -> Result<IpNet, ResourceError> {
-    let net: IpNet = match text.parse() {
-        Ok(net) => net,
+    let net = match strict_network(text) {
+        Some(net) => net,
         // `host/path` is what people copy from an address bar.
-        Err(_) if text.starts_with(|first: char| first.is_ascii_alphabetic()) => {
+        None if text.starts_with(|first: char| first.is_ascii_alphabetic()) => {
             return Err(ResourceError::Url);
         }
-        Err(_) => return Err(ResourceError::Network(text.chars().take(64).collect())),
+        None => return Err(ResourceError::Network(text.chars().take(64).collect())),
     };
     if let IpNet::V6(v6) = net
         && v6.addr().to_ipv4_mapped().is_some()
@@ -447,6 +456,23 @@ mod tests {
             "127.1",
             "0x7f.0.0.1",
             "0177.0.0.1",
+            "017700000001",
+            "0X7F000001",
+            "127.0.0.1.",
+            "010.0.0.0/8",
+            "10.0.0.00/8",
+            "10.0.0.0/08",
+            "10.0.0.0/+8",
+            "10.0.0.0/",
+            "10/8",
+            "0xa.0.0.0/8",
+            "::ffff:010.0.0.1/128",
+            "2001:db8::010.0.0.0/112",
+            "[2001:db8::/032]:80",
+            "fe80::%eth0/10",
+            "[fe80::1%25eth0]",
+            "10%2e0.0.1",
+            "\u{ff11}0.0.0.1",
             "[10.0.0.1]:80",
             "[fe80::1%eth0]:80",
             "[2001:db8::1]x",
