@@ -4,7 +4,9 @@
 use crate::device::packet::{self, Carried};
 use crate::entry::dns::{self, Carrier};
 use crate::entry::{icmp, tcp, udp};
+use crate::inspect;
 use crate::names::Names;
+use crate::opening::{self, Opening};
 
 /// Reads an Ethernet frame and what it carries. Returns whether anything of
 /// ours would act on it.
@@ -30,4 +32,19 @@ pub fn dns(bytes: &[u8]) -> bool {
     let refusal = dns::refuse(bytes, "replay");
     let answers = [Carrier::Udp, Carrier::Tcp].map(|way| dns::answer(bytes, &mut names, way));
     refusal.is_some() || answers.iter().any(Option::is_some)
+}
+
+/// Looks at the first words of a guest. Returns whether they say what they
+/// are and may go on.
+pub fn opening(bytes: &[u8]) -> bool {
+    matches!(
+        opening::read(bytes),
+        Opening::Tls(_) | Opening::Http | Opening::Http2
+    )
+}
+
+/// Reads all that a client or a server says on a connection of HTTP/1.
+/// Returns whether it is whole messages that go on.
+pub fn http1(bytes: &[u8]) -> bool {
+    inspect::replay(bytes)
 }

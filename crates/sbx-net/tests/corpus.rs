@@ -33,3 +33,19 @@ fn every_query_of_the_corpus_is_answered_or_dropped() {
         assert_eq!(answered, is_good(&file), "{}", file.display());
     }
 }
+
+#[test]
+fn every_opening_of_the_corpus_is_known_or_not_let_on() {
+    for file in corpus("net_opening") {
+        let known = sbx_net::replay::opening(&std::fs::read(&file).unwrap());
+        assert_eq!(known, is_good(&file), "{}", file.display());
+    }
+}
+
+#[test]
+fn every_stream_of_requests_of_the_corpus_is_read_in_one_way_or_refused() {
+    for file in corpus("net_http1") {
+        let read = sbx_net::replay::http1(&std::fs::read(&file).unwrap());
+        assert_eq!(read, is_good(&file), "{}", file.display());
+    }
+}

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sbx_spec::{
-    Answer, CanonicalPath, Destination, Flow, Host, HttpRequest, NOT_CANONICAL, NetworkPreset,
-    Policy, Protocol, Verdict, decide, decide_request,
+    Answer, CanonicalPath, Destination, Flow, Host, HttpRequest, NetworkPreset, Policy, Protocol,
+    Verdict, decide, decide_request,
 };
 
 use super::Engine;
@@ -99,23 +99,12 @@ fn of_request(policy: &Policy, flow: &Flow, request: Option<&CheckedRequest>) ->
     let Some(request) = request.filter(|_| verdict.answer == Answer::Inspect) else {
         return verdict;
     };
-    match request.target.parse::<CanonicalPath>() {
-        Ok(path) => {
-            let method = &request.method;
-            decide_request(
-                policy,
-                flow,
-                &HttpRequest {
-                    method,
-                    path: &path,
-                },
-            )
-        }
-        Err(_) => Verdict {
-            answer: Answer::Deny,
-            reason: NOT_CANONICAL.into(),
-        },
-    }
+    let path = request.target.parse::<CanonicalPath>().ok();
+    let request = HttpRequest {
+        method: &request.method,
+        path: path.as_ref(),
+    };
+    decide_request(policy, flow, &request)
 }
 
 fn is_host_service(name: &str) -> bool {

@@ -53,7 +53,7 @@ impl Scheme {
 }
 
 /// A request that was allowed, as far as the rules looked at it.
-pub(super) struct Asked(Option<(Method, CanonicalPath)>);
+pub(super) struct Asked(Option<(Method, Option<CanonicalPath>)>);
 
 /// What a guest is told in place of an answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -154,21 +154,23 @@ impl Case {
             Answer::Allow => (verdict.reason, None),
             Answer::Deny => return Err(self.denied(verdict.reason, method, target)),
             Answer::Inspect => {
-                let read = (method.parse::<Method>(), target.parse::<CanonicalPath>());
-                let (method_read, path) = match read {
-                    (Ok(method), Ok(path)) => (method, path),
-                    (Err(error), _) => return Err(unread(&error, method, target)),
-                    (_, Err(error)) => return Err(unread(&error, method, target)),
+                let Ok(read) = method.parse::<Method>() else {
+                    return Err(Page::malformed("a method with small letters"));
                 };
+                let path = target.parse::<CanonicalPath>();
                 let request = HttpRequest {
-                    method: &method_read,
-                    path: &path,
+                    method: &read,
+                    path: path.as_ref().ok(),
                 };
                 let verdict = self.judge.request(&self.flow, &request);
                 if !verdict.is_allow() {
-                    return Err(self.denied(verdict.reason, method, target));
+                    let not_canonical = verdict.reason == NOT_CANONICAL.into();
+                    return Err(match &path {
+                        Err(error) if not_canonical => unread(error, method, target),
+                        _ => self.denied(verdict.reason, method, target),
+                    });
                 }
-                (verdict.reason, Some((method_read, path)))
+                (verdict.reason, Some((read, path.ok())))
             }
         };
         self.report("allow", reason, method, target);
@@ -193,16 +195,21 @@ impl Case {
             judge.changed().await;
             let verdict = self.judge.connection(&self.flow);
             let verdict = match (verdict.answer, &asked.0) {
-                (Answer::Inspect, Some((method, path))) => self
-                    .judge
-                    .request(&self.flow, &HttpRequest { method, path }),
+                (Answer::Inspect, Some((method, path))) => {
+                    let path = path.as_ref();
+                    self.judge
+                        .request(&self.flow, &HttpRequest { method, path })
+                }
                 _ => verdict,
             };
             if !verdict.is_allow() {
                 let (method, path) = asked
                     .0
                     .as_ref()
-                    .map(|(method, path)| (method.to_string(), path.to_string()))
+                    .map(|(method, path)| {
+                        let path = path.as_ref().map(ToString::to_string);
+                        (method.to_string(), path.unwrap_or_default())
+                    })
                     .unwrap_or_default();
                 return self.report("deny", verdict.reason, &method, &path);
             }

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use super::http::HttpRequest;
+use super::http::{HttpRequest, NOT_CANONICAL};
 use super::resource::Target;
 use super::rule::{Action, Reason, Rule};
 use crate::host::{Denial, DnsName};
@@ -222,14 +222,15 @@ impl Court<'_> {
                 continue;
             }
             let reason = || Reason::Rule(Arc::clone(rule));
-            match self.request {
-                Some(request) if !rule.covers_request(request) => {}
-                None if !rule.is_whole() => {
-                    if matches!(perhaps, Said::Nothing) {
-                        perhaps = Said::Perhaps(reason());
-                    }
-                }
-                _ => return Said::Counts(reason()),
+            let covered = match self.request {
+                Some(request) => rule.covers_request(request),
+                None => rule.is_whole().then_some(true),
+            };
+            match covered {
+                Some(true) => return Said::Counts(reason()),
+                Some(false) => {}
+                None if matches!(perhaps, Said::Nothing) => perhaps = Said::Perhaps(reason()),
+                None => {}
             }
         }
         perhaps
@@ -244,6 +245,10 @@ impl Court<'_> {
         }
         match (self.said(Action::Allow, covers), denied) {
             (Said::Nothing, _) => Verdict::deny(otherwise),
+            // What is asked is known, and cannot be compared.
+            (_, Said::Perhaps(_)) | (Said::Perhaps(_), _) if self.request.is_some() => {
+                Verdict::deny(NOT_CANONICAL)
+            }
             (_, Said::Perhaps(reason)) | (Said::Perhaps(reason), _) => Verdict::inspect(reason),
             (Said::Counts(reason), _) => Verdict::allow(reason),
         }
@@ -275,7 +280,10 @@ impl Court<'_> {
                 Said::Counts(_) => {}
             }
         }
-        perhaps
+        match perhaps {
+            Said::Perhaps(_) if self.request.is_some() => Said::Counts(NOT_CANONICAL.into()),
+            perhaps => perhaps,
+        }
     }
 }
 
@@ -590,12 +598,27 @@ mod tests {
     }
 
     fn asked(policy: &Policy, flow: &Flow, method: &str, path: &str) -> Verdict {
-        let (method, path) = (method.parse().unwrap(), path.parse().unwrap());
+        let (method, path) = (method.parse().unwrap(), path.parse().ok());
         let request = HttpRequest {
             method: &method,
-            path: &path,
+            path: path.as_ref(),
         };
         decide_request(policy, flow, &request)
+    }
+
+    #[test]
+    fn a_path_with_another_spelling_is_denied_where_a_rule_looks_at_paths() {
+        let odd = "/@scope%2fname";
+        let flow = to("a.example", 443);
+        let methods = policy(&["a.example"], &["** DELETE"]);
+        assert!(asked(&methods, &flow, "GET", odd).is_allow());
+        let allowed = policy(&["a.example GET /@scope/**"], &[]);
+        let verdict = asked(&allowed, &flow, "GET", odd);
+        assert_eq!(verdict.reason, NOT_CANONICAL.into());
+        let denied = policy(&["a.example"], &["a.example GET /secret/**"]);
+        let verdict = asked(&denied, &flow, "GET", odd);
+        assert_eq!(verdict.reason, NOT_CANONICAL.into());
+        assert!(asked(&denied, &flow, "PUT", odd).is_allow());
     }
 
     #[test]
@@ -656,7 +679,7 @@ mod tests {
             deny in prop::collection::vec(any_written(), 0..6),
             flow in any_flow(),
             method in "GET|POST|PUT",
-            path in "/|/a|/a/b|/b",
+            path in "/|/a|/a/b|/b|//a",
         ) {
             let allow: Vec<&str> = allow.iter().map(String::as_str).collect();
             let deny: Vec<&str> = deny.iter().map(String::as_str).collect();
@@ -675,7 +698,7 @@ mod tests {
             deny in prop::collection::vec(any_written(), 0..6),
             more in any_written(),
             flow in any_flow(),
-            path in "/|/a|/a/b|/b",
+            path in "/|/a|/a/b|/b|/a/../b",
         ) {
             let allow: Vec<&str> = allow.iter().map(String::as_str).collect();
             let deny: Vec<&str> = deny.iter().map(String::as_str).collect();

@@ -35,7 +35,8 @@ impl fmt::Display for HttpError {
 
 impl std::error::Error for HttpError {}
 
-/// A method, such as `GET`; upper and lower case differ.
+/// A method, such as `GET`. None has small letters: some servers take `delete`
+/// for `DELETE`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Method(String);
 
@@ -43,7 +44,9 @@ impl FromStr for Method {
     type Err = HttpError;
 
     fn from_str(text: &str) -> Result<Self, HttpError> {
-        let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        let token = |byte: u8| {
+            byte.is_ascii_uppercase() || byte.is_ascii_digit() || b"!#$%&'*+-.^_`|~".contains(&byte)
+        };
         if text.is_empty() || text.len() > MAX_METHOD || !text.bytes().all(token) {
             return Err(HttpError("a method is a word such as GET"));
         }
@@ -162,6 +165,11 @@ impl FromStr for PathGlob {
             match segment {
                 "**" if after_any => return Err(HttpError("`**` twice in a row means `**`")),
                 "*" | "**" => {}
+                // To many servers it is the same with and without, so it is
+                // the same to a pattern.
+                "" if !rest.is_empty() => {
+                    return Err(HttpError("a pattern of paths does not end in a slash"));
+                }
                 _ if segment.contains('*') => {
                     return Err(HttpError("`*` and `**` stand for whole segments"));
                 }
@@ -179,13 +187,20 @@ impl fmt::Display for PathGlob {
     }
 }
 
+/// What is between the slashes; a slash at the end adds nothing.
+fn segments(path: &str) -> Vec<&str> {
+    let path = path.strip_suffix('/').unwrap_or(path);
+    path.split('/').skip(1).collect()
+}
+
 impl PathGlob {
-    /// Whether a path is one of these. Takes time in proportion to the
+    /// Whether a path is one of these, with or without a slash at its end.
+    /// Takes time in proportion to the
     /// product of both lengths at most.
     #[must_use]
     pub fn matches(&self, path: &CanonicalPath) -> bool {
-        let pattern: Vec<&str> = self.0.split('/').collect();
-        let path: Vec<&str> = path.0.split('/').collect();
+        let pattern = segments(&self.0);
+        let path = segments(&path.0);
         let (mut at, mut in_path) = (0, 0);
         // The last `**`, and how far it reaches by now.
         let mut any: Option<(usize, usize)> = None;
@@ -195,9 +210,7 @@ impl PathGlob {
                     any = Some((at, in_path));
                     at += 1;
                 }
-                // One segment is there: the end of a path that ends in a
-                // slash is none.
-                Some(&"*") if !segment.is_empty() => (at, in_path) = (at + 1, in_path + 1),
+                Some(&"*") => (at, in_path) = (at + 1, in_path + 1),
                 Some(literal) if literal == segment => (at, in_path) = (at + 1, in_path + 1),
                 _ => match &mut any {
                     Some((place, reach)) => {
@@ -241,14 +254,18 @@ impl HttpCondition {
         Ok(says_something.then_some(Self { methods, path }))
     }
 
-    /// Whether it is about a request.
+    /// Whether it is about a request; `None` where that depends on a path
+    /// that has another spelling.
     #[must_use]
-    pub fn matches(&self, request: &HttpRequest<'_>) -> bool {
-        (self.methods.is_empty() || self.methods.contains(request.method))
-            && self
-                .path
-                .as_ref()
-                .is_none_or(|path| path.matches(request.path))
+    pub fn matches(&self, request: &HttpRequest<'_>) -> Option<bool> {
+        if !self.methods.is_empty() && !self.methods.contains(request.method) {
+            return Some(false);
+        }
+        match (&self.path, request.path) {
+            (None, _) => Some(true),
+            (Some(pattern), Some(path)) => Some(pattern.matches(path)),
+            (Some(_), None) => None,
+        }
     }
 }
 
@@ -309,8 +326,9 @@ impl<'de> Deserialize<'de> for HttpCondition {
 pub struct HttpRequest<'a> {
     /// Its method.
     pub method: &'a Method,
-    /// Its path.
-    pub path: &'a CanonicalPath,
+    /// Its path; `None` where it has another spelling. Then no rule about
+    /// paths can be said to allow it or not to deny it.
+    pub path: Option<&'a CanonicalPath>,
 }
 
 #[cfg(test)]
@@ -397,17 +415,17 @@ mod tests {
     fn stars_stand_for_whole_segments() {
         for (pattern, yes, no) in [
             ("/", &["/"][..], &["/a"][..]),
-            ("/a", &["/a"], &["/", "/a/", "/a/b", "/ab"]),
-            ("/*", &["/a", "/ab"], &["/", "/a/", "/a/b"]),
+            ("/a", &["/a", "/a/"], &["/", "/a/b", "/ab"]),
+            ("/*", &["/a", "/ab", "/a/"], &["/", "/a/b"]),
             ("/**", &["/", "/a", "/a/", "/a/b/c"], &[]),
-            ("/a/*/c", &["/a/b/c"], &["/a/c", "/a/b/d/c", "/a/b/c/"]),
+            ("/a/*/c", &["/a/b/c"], &["/a/c", "/a/b/d/c"]),
             ("/a/**", &["/a", "/a/", "/a/b", "/a/b/c"], &["/ab", "/b/a"]),
             (
                 "/a/**/c",
                 &["/a/c", "/a/b/c", "/a/c/c"],
                 &["/a", "/a/c/d", "/a/bc"],
             ),
-            ("/**/c", &["/c", "/a/c", "/a/b/c"], &["/c/", "/cc"]),
+            ("/**/c", &["/c", "/a/c", "/a/b/c"], &["/cc"]),
             ("/**/a/*", &["/a/b", "/x/a/b", "/a/a/b"], &["/a", "/b/a"]),
         ] {
             for text in yes {
@@ -460,13 +478,15 @@ mod tests {
         let about = |condition: &str, method: &str, text: &str| {
             let condition: HttpCondition = condition.parse().unwrap();
             let (method, path) = (method.parse().unwrap(), path(text));
-            condition.matches(&HttpRequest {
+            let path = Some(&path);
+            let request = HttpRequest {
                 method: &method,
-                path: &path,
-            })
+                path,
+            };
+            condition.matches(&request).unwrap()
         };
         assert!(about("GET", "GET", "/a") && !about("GET", "POST", "/a"));
-        assert!(!about("GET", "get", "/a"));
+        assert!("get".parse::<Method>().is_err());
         assert!(about("/a", "PUT", "/a") && !about("/a", "PUT", "/b"));
         assert!(about("GET,PUT /a", "PUT", "/a") && !about("GET,PUT /a", "PUT", "/b"));
     }

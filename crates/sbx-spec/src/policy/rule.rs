@@ -156,9 +156,13 @@ impl Rule {
         self.http.is_none()
     }
 
-    /// Whether it is about a request to what its resource covers.
-    pub(super) fn covers_request(&self, request: &HttpRequest<'_>) -> bool {
-        self.http.as_ref().is_none_or(|http| http.matches(request))
+    /// Whether it is about a request to what its resource covers; `None`
+    /// where that depends on a path that has another spelling.
+    pub(super) fn covers_request(&self, request: &HttpRequest<'_>) -> Option<bool> {
+        match &self.http {
+            Some(http) => http.matches(request),
+            None => Some(true),
+        }
     }
 
     /// What it does.
