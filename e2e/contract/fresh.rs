@@ -24,14 +24,14 @@ const KNOWN: &[&str] = &[
     "TZ",
     "USER",
     "_",
-    // Where the clients inside find the roots that the host trusts.
-    "CURL_CA_BUNDLE",
-    "GIT_SSL_CAINFO",
+    // Where the clients inside find whom they may trust.
+    "AWS_CA_BUNDLE",
+    "CARGO_HTTP_CAINFO",
+    "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
     "NODE_EXTRA_CA_CERTS",
     "PIP_CERT",
     "REQUESTS_CA_BUNDLE",
     "SSL_CERT_FILE",
-    "SSL_CERT_DIR",
 ];
 
 #[test]
