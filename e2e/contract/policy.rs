@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::time::Duration;
 
 use e2e::{Home, Listener, Sandbox};
 
@@ -188,4 +189,34 @@ fn a_policy_that_is_not_understood_is_an_error_and_never_a_looser_one() {
         .output()
         .with_code(125);
     assert!(run.errors().contains("denied"), "{run}");
+}
+
+#[test]
+fn a_locked_sandbox_says_which_rules_its_agent_wants_and_is_silent_once_it_has_them() {
+    let home = Home::new();
+    let enter = || {
+        let call = home.sbx([
+            "run",
+            "--name",
+            "locked",
+            "--no-workspace",
+            "--network",
+            "locked",
+        ]);
+        let call = call.args(["--memory", "1g", "claude", "--", "--version"]);
+        call.within(Duration::from_secs(200)).succeeds().errors()
+    };
+    let said = enter();
+    let command = said
+        .lines()
+        .find_map(|line| line.split_once("to accept it: sbx "))
+        .unwrap_or_else(|| panic!("{said}"))
+        .1;
+    assert!(command.contains("**.anthropic.com:443"), "{said}");
+    home.sbx(command.split_whitespace()).succeeds();
+    let said = enter();
+    assert!(!said.contains("wants more"), "{said}");
+    let listed = home.sbx(["policy", "ls", "locked"]).succeeds().text();
+    assert!(listed.contains("**.anthropic.com:443"), "{listed}");
+    home.sbx(["rm", "-f", "locked"]).succeeds();
 }

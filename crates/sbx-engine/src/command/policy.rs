@@ -120,6 +120,15 @@ pub struct PolicyListed {
 }
 
 impl PolicyListed {
+    /// What it is about, as a policy file has it.
+    #[must_use]
+    pub fn about(&self) -> String {
+        match &self.requests {
+            Some(requests) => format!("{} {requests}", self.resource),
+            None => self.resource.to_string(),
+        }
+    }
+
     /// The line of a rule.
     #[must_use]
     pub fn of(rule: &Rule) -> Self {

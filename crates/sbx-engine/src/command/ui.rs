@@ -210,6 +210,9 @@ pub struct StartBlock {
     pub network: NetworkPreset,
     /// The user's own rules and those of the sandbox.
     pub rules: Vec<PolicyListed>,
+    /// What the agent would like to reach, where the preset takes nothing over
+    /// from kits and no rule is about it.
+    pub wanted: Vec<String>,
     /// Names of variables that carry a credential as a plain value.
     pub plain_credentials: Vec<String>,
     /// Names whose changes are held in the sandbox.

@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use sbx_spec::{
-    MAX_POLICY_FILE, NetworkPreset, Origin, PolicyEdit, PolicyFile, Rule, SandboxSpec, preset_rules,
+    MAX_POLICY_FILE, NetworkPreset, Origin, PolicyEdit, PolicyFile, Resource, Rule, SandboxSpec,
+    Target, preset_rules,
 };
 use sbx_sys::file;
 use sbx_sys::lock::Lock;
@@ -35,6 +36,8 @@ pub(super) struct Effective {
     pub(super) preset: NetworkPreset,
     pub(super) preset_from: PresetFrom,
     pub(super) rules: Vec<Rule>,
+    /// What the agent's kit would like and no rule says anything about.
+    pub(super) wanted: Vec<Resource>,
 }
 
 impl Effective {
@@ -101,6 +104,15 @@ impl Engine {
         {
             rules.extend(self.kit(&spec.kit)?.network_rules());
         }
+        let wanted = match spec {
+            Some(spec) if preset == NetworkPreset::Locked => self
+                .kit(&spec.kit)?
+                .network_rules()
+                .map(|rule| rule.resource().clone())
+                .filter(|resource| !rules.iter().any(|rule| is_about(rule, resource)))
+                .collect(),
+            _ => Vec::new(),
+        };
         if preset == NetworkPreset::Balanced {
             for (tool, resource) in &self.caller.registries {
                 let origin = Origin::Tool(tool.clone());
@@ -112,6 +124,7 @@ impl Engine {
             preset,
             preset_from,
             rules,
+            wanted,
         })
     }
 
@@ -335,6 +348,15 @@ impl Engine {
         let path = self.policy_path(scope)?;
         let text = read(&path)?.unwrap_or_default();
         PolicyFile::parse(&text, &origin(scope)).map_err(|error| wrong(&path).because(error))
+    }
+}
+
+/// Whether a rule says something about what a kit would like: about all of
+/// it, or about a part of it.
+fn is_about(rule: &Rule, wanted: &Resource) -> bool {
+    match wanted.target() {
+        Target::Name(name) => rule.resource().covers_name(name),
+        target => rule.resource().target() == target,
     }
 }
 

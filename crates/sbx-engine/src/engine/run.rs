@@ -357,6 +357,7 @@ impl Engine {
                 .filter(|rule| matches!(rule.origin(), Origin::User | Origin::Sandbox))
                 .map(PolicyListed::of)
                 .collect(),
+            wanted: policy.wanted.iter().map(ToString::to_string).collect(),
             plain_credentials: program
                 .credentials
                 .iter()

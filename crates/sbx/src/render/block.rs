@@ -58,6 +58,15 @@ pub(crate) fn start(block: &StartBlock, paint: Paint) -> String {
         ));
     }
     lines.push(("network", network(block)));
+    if !block.wanted.is_empty() {
+        let text = format!(
+            "agent {} wants more than that; to accept it: sbx policy allow network {} --sandbox {}",
+            block.agent,
+            escape(&block.wanted.join(",")),
+            block.name
+        );
+        lines.push(("", paint.color(&text, AnsiColor::Yellow)));
+    }
     for name in &block.plain_credentials {
         let text = format!(
             "{} is passed as a value: the sandbox can read it",
@@ -92,7 +101,7 @@ fn network(block: &StartBlock) -> String {
             .rules
             .iter()
             .filter(|rule| rule.action == action)
-            .map(|rule| rule.resource.to_string())
+            .map(|rule| escape(&rule.about()))
             .collect();
         let more = match all.len().saturating_sub(LISTED) {
             0 => String::new(),
@@ -178,6 +187,7 @@ mod tests {
                 requests: None,
                 origin: "sandbox".into(),
             }],
+            wanted: vec!["api.example:443".into()],
             plain_credentials: vec!["ANTHROPIC_API_KEY".into()],
             held: vec![HeldName {
                 share: "/src/app".into(),
@@ -196,7 +206,9 @@ mod tests {
              workspace   /src/app (direct: edits appear on the host at once)\n            \
              /doc as /d (ro: cannot be written to)\n\
              network     open: everything but this host, private, link-local and metadata addresses; \
-             allowed localhost:8080\n\
+             allowed localhost:8080\n            \
+             agent claude wants more than that; to accept it: sbx policy allow network \
+             api.example:443 --sandbox claude-app\n\
              credential  ANTHROPIC_API_KEY is passed as a value: the sandbox can read it\n\
              held        .git/hooks/\\u{1b}x: changed inside, not on the host\n"
         );

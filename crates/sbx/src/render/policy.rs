@@ -59,10 +59,7 @@ fn row(rule: &PolicyListed) -> Vec<String> {
     vec![
         escape(&rule.id),
         rule.action.to_string(),
-        match &rule.requests {
-            Some(requests) => escape(&format!("{} {requests}", rule.resource)),
-            None => escape(&rule.resource.to_string()),
-        },
+        escape(&rule.about()),
         escape(&rule.origin),
     ]
 }
