@@ -137,3 +137,24 @@ fn an_order_that_is_not_understood_ends_the_endpoint() {
         guest.joined().unwrap();
     }
 }
+
+#[test]
+fn an_echo_is_answered_for_hosts_that_may_be_reached_and_prohibited_for_others() {
+    let rules = [support::allow("a.example"), support::allow("192.0.2.0/24")];
+    let mut guest = start_with(&rules);
+    let mut address = |name: &str| support::address_in(&guest.ask(&query(name, 1)));
+    let (allowed, denied) = (address("a.example"), address("b.example"));
+    let mut answer = |to| {
+        guest.wire.send(&support::echo_frame(to));
+        guest.wire.wait(support::PATIENCE);
+        guest.wire.read();
+        let frame = guest.wire.frames.pop_front().unwrap();
+        assert_eq!(frame[23], 1, "ICMP");
+        (frame[34], frame[35])
+    };
+    let (reply, prohibited) = ((0, 0), (3, 13));
+    assert_eq!(answer(allowed), reply);
+    assert_eq!(answer([192, 0, 2, 7].into()), reply);
+    assert_eq!(answer(denied), prohibited);
+    assert_eq!(answer([10, 0, 0, 1].into()), prohibited);
+}

@@ -85,13 +85,14 @@ impl Engine {
             guest: self.guest,
         };
         match decision {
-            Decision::Answer => icmp::answer_echo(packet, &mut outlet),
+            // The answer says that the host may be reached, and nothing of
+            // whether it is there.
+            Decision::Answer | Decision::Dial(_) | Decision::Resolve(_) => {
+                icmp::answer_echo(packet, &mut outlet);
+            }
             Decision::Deny(reason) => {
                 icmp::refuse(packet, icmp::Refusal::Prohibited, &mut outlet);
                 self.denied(&intent, reason);
-            }
-            Decision::Dial(_) | Decision::Resolve(_) => {
-                icmp::refuse(packet, icmp::Refusal::Prohibited, &mut outlet);
             }
         }
     }

@@ -432,6 +432,12 @@ pub fn udp_frame(from: u16, to: IpAddr, port: u16, payload: &[u8]) -> Vec<u8> {
     ipv4_frame(17, to, &udp)
 }
 
+/// A frame that asks for an echo.
+pub fn echo_frame(to: std::net::Ipv4Addr) -> Vec<u8> {
+    // The sum of the other words, inverted.
+    ipv4_frame(1, to, &[8, 0, 0xf7, 0xfe, 0, 0, 0, 1])
+}
+
 /// A frame with a SYN.
 pub fn syn_frame(from: u16, to: std::net::Ipv4Addr, port: u16) -> Vec<u8> {
     let mut tcp = Vec::new();

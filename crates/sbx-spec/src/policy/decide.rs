@@ -182,6 +182,15 @@ enum Said {
 
 impl Court<'_> {
     fn judge(&self) -> Verdict {
+        let verdict = self.judge_by_destination();
+        // An echo carries no request.
+        if self.flow.protocol == Protocol::Icmp && verdict.answer == Answer::Inspect {
+            return Verdict::deny(UNLISTED);
+        }
+        verdict
+    }
+
+    fn judge_by_destination(&self) -> Verdict {
         let flow = self.flow;
         if let (Destination::Gateway, Protocol::Icmp) = (&flow.destination, flow.protocol) {
             return Verdict::allow("gateway:echo");
@@ -293,9 +302,8 @@ fn of_transport(flow: &Flow) -> Option<&'static str> {
         Protocol::Tcp if flow.port == 0 => Some("default:port-zero"),
         Protocol::Tcp if flow.destination == Destination::HostService => None,
         Protocol::Tcp if DNS_PORTS.contains(&flow.port) => Some("default:dns-port"),
-        Protocol::Tcp => None,
+        Protocol::Tcp | Protocol::Icmp => None,
         Protocol::Udp => Some("default:udp"),
-        Protocol::Icmp => Some("default:icmp"),
     }
 }
 
