@@ -11,7 +11,7 @@ use e2e::{Home, full_run};
 use rustix::process::Signal;
 
 /// Between the signal and the end.
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 fn names(dir: &Path) -> BTreeSet<String> {
     fs::read_dir(dir)

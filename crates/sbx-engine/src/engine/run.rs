@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
 
 use sbx_proto::message::Bytes;
 use sbx_proto::session::{Exec, HomeFile, Tty, User as GuestUser, When};
@@ -12,7 +13,7 @@ use sbx_images::{HomeContext, Kit};
 use super::Engine;
 use super::policy::Effective;
 use super::prepare::image_error;
-use super::start::Stay;
+use super::start::{Stay, interrupted};
 use super::target::{Meaning, Target};
 use crate::client::Client;
 use crate::command::{
@@ -96,6 +97,15 @@ impl Engine {
         let ended = self
             .session(&sandbox, &spec, program, request.session, ui)
             .await;
+        let interrupted_at_once = matches!(&ended, Err(error) if error.code == Code::Interrupted);
+        if interrupted_at_once && plan.is_some() {
+            // As if it had been heard while the machine came up.
+            self.bring_down(&sandbox, Duration::ZERO).await?;
+            if request.remove_after {
+                self.close(&sandbox, true, ui).await?;
+            }
+            return Err(interrupted(&spec.name));
+        }
         self.close(&sandbox, request.remove_after, ui).await?;
         Ok(Reply::Session(SessionReply {
             name: spec.name,
@@ -233,6 +243,11 @@ impl Engine {
         ui: &mut dyn Ui,
     ) -> Result<Ended, Error> {
         let terminal = ui.terminal()?;
+        // From here on signals are the session's. One that came before, when
+        // nobody waited for it any more, is not lost.
+        if ui.cancel().is_cancelled() {
+            return Err(interrupted(&spec.name));
+        }
         let wanted = match options.tty {
             TtyChoice::Auto => terminal.is.stdin && terminal.is.stdout,
             TtyChoice::Always => true,
@@ -392,8 +407,7 @@ impl Engine {
                 Afterwards::StaysUp
             }
             (true, _) => {
-                self.bring_down(sandbox, std::time::Duration::from_secs(2))
-                    .await?;
+                self.bring_down(sandbox, Duration::from_secs(2)).await?;
                 let leave = sandbox.change(super::PATIENCE)?;
                 self.store().remove(sandbox, &leave)?;
                 Afterwards::Removed

@@ -5,6 +5,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use sbx_spec::SandboxName;
 use sbx_sys::spawn::Spawn;
 use sbx_sys::{memfd, unix};
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -132,7 +133,7 @@ impl Engine {
             }
             () = cancel.cancelled() => {
                 self.bring_down(sandbox, Duration::ZERO).await?;
-                Err(Error::new(Code::Interrupted, format!("interrupted while starting `{name}`")))
+                Err(interrupted(name))
             }
         }
     }
@@ -156,6 +157,14 @@ impl Engine {
                     .hint("install sbx again: its parts belong side by side")
             })
     }
+}
+
+/// A start that the user broke off.
+pub(super) fn interrupted(name: &SandboxName) -> Error {
+    Error::new(
+        Code::Interrupted,
+        format!("interrupted while starting `{name}`"),
+    )
 }
 
 fn open_program(path: &std::path::Path) -> Result<std::os::fd::OwnedFd, Error> {
