@@ -143,6 +143,11 @@ impl Case {
         target: &str,
         authority: Option<&str>,
     ) -> Result<Asked, Page> {
+        // A target with a server in it would count more than the Host field.
+        let of_server = method == "OPTIONS" && target == "*";
+        if !(target.starts_with('/') || of_server) {
+            return Err(Page::malformed("a target that is no path").of(method, target));
+        }
         let (destination, port) = (&self.intent.flow.destination, self.intent.flow.port);
         let agrees = authority
             .is_some_and(|said| agree::authority(destination, port, self.scheme.port(), said));
