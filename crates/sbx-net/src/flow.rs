@@ -9,6 +9,7 @@ use smoltcp::wire::EthernetAddress;
 
 use crate::buffers::Claim;
 use crate::device::link::Output;
+use crate::entry::proxy::Language;
 use crate::entry::tcp::{Ends, Reset};
 use crate::gate::{Intent, Pass};
 use crate::limits;
@@ -27,6 +28,8 @@ pub(crate) struct Flow {
     pub(crate) syn: Option<Syn>,
     /// What was asked.
     pub(crate) intent: Intent,
+    /// Its guest waits for the answer of a proxy: how, where that is so.
+    pub(crate) parked: Option<Box<Parked>>,
     /// How far it is.
     pub(crate) state: State,
     /// When the present state has lasted too long.
@@ -50,6 +53,27 @@ pub(crate) enum State {
     Relaying(Box<Relay>),
     /// Carries questions to the name server.
     Dns(Box<DnsStream>),
+    /// Asks a proxy for something.
+    Asking(Box<Asking>),
+}
+
+/// A guest's connection to a proxy.
+#[derive(Debug)]
+pub(crate) struct Parked {
+    pub(crate) stack: Stack,
+    pub(crate) claim: Claim,
+    pub(crate) language: Language,
+    /// The answer once what was asked for stands.
+    pub(crate) ready: &'static [u8],
+    /// What is then said first.
+    pub(crate) first: Vec<u8>,
+}
+
+/// A guest that has not said yet what it wants of a proxy.
+#[derive(Debug)]
+pub(crate) struct Asking {
+    pub(crate) parked: Parked,
+    pub(crate) heard: Vec<u8>,
 }
 
 /// The guest's SYN, kept until the outside has answered.
@@ -170,6 +194,11 @@ impl Relay {
             sent: 0,
             received: 0,
         }
+    }
+
+    /// Whether it may carry requests and nothing else, and none has come yet.
+    pub(crate) fn waits_for_requests(&self) -> bool {
+        matches!(self.role, Role::Unopened(_, Demand::Requests))
     }
 
     /// Looks at what the guest says first. `None` while that is not clear, and

@@ -21,6 +21,11 @@ pub const GATEWAY_MAC: EthernetAddress = EthernetAddress([0x52, 0x54, 0x00, 0x73
 /// The Ethernet address a guest has until it says otherwise.
 pub const GUEST_MAC: EthernetAddress = EthernetAddress([0x52, 0x54, 0x00, 0x73, 0x62, 0x78]);
 
+/// The gateway's port for programs that want an HTTP proxy.
+pub const HTTP_PROXY: u16 = 3128;
+/// The gateway's port for programs that want a SOCKS 5 proxy.
+pub const SOCKS_PROXY: u16 = 1080;
+
 /// The names of [`HOST_V4`] inside.
 pub(crate) const HOST_NAMES: [&str; 2] = ["host.sbx.internal", "host.docker.internal"];
 

@@ -39,6 +39,17 @@ pub const HALF_OPEN: usize = 1_024;
 /// TCP connections to the name server at once. The next one is reset.
 pub const DNS_STREAMS: usize = 64;
 
+/// Connections to the proxies of the gateway that have not said yet what they
+/// want. The next one is reset.
+pub const ADAPTERS: usize = 256;
+
+/// What a program may say to a proxy before it is clear what it wants, in
+/// bytes. More is refused.
+pub const ADAPTER_REQUEST: usize = 16 * 1024;
+
+/// How long it may take for it. Then it is reset.
+pub const ADAPTER_TIME: Duration = Duration::from_secs(10);
+
 /// Denied connections that are told why at once. The next one is reset.
 pub const REFUSALS: usize = 256;
 

@@ -34,6 +34,15 @@ pub(crate) fn of_connection(intent: &Intent, reason: &Reason) -> Option<(Carries
     Some((carries, text))
 }
 
+/// What to tell a program that asked a proxy for a connection.
+pub(crate) fn of_proxied(intent: &Intent, reason: &Reason) -> Option<String> {
+    let target = target(intent)?;
+    Some(format!(
+        "sbx: this sandbox may not reach {target}.\nrule: {reason}\n{}\n",
+        remedy(intent, &target, "", reason)
+    ))
+}
+
 /// What to tell somebody whose request is denied on a connection that is not.
 pub(crate) fn of_request(intent: &Intent, reason: &Reason, method: &str, path: &str) -> String {
     let target = target(intent).unwrap_or_default();

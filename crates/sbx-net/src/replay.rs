@@ -3,6 +3,7 @@
 
 use crate::device::packet::{self, Carried};
 use crate::entry::dns::{self, Carrier};
+use crate::entry::proxy::{Asked, Language};
 use crate::entry::{icmp, tcp, udp};
 use crate::inspect;
 use crate::names::Names;
@@ -32,6 +33,18 @@ pub fn dns(bytes: &[u8]) -> bool {
     let refusal = dns::refuse(bytes, "replay");
     let answers = [Carrier::Udp, Carrier::Tcp].map(|way| dns::answer(bytes, &mut names, way));
     refusal.is_some() || answers.iter().any(Option::is_some)
+}
+
+/// Reads what a program says to a proxy, in every language there is. Returns
+/// whether it asks for a connection in one of them.
+pub fn proxy(bytes: &[u8]) -> bool {
+    [
+        Language::Http,
+        Language::Socks(false),
+        Language::Socks(true),
+    ]
+    .into_iter()
+    .any(|language| matches!(language.read(bytes), Asked::Open(_)))
 }
 
 /// Looks at the first words of a guest. Returns whether they say what they

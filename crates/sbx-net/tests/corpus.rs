@@ -49,3 +49,11 @@ fn every_stream_of_requests_of_the_corpus_is_read_in_one_way_or_refused() {
         assert_eq!(read, is_good(&file), "{}", file.display());
     }
 }
+
+#[test]
+fn every_request_to_a_proxy_of_the_corpus_is_understood_or_refused() {
+    for file in corpus("net_proxy") {
+        let read = sbx_net::replay::proxy(&std::fs::read(&file).unwrap());
+        assert_eq!(read, is_good(&file), "{}", file.display());
+    }
+}

@@ -115,3 +115,63 @@ fn large_bodies_pass_both_ways_beside_each_other() {
     assert_eq!(text.matches(&format!("200 {size} 0")).count(), 3, "{text}");
     assert!(text.contains(&format!("204 0 {size}")), "{text}");
 }
+
+#[test]
+fn a_program_that_wants_a_proxy_gets_what_it_may_reach_and_is_told_of_the_rest() {
+    let rules = [support::allow("www.example"), support::allow("192.0.2.80")];
+    let Some(bed) = support::bed::bed_with("proxy", &rules, None) else {
+        return;
+    };
+    let curl = |arguments: &[&str]| {
+        let argv = [&["/usr/bin/curl", "-sS", "-m", "20"], arguments].concat();
+        let output = bed.run(&argv);
+        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        (output.status.code(), said)
+    };
+    let (http, socks) = ("http://198.19.255.1:3128", "198.19.255.1:1080");
+    for way in [
+        &["-x", http][..],
+        &["-x", http, "-p"],
+        &["--socks5-hostname", socks],
+        &["--socks5", socks],
+    ] {
+        for url in ["http://www.example/", "http://192.0.2.80/"] {
+            let passed = curl(&[way, &[url]].concat());
+            assert_eq!(passed, (Some(0), "xxxxx".to_owned()), "{way:?} {url}");
+        }
+        for (url, rule) in [
+            ("http://other.example/", "default:unlisted"),
+            ("http://private.example/", "default:unlisted"),
+            ("http://10.1.2.3/", "default:private"),
+            ("http://127.0.0.1:8080/", "default:loopback"),
+            ("http://host.docker.internal:8080/", "default:loopback"),
+        ] {
+            let (code, said) = curl(&[way, &["-v", url]].concat());
+            let (is_socks, is_tunnel) = (way[0] != "-x", way.len() == 3);
+            if is_socks {
+                assert_eq!(code, Some(97), "{url}: {said}");
+            } else if is_tunnel {
+                assert!(said.contains("403"), "{url}: {said}");
+            } else {
+                assert!(said.contains("403 Forbidden"), "{url}: {said}");
+                assert!(said.contains(&format!("rule: {rule}\n")), "{url}: {said}");
+            }
+        }
+    }
+    // A server that is allowed and not there.
+    let (_, said) = curl(&["-x", http, "http://192.0.2.80:81/"]);
+    assert!(said.contains("the host does not answer"), "{said}");
+    let (code, _) = curl(&["--socks5-hostname", socks, "http://www.example:81/"]);
+    assert_eq!(code, Some(97));
+    // What is said through a tunnel agrees with its name as anywhere else.
+    let (_, said) = curl(&[
+        "-x",
+        http,
+        "-p",
+        "-H",
+        "Host: other.example",
+        "-i",
+        "http://www.example/",
+    ]);
+    assert!(said.contains("421 "), "{said}");
+}

@@ -8,7 +8,7 @@ use std::time::Duration;
 use sbx_spec::Protocol;
 use smoltcp::wire::IpProtocol;
 
-use super::{Engine, dialling};
+use super::{Engine, adapter, dialling};
 use crate::device::link::{Received, Room};
 use crate::device::neighbour;
 use crate::device::packet::{self, Carried, Outlet, Packet};
@@ -182,6 +182,19 @@ impl Engine {
                     .receive(packet.bytes, &mut self.output, self.guest, now);
                 self.table.queue(key);
             }
+            State::Asking(asking) => {
+                let stack = &mut asking.parked.stack;
+                stack.receive(packet.bytes, &mut self.output, self.guest, now);
+                self.table.queue(key);
+            }
+            State::Resolving | State::Dialling(_) if flow.parked.is_some() => {
+                if let Some(parked) = &mut flow.parked {
+                    parked
+                        .stack
+                        .receive(packet.bytes, &mut self.output, self.guest, now);
+                }
+                self.table.queue(key);
+            }
             // The guest repeats its SYN while we dial; only a reset matters.
             State::Resolving | State::Dialling(_) if segment.resets => {
                 self.close(key, "reset");
@@ -201,6 +214,11 @@ impl Engine {
         }
         if layout::is_gateway(server.ip()) && server.port() == 53 {
             return self.open_dns(packet, segment, intent);
+        }
+        if layout::is_gateway(server.ip())
+            && let Some(language) = adapter::language(server.port())
+        {
+            return self.open_adapter(packet, segment, intent, language);
         }
         if self.dialling >= limits::DIALS || self.half_open >= limits::HALF_OPEN {
             return;
@@ -257,6 +275,7 @@ impl Engine {
             ends,
             syn,
             intent,
+            parked: None,
             state,
             deadline: Some(deadline),
             timer: None,

@@ -167,7 +167,7 @@ impl Engine {
     }
 
     /// A pair of sockets of which the first is watched for `key`.
-    fn pair(&self, key: Key) -> Option<(Pipe, OwnedFd)> {
+    pub(super) fn pair(&self, key: Key) -> Option<(Pipe, OwnedFd)> {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let (ours, theirs) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).ok()?;
@@ -235,16 +235,28 @@ impl Engine {
         self.refusals += 1;
         self.half_open += 1;
         self.ledger.enter(key, &ends);
+        self.tell(key, id, intent.clone(), theirs, (carries, text));
+        self.table.queue(key);
+        true
+    }
+
+    /// Has a guest told why there is no server behind its connection.
+    pub(super) fn tell(
+        &self,
+        key: Key,
+        id: u64,
+        intent: Intent,
+        guest: OwnedFd,
+        (carries, text): (Carries, String),
+    ) {
         self.inspector.take(Job {
             key,
             id,
-            intent: intent.clone(),
-            guest: theirs,
+            intent,
+            guest,
             carries,
             task: Task::Tell(text),
         });
-        self.table.queue(key);
-        true
     }
 
     /// Hears what the inspector has to say.

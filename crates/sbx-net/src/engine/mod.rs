@@ -4,6 +4,7 @@
 //! are in a heap; connections that have something to do are in a list. Where
 //! the link is full, connections wait in that list.
 
+mod adapter;
 mod arrive;
 mod handed;
 mod name_server;
@@ -91,6 +92,7 @@ pub(crate) struct Engine {
     dns_streams: usize,
     refusals: usize,
     inspected: usize,
+    adapters: usize,
     dns_rate: Rate,
     guest: EthernetAddress,
     next_id: u64,
@@ -140,6 +142,7 @@ impl Engine {
             dns_streams: 0,
             refusals: 0,
             inspected: 0,
+            adapters: 0,
             dns_rate: Rate::new(limits::DNS_RATE, now),
             guest: layout::GUEST_MAC,
             next_id: 1,
@@ -341,7 +344,7 @@ impl Engine {
                     upstream.pipe.writable |= writable;
                 }
             }
-            State::Resolving | State::Dns(_) => {}
+            State::Resolving | State::Dns(_) | State::Asking(_) => {}
         }
         self.table.queue(key);
     }
@@ -354,7 +357,7 @@ impl Engine {
         }
     }
 
-    fn resolved(&mut self, key: Key, addresses: &[IpAddr]) {
+    pub(super) fn resolved(&mut self, key: Key, addresses: &[IpAddr]) {
         let Some(flow) = self.table.get_mut(key) else {
             return;
         };

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use sbx_spec::{Destination, Protocol, Reason};
 
-use super::{Engine, NO_ADDRESS, handed};
+use super::{Engine, NO_ADDRESS, adapter, handed};
 use crate::control::{EndRecord, FlowRecord};
 use crate::device::packet::Outlet;
 use crate::entry::tcp;
@@ -53,8 +53,13 @@ impl Engine {
             return self.expired(key);
         }
         match &mut flow.state {
-            State::Resolving => {}
-            State::Dialling(_) => self.serve_dial(key),
+            State::Resolving => drop(self.serve_parked(key)),
+            State::Dialling(_) => {
+                if self.serve_parked(key) {
+                    self.serve_dial(key);
+                }
+            }
+            State::Asking(_) => self.serve_asking(key),
             State::Relaying(_) => self.serve_relay(key),
             State::Dns(_) => self.serve_dns(key),
         }
@@ -74,7 +79,9 @@ impl Engine {
             State::Resolving => self.deny(key, "limit:resolve-time".into()),
             State::Dialling(_) => self.dial_failed(key, "timed out"),
             State::Relaying(relay) if relay.established => self.never_opened(key),
-            State::Relaying(_) | State::Dns(_) => self.abort(key, "handshake timed out"),
+            State::Relaying(_) | State::Dns(_) | State::Asking(_) => {
+                self.abort(key, "handshake timed out");
+            }
         }
     }
 
@@ -162,6 +169,16 @@ impl Engine {
     /// The outside has answered: now the guest's SYN is, too.
     fn accept(&mut self, key: Key, upstream: Upstream) {
         let now = self.smoltcp_now();
+        if let Some(flow) = self.table.get_mut(key)
+            && let Some(parked) = flow.parked.take()
+        {
+            let Upstream { mut pipe, pass } = upstream;
+            pipe.readable = true;
+            pipe.writable = true;
+            let role = handed::role(&flow.intent, pass.clone());
+            flow.state = State::Relaying(Box::new(adapter::unparked(*parked, pipe, role)));
+            return self.stands(key, &pass, false);
+        }
         let deadline = self.now + limits::HANDSHAKE_TIME;
         let Some((claim, size)) = self.buffers.claim() else {
             return self.dial_failed(key, "no memory");
@@ -183,9 +200,25 @@ impl Engine {
         let relay = Relay::new(stack, pipe, role, claim);
         flow.state = State::Relaying(Box::new(relay));
         flow.deadline = Some(deadline);
-        self.dialling -= 1;
         self.half_open += 1;
         self.ledger.enter(key, &flow.ends);
+        self.stands(key, &pass, true);
+    }
+
+    /// A connection has been dialled.
+    fn stands(&mut self, key: Key, pass: &Pass, half_open: bool) {
+        self.dialling -= 1;
+        let until_opened = self.now + limits::OPENING_TIME;
+        let Some(flow) = self.table.get_mut(key) else {
+            return;
+        };
+        if !half_open {
+            let waits = matches!(
+                &flow.state,
+                State::Relaying(relay) if relay.waits_for_requests()
+            );
+            flow.deadline = waits.then_some(until_opened);
+        }
         let (id, intent) = (flow.id, flow.intent.clone());
         self.record(
             id,
@@ -213,8 +246,7 @@ impl Engine {
         let served = relay.serve(&mut self.output, self.guest, now);
         if relay.established && !was_established {
             self.half_open -= 1;
-            let waits = matches!(relay.role, Role::Unopened(_, Demand::Requests));
-            flow.deadline = waits.then_some(until_opened);
+            flow.deadline = relay.waits_for_requests().then_some(until_opened);
         }
         match served {
             Served::Idle => {
@@ -242,6 +274,7 @@ impl Engine {
         let stack = match &mut flow.state {
             State::Relaying(relay) => &mut relay.stack,
             State::Dns(stream) => &mut stream.stack,
+            State::Asking(asking) => &mut asking.parked.stack,
             State::Resolving | State::Dialling(_) => return self.close(key, how),
         };
         stack.socket().abort();
@@ -252,11 +285,23 @@ impl Engine {
 
     /// Forgets a connection.
     pub(super) fn close(&mut self, key: Key, how: &'static str) {
-        let Some(Flow { id, state, .. }) = self.table.remove(key) else {
+        let Some(flow) = self.table.remove(key) else {
             return;
         };
+        let Flow {
+            id, state, parked, ..
+        } = flow;
+        if let Some(parked) = parked {
+            self.ledger.erase(key);
+            self.buffers.give_back(parked.claim);
+        }
         match state {
             State::Resolving | State::Dialling(_) => self.dialling -= 1,
+            State::Asking(asking) => {
+                self.ledger.erase(key);
+                self.adapters -= 1;
+                self.buffers.give_back(asking.parked.claim);
+            }
             State::Dns(stream) => {
                 self.ledger.erase(key);
                 self.dns_streams -= 1;
@@ -305,7 +350,11 @@ impl Engine {
         };
         let (id, ends, intent) = (flow.id, flow.ends, flow.intent.clone());
         let syn = flow.syn.take();
+        let parked = flow.parked.take();
         self.record(id, &intent, ("deny", &reason), None, None);
+        if let Some(parked) = parked {
+            return self.refuse_parked(key, *parked, Some(&reason));
+        }
         self.close(key, "denied");
         if let Some(syn) = syn {
             self.turn_away(ends, &syn, &intent, &reason);
@@ -328,7 +377,7 @@ impl Engine {
         let intent = &flow.intent;
         let mut objection = |address, inspected| gate.objection(intent, address, inspected, now);
         let objected = match &mut flow.state {
-            State::Dns(_) => None,
+            State::Dns(_) | State::Asking(_) => None,
             State::Resolving => objection(None, true),
             State::Relaying(relay) => relay.role.pass().and_then(|pass| {
                 let inspected = matches!(
@@ -379,10 +428,14 @@ impl Engine {
             ),
             _ => (None, NO_ADDRESS.into()),
         };
-        if let Some(syn) = flow.syn.take() {
+        let (syn, parked) = (flow.syn.take(), flow.parked.take());
+        if let Some(syn) = syn {
             self.refuse(&ends, syn.reset);
         }
         self.record(id, &intent, ("allow", &reason), address, Some(why));
+        if let Some(parked) = parked {
+            return self.refuse_parked(key, *parked, None);
+        }
         self.close(key, "failed");
     }
 

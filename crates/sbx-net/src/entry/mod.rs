@@ -3,5 +3,6 @@
 
 pub(crate) mod dns;
 pub(crate) mod icmp;
+pub(crate) mod proxy;
 pub(crate) mod tcp;
 pub(crate) mod udp;
