@@ -121,7 +121,7 @@ fn a_name_that_no_rule_is_about_is_refused_at_once_and_the_log_names_why() {
     let log = home.sbx(["logs", "unlisted"]).succeeds().text();
     let denied = log
         .lines()
-        .find(|line| line.contains("unlisted.example") && line.contains("\"deny\""));
+        .find(|line| line.contains("denied tcp unlisted.example:443"));
     assert!(
         denied.is_some_and(|line| line.contains("default:unlisted")),
         "{log}"
@@ -138,6 +138,52 @@ fn a_name_that_no_rule_is_about_is_refused_at_once_and_the_log_names_why() {
             || line.contains("user allow **.example:443")),
         "{log}"
     );
+}
+
+#[test]
+fn every_verdict_and_every_end_is_on_record_and_found_by_what_is_asked() {
+    let home = Home::new();
+    let listener = Listener::open();
+    let resource = format!("localhost:{}", listener.port());
+    let sandbox = home.sandbox_with("recorded", &["--allow-network", &resource]);
+    assert_eq!(asked(&sandbox, listener.port()), GREETED);
+    sandbox.sh("curl -s --max-time 20 telnet://denied.example:22 || true");
+
+    let log = |flags: &[&str]| {
+        let call = home.sbx(["policy", "log", "recorded", "--json"]);
+        let found = call.args(flags).succeeds().json();
+        found["records"].as_array().unwrap().clone()
+    };
+    let all = log(&[]);
+    let of = |event: &str, host: &str| {
+        let found = all
+            .iter()
+            .find(|one| one["event"] == event && one["host"] == host);
+        found.unwrap_or_else(|| panic!("no {event} of {host}: {all:?}"))
+    };
+    let (flow, end) = (
+        of("flow", "host.sbx.internal"),
+        of("end", "host.sbx.internal"),
+    );
+    assert_eq!(flow["verdict"], "allow");
+    assert_eq!(flow["rule"], format!("sandbox allow {resource}"));
+    assert_eq!(flow["flow"], end["flow"]);
+    assert!(end["received"].as_u64().unwrap() > 13, "{end}");
+    assert!(end["sent"].as_u64().unwrap() > 13, "{end}");
+
+    let denied = log(&["--denied"]);
+    assert!(
+        denied.iter().all(|one| one["verdict"] == "deny"),
+        "{denied:?}"
+    );
+    assert!(denied.iter().any(|one| one["host"] == "denied.example"
+        && one["rule"] == "default:unlisted"
+        && one["port"] == 22));
+    assert_eq!(log(&["--limit", "1"]).len(), 1);
+    assert!(log(&["--since", "2126-01-01T00:00:00Z"]).is_empty());
+    let text = home.sbx(["policy", "log", "--denied"]).succeeds().text();
+    assert!(text.contains("tcp denied.example:22"), "{text}");
+    assert!(!text.contains("host.sbx.internal"), "{text}");
 }
 
 #[test]

@@ -6,6 +6,7 @@
 //! shown. A request holds typed values; an `Option` that is `None` was not
 //! said and is filled from the configuration or a default.
 
+mod audit;
 mod error;
 mod policy;
 mod reply;
@@ -18,6 +19,10 @@ use serde::{Deserialize, Serialize};
 
 use sbx_spec::{EnvVar, GuestPath, Resource, SandboxName, SandboxRequest, SensitivePlaces};
 
+pub use audit::{
+    AUDIT_VERSION, AuditAsked, AuditEnd, AuditEvent, AuditFlood, AuditFlow, AuditRecord,
+    AuditReply, AuditRequest, AuditTarget,
+};
 pub use error::{Code, Error};
 pub use policy::{
     CheckedReply, CheckedRequest, PolicyCheck, PolicyEdited, PolicyListReply, PolicyListed,

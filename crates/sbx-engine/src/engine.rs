@@ -11,6 +11,7 @@ use crate::directories::Directories;
 use crate::store::{Phase, RunRecord, SandboxDir, State, Store};
 use crate::supervisor::socket_directory;
 
+mod audit;
 mod check;
 mod doctor;
 mod gc;
@@ -21,6 +22,7 @@ mod policy;
 mod prepare;
 mod run;
 mod start;
+mod tail;
 mod target;
 
 /// How long a command waits for another one that changes the same sandbox.

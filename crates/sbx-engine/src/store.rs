@@ -477,7 +477,7 @@ fn write_record<T: Serialize>(
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::time::Duration;
 
     use sbx_spec::{Accel, ByteSize, Cpus, Driver, GuestPath, Isolation, Limits, Network};
@@ -506,7 +506,11 @@ mod tests {
         }
     }
 
-    fn store() -> (tempfile::TempDir, Store) {
+    pub(crate) fn made(store: &Store, name: &str) -> SandboxDir {
+        store.create(&spec(name)).unwrap()
+    }
+
+    pub(crate) fn store() -> (tempfile::TempDir, Store) {
         let root = tempfile::tempdir().unwrap();
         let store = Store::new(root.path().to_owned());
         (root, store)

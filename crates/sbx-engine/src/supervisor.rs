@@ -5,6 +5,7 @@
 //! the stop grace, when it is told to, or when a part of it is gone. Trusts
 //! the plan it was given and nobody else.
 
+mod audit;
 mod ends;
 mod launch;
 mod lifecycle;
@@ -13,6 +14,7 @@ mod machine;
 mod names;
 mod network;
 mod policy;
+mod rolling;
 mod router;
 mod serve;
 mod walls;
@@ -33,6 +35,7 @@ use crate::role::Role;
 use crate::spawner::{Spawner, SpawnerConfig};
 use crate::store::{RunRecord, Store};
 
+pub(crate) use audit::{MAX_FILE as MAX_AUDIT_FILE, NAME as AUDIT_NAME, OLDER as AUDIT_OLDER};
 pub(crate) use log::{MAX_FILE as MAX_LOG_FILE, NAME as LOG_NAME, OLDER as LOG_OLDER};
 pub(crate) use wire::{FrameReader, write as write_frame};
 

@@ -49,6 +49,7 @@ pub(crate) struct Ready {
 pub(crate) struct FlowRecord<'a> {
     pub(crate) id: u64,
     pub(crate) verdict: &'static str,
+    #[serde(flatten, serialize_with = "reason")]
     pub(crate) rule: &'a Reason,
     pub(crate) proto: &'static str,
     pub(crate) host: Option<&'a str>,
@@ -64,12 +65,35 @@ pub(crate) struct RequestRecord<'a> {
     /// The flow that it was made on.
     pub(crate) id: u64,
     pub(crate) verdict: &'static str,
+    #[serde(flatten, serialize_with = "reason")]
     pub(crate) rule: &'a Reason,
     pub(crate) host: Option<&'a str>,
     pub(crate) port: u16,
+    /// Empty, like the path, where it could not be read.
+    #[serde(skip_serializing_if = "str::is_empty")]
     pub(crate) method: &'a str,
     /// Without its query.
+    #[serde(skip_serializing_if = "str::is_empty")]
     pub(crate) path: &'a str,
+}
+
+/// The deciding line as its text, and the name and origin of a rule.
+fn reason<S: serde::Serializer>(reason: &&Reason, serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Parts<'a> {
+        rule: &'a Reason,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        rule_id: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        origin: Option<String>,
+    }
+    let rule = reason.rule();
+    let parts = Parts {
+        rule: reason,
+        rule_id: rule.map(|rule| rule.id().to_string()),
+        origin: rule.map(|rule| rule.origin().to_string()),
+    };
+    parts.serialize(serializer)
 }
 
 /// How much an allowed flow carried.
@@ -323,6 +347,39 @@ impl Control {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_record_names_its_rule_and_an_own_line_has_no_name() {
+        let rule = Rule::new(
+            sbx_spec::Action::Deny,
+            "a.example:443".parse().unwrap(),
+            sbx_spec::Origin::User,
+        )
+        .unwrap();
+        let id = rule.id().to_string();
+        let told = |rule: &Reason| {
+            let record = FlowRecord {
+                id: 1,
+                verdict: "deny",
+                rule,
+                proto: "tcp",
+                host: Some("a.example"),
+                addr: None,
+                port: 443,
+                failed: None,
+            };
+            serde_json::to_value(Line::Flow(&record)).unwrap()["flow"].take()
+        };
+        let flow = told(&Reason::Rule(std::sync::Arc::new(rule)));
+        assert_eq!(flow["rule"], "user deny a.example:443");
+        assert_eq!(
+            (&flow["rule_id"], &flow["origin"]),
+            (&id.into(), &"user".into())
+        );
+        let flow = told(&Reason::Fixed("default:unlisted"));
+        assert_eq!(flow["rule"], "default:unlisted");
+        assert!(flow.get("rule_id").is_none() && flow.get("origin").is_none());
+    }
 
     #[test]
     fn a_rate_allows_its_burst_and_then_its_pace() {

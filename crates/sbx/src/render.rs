@@ -3,6 +3,7 @@
 //! Data goes to standard output, all else to standard error. Text that may
 //! come from a sandbox is escaped before it is shown.
 
+pub(crate) mod audit;
 pub(crate) mod block;
 mod policy;
 pub(crate) mod progress;

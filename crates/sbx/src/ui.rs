@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sbx_engine::command::{
-    Cancel, Code, EndBlock, Error, LogLine, StartBlock, Terminal, Ui, cancellation,
+    AuditRecord, Cancel, Code, EndBlock, Error, LogLine, StartBlock, Terminal, Ui, cancellation,
 };
 use serde::Serialize;
 
 use crate::cli::Format;
 use crate::render::progress::Progress;
-use crate::render::{Screen, VERSION, block, json_line, reply};
+use crate::render::{Screen, VERSION, audit, block, json_line, reply};
 use crate::terminal::SignalThread;
 
 /// Longest answer to a question, in bytes.
@@ -158,6 +158,14 @@ impl Ui for Console {
             Format::Json | Format::Yaml => json_line(line),
         };
         // A reader that is gone is noticed by the next signal or the end.
+        let _ = self.screen.data(text.as_bytes());
+    }
+
+    fn audit(&mut self, record: &AuditRecord) {
+        let text = match self.screen.format {
+            Format::Table => audit::line(record, self.screen.out()),
+            Format::Json | Format::Yaml => json_line(record),
+        };
         let _ = self.screen.data(text.as_bytes());
     }
 

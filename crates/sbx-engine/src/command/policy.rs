@@ -9,6 +9,8 @@ use sbx_spec::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::AuditRequest;
+
 /// `sbx policy …`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum PolicyRequest {
@@ -22,6 +24,8 @@ pub enum PolicyRequest {
     List(Option<SandboxName>),
     /// Say what would come of a connection.
     Check(PolicyCheck),
+    /// Show what was recorded.
+    Log(AuditRequest),
 }
 
 /// Whose policy.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use sbx_spec::{ByteSize, Isolation, KitName, SandboxName, SandboxSpec};
 
-use super::{CheckedReply, Error, PolicyEdited, PolicyListReply};
+use super::{AuditReply, CheckedReply, Error, PolicyEdited, PolicyListReply};
 
 /// What the engine answers. Each kind has one text form and one JSON form,
 /// documented in `docs/json.md`.
@@ -40,6 +40,8 @@ pub enum Reply {
     PolicyList(PolicyListReply),
     /// What would come of a connection.
     Checked(CheckedReply),
+    /// What was recorded of the network.
+    Audit(AuditReply),
     /// Versions of the parts.
     Version(VersionReply),
     /// Done, and nothing to say.
@@ -342,6 +344,7 @@ impl Reply {
             Self::Sandbox(_)
             | Self::PolicyEdited(_)
             | Self::PolicyList(_)
+            | Self::Audit(_)
             | Self::List(_)
             | Self::Inspect(_)
             | Self::Logs(_)

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 
 use sbx_spec::{GuestPath, Isolation, KitName, NetworkPreset, SandboxName};
 
-use super::{Error, HeldName, LogLine, PolicyListed};
+use super::{AuditRecord, Error, HeldName, LogLine, PolicyListed};
 
 /// What the engine calls while it works. All methods return at once but
 /// [`Ui::confirm`], and none of them fails: a broken screen does not stop a
@@ -40,6 +40,9 @@ pub trait Ui: Send {
 
     /// A line of a log that is followed.
     fn log(&mut self, line: &LogLine);
+
+    /// A record of the network that is followed.
+    fn audit(&mut self, record: &AuditRecord);
 
     /// Takes the caller's standard streams for a session; once per process.
     ///

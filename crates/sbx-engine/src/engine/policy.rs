@@ -152,6 +152,7 @@ impl Engine {
             }
             PolicyRequest::List(sandbox) => self.list_policy(sandbox.as_ref()),
             PolicyRequest::Check(check) => self.check_policy(check).await,
+            PolicyRequest::Log(request) => self.audit(&request, ui).await,
         }
     }
 

@@ -11,11 +11,13 @@ use std::path::Path;
 use sbx_sys::{file, unix};
 use tokio::net::UnixStream;
 
+use super::audit::Audit;
 use super::log;
 use super::network::Network;
 use crate::command::{Code, Error};
 use crate::plan::Plan;
 use crate::spawner::{Spawner, Started, Verb};
+use crate::store::SandboxDir;
 
 /// The running parts of a sandbox.
 pub(crate) struct Launched {
@@ -41,8 +43,9 @@ pub(crate) struct Helper {
     pub(crate) control: UnixStream,
 }
 
-/// Starts everything. `runtime` is the sandbox's runtime directory, `names`
-/// the file of the names in its network.
+/// Starts everything. `runtime` is the sandbox's runtime directory; the names
+/// in its network are kept beside its disk, and what the network does is
+/// recorded beside its log.
 ///
 /// # Errors
 /// If a part cannot be started; those that were end with the spawner.
@@ -50,7 +53,7 @@ pub(crate) fn launch(
     plan: &Plan,
     spawner: &Spawner,
     runtime: &Path,
-    names: &Path,
+    sandbox: &SandboxDir,
 ) -> Result<Launched, Error> {
     let failed = |source: sbx_sys::Error| {
         Error::new(Code::Jail, "cannot make the links between processes").because(source)
@@ -79,9 +82,14 @@ pub(crate) fn launch(
     }
     let mut network = None;
     let mut frames = None;
-    let sandbox = plan.name.to_string();
     if let Some(plan) = &plan.network {
-        let (prepared, machine) = Network::prepare(&sandbox, names, &plan.rules)?;
+        let run = sandbox.run_directory();
+        let audit = Audit::open(&run, sandbox.name().clone()).map_err(|source| {
+            let what = format!("cannot open the audit file of `{}`", sandbox.name());
+            Error::new(Code::State, what).because(source)
+        })?;
+        let names = sandbox.join("names.jsonl");
+        let (prepared, machine) = Network::prepare(&names, &plan.rules, audit)?;
         helpers.push(prepared.start(spawner)?);
         network = Some(prepared);
         frames = Some(machine);

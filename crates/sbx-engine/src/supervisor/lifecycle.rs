@@ -64,7 +64,7 @@ pub(super) async fn live(
     std::fs::create_dir_all(&config.runtime).map_err(|source| {
         Error::new(Code::Io, "cannot make the runtime directory").because(source)
     })?;
-    let mut parts = launch::launch(plan, spawner, &config.runtime, &sandbox.join("names.jsonl"))?;
+    let mut parts = launch::launch(plan, spawner, &config.runtime, sandbox)?;
     let mut ends = Ends::watch(reports, &parts)?;
 
     let mut walls = vec![held];

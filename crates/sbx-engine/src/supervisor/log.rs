@@ -4,17 +4,14 @@
 //! cut, control characters are escaped, and a part that writes faster than
 //! anybody could read loses what is too much, with a note of how much.
 
-use std::fs::File;
-use std::io::{self, Write};
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::OnceLock;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
-use sbx_sys::file;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
+use super::rolling::Rolling;
 use crate::command::LogLine;
 
 /// The log, in a sandbox's run directory.
@@ -30,13 +27,7 @@ const BURST: f64 = 256.0 * 1024.0;
 /// What one source may write in the long run, in bytes a second.
 const RATE: f64 = 16.0 * 1024.0;
 
-static LOG: OnceLock<Mutex<Log>> = OnceLock::new();
-
-struct Log {
-    directory: OwnedFd,
-    file: File,
-    size: u64,
-}
+static LOG: OnceLock<Mutex<Rolling>> = OnceLock::new();
 
 /// Opens the log of this process in `directory`, once.
 ///
@@ -44,14 +35,7 @@ struct Log {
 /// If the file cannot be opened, or another supervisor left something else in
 /// its place.
 pub(crate) fn open(directory: &Path) -> sbx_sys::Result<()> {
-    let directory = file::open_dir(directory)?;
-    let file = file::append_at(&directory, NAME)?;
-    let size = file.metadata().map_or(0, |found| found.len());
-    let log = Log {
-        directory,
-        file,
-        size,
-    };
+    let log = Rolling::open(directory, NAME, OLDER, MAX_FILE)?;
     LOG.set(Mutex::new(log))
         .map_err(|_| sbx_sys::Error::refused("open a second log"))
 }
@@ -64,12 +48,9 @@ pub(crate) fn log(text: &str) {
 /// Writes a line of any source.
 pub(crate) fn line(source: &str, text: &str) {
     let Some(log) = LOG.get() else { return };
-    let time = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
     let entry = LogLine {
         source: source.to_owned(),
-        time_ms: u64::try_from(time.as_millis()).ok(),
+        time_ms: now_ms(),
         text: text.chars().take(MAX_LINE).collect(),
     };
     if let Ok(mut text) = serde_json::to_vec(&entry) {
@@ -77,6 +58,12 @@ pub(crate) fn line(source: &str, text: &str) {
         // A full disk must not stop the sandbox: the line is lost.
         let _ = log.lock().write(&text);
     }
+}
+
+/// Milliseconds since 1970, where the clock has a time after it.
+pub(crate) fn now_ms() -> Option<u64> {
+    let time = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+    u64::try_from(time.as_millis()).ok()
 }
 
 /// Copies what `stream` says into the log until it ends.
@@ -133,17 +120,27 @@ impl Lines {
 }
 
 /// How much one source may still write.
+#[derive(Debug)]
 pub(crate) struct Budget {
+    most: f64,
+    rate: f64,
     left: f64,
     since: Instant,
     lost: u64,
 }
 
 impl Budget {
-    /// A whole burst.
+    /// A whole burst of what a source may write to the log.
     pub(crate) fn new() -> Self {
+        Self::of(BURST, RATE)
+    }
+
+    /// `most` bytes at once, `rate` a second in the long run.
+    pub(crate) fn of(most: f64, rate: f64) -> Self {
         Self {
-            left: BURST,
+            most,
+            rate,
+            left: most,
             since: Instant::now(),
             lost: 0,
         }
@@ -153,7 +150,7 @@ impl Budget {
     pub(crate) fn spend(&mut self, count: usize) -> bool {
         let passed = self.since.elapsed().as_secs_f64();
         self.since = Instant::now();
-        self.left = (self.left + passed * RATE).min(BURST);
+        self.left = (self.left + passed * self.rate).min(self.most);
         let cost = u32::try_from(count).map_or(f64::MAX, f64::from);
         if cost > self.left {
             self.lost += count as u64;
@@ -165,20 +162,7 @@ impl Budget {
 
     /// What was lost, once there is room again to say so.
     pub(crate) fn settled(&mut self) -> Option<u64> {
-        (self.lost > 0 && self.left > BURST / 4.0).then(|| std::mem::take(&mut self.lost))
-    }
-}
-
-impl Log {
-    fn write(&mut self, text: &[u8]) -> io::Result<()> {
-        if self.size + text.len() as u64 > MAX_FILE {
-            rustix::fs::renameat(&self.directory, NAME, &self.directory, OLDER)?;
-            self.file = file::append_at(&self.directory, NAME).map_err(io::Error::other)?;
-            self.size = 0;
-        }
-        self.file.write_all(text)?;
-        self.size += text.len() as u64;
-        Ok(())
+        (self.lost > 0 && self.left > self.most / 4.0).then(|| std::mem::take(&mut self.lost))
     }
 }
 

@@ -19,6 +19,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
 use tokio::task::{JoinHandle, spawn_local};
 
+use super::audit::{Audit, Heard, Hearing, SUMMED_UP};
 use super::launch::{Helper, log_pipe, tokio_stream};
 use super::log;
 use super::names::Names;
@@ -45,21 +46,22 @@ pub(super) struct Network {
     rules: Rc<Rules>,
     /// What the guest trusts the engine by, for as long as it runs.
     authority: Authority,
+    audit: Rc<RefCell<Audit>>,
     hearing: Option<JoinHandle<()>>,
     deaths: VecDeque<Instant>,
 }
 
 impl Network {
-    /// The network of `sandbox`, which keeps its names in `names` and starts
-    /// with `rules`, and the machine's end of it.
+    /// The network of a sandbox that keeps its names in `names`, starts with
+    /// `rules` and is recorded in `audit`, and the machine's end of it.
     ///
     /// # Errors
     /// If the link or an authority cannot be made, or the names cannot be
     /// read.
     pub(super) fn prepare(
-        sandbox: &str,
         names: &Path,
         rules: &[Rule],
+        audit: Audit,
     ) -> Result<(Self, OwnedFd), Error> {
         let (machine, link) = unix::message_pair().map_err(failed)?;
         for end in [&machine, &link] {
@@ -73,9 +75,10 @@ impl Network {
             link,
             names: Rc::new(RefCell::new(names)),
             rules: Rc::new(Rules::new(rules)?),
-            authority: Authority::new(sandbox).map_err(|source| {
+            authority: Authority::new(audit.sandbox().as_str()).map_err(|source| {
                 Error::new(Code::Internal, "cannot prepare the network").because(source)
             })?,
+            audit: Rc::new(RefCell::new(audit)),
             hearing: None,
             deaths: VecDeque::new(),
         };
@@ -106,8 +109,8 @@ impl Network {
         &self.authority.certificate
     }
 
-    /// Tells an engine what it is and its rules, and keeps the names that it
-    /// tells; everything else it says goes to the log.
+    /// Tells an engine what it is and its rules, keeps the names that it tells
+    /// and records its verdicts; everything else it says goes to the log.
     pub(super) fn hear(&mut self, control: UnixStream) {
         let (reader, mut writer) = control.into_split();
         let rules = Rc::clone(&self.rules);
@@ -120,7 +123,11 @@ impl Network {
             }
         });
         let (names, rules) = (Rc::clone(&self.names), Rc::clone(&self.rules));
-        self.hearing = Some(spawn_local(hear(reader, names, rules)));
+        let hearing = Hearing {
+            engine: self.audit.borrow_mut().engine_starts(),
+            audit: Rc::clone(&self.audit),
+        };
+        self.hearing = Some(spawn_local(hear(reader, names, rules, hearing)));
     }
 
     /// What its engine judges by.
@@ -163,18 +170,40 @@ impl Network {
     }
 }
 
-async fn hear(mut control: OwnedReadHalf, names: Rc<RefCell<Names>>, rules: Rc<Rules>) {
+async fn hear(
+    mut control: OwnedReadHalf,
+    names: Rc<RefCell<Names>>,
+    rules: Rc<Rules>,
+    hearing: Hearing,
+) {
+    let audit = &hearing.audit;
     let mut chunk = vec![0; 4096];
     let mut cut = log::Lines::default();
     let mut budget = log::Budget::new();
-    while let Ok(count @ 1..) = control.read(&mut chunk).await {
+    loop {
+        let owes = audit.borrow().owes();
+        let count = tokio::select! {
+            read = control.read(&mut chunk) => match read {
+                Ok(count @ 1..) => count,
+                Ok(0) | Err(_) => return,
+            },
+            () = tokio::time::sleep(SUMMED_UP), if owes => 0,
+        };
         let bytes = chunk.get(..count).unwrap_or_default();
         cut.push(bytes, |line| {
-            let taken = names.borrow_mut().hear(line) || rules.hear(line);
-            if !taken && budget.spend(line.len()) {
-                log::line("net", line);
+            if names.borrow_mut().hear(line) || rules.hear(line) {
+                return;
+            }
+            let heard = audit.borrow_mut().hear(line);
+            let said = match &heard {
+                Heard::Record(said) => said.as_deref(),
+                Heard::Unreadable => Some(line),
+            };
+            if let Some(said) = said.filter(|said| budget.spend(said.len())) {
+                log::line("net", said);
             }
         });
+        audit.borrow_mut().sum_up(Instant::now());
         if let Some(lost) = budget.settled() {
             log::line("net", &log::dropped(lost));
         }
@@ -192,8 +221,9 @@ mod tests {
     #[test]
     fn engines_are_started_again_so_often_and_later_once_more() {
         let home = tempfile::tempdir().unwrap();
-        let (mut network, _machine) =
-            Network::prepare("box", &home.path().join("names"), &[]).unwrap();
+        let audit = Audit::open(home.path(), "box".parse().unwrap()).unwrap();
+        let names = home.path().join("names");
+        let (mut network, _machine) = Network::prepare(&names, &[], audit).unwrap();
         let start = Instant::now();
         let started = (0..RESTARTS + 3)
             .filter(|_| network.may_start_again(start))

@@ -243,7 +243,7 @@ impl Case {
             verdict,
             rule,
             method: method.chars().take(32).collect(),
-            path: path.chars().take(LONGEST_PATH).collect(),
+            path: path.escape_default().take(LONGEST_PATH).collect(),
         });
     }
 }

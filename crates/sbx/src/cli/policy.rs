@@ -2,12 +2,16 @@
 
 use clap::{Args, Subcommand, ValueEnum};
 use sbx_engine::command::{
-    CheckedRequest, Code, Command, Error, PolicyCheck, PolicyRequest, PolicyScope, RuleChoice,
+    AuditRequest, CheckedRequest, Code, Command, Error, PolicyCheck, PolicyRequest, PolicyScope,
+    RuleChoice,
 };
 use sbx_spec::{
     Action, Host, HostPort, HttpCondition, Method, NetworkPreset, Origin, PathGlob, Resource, Rule,
     SandboxName,
 };
+
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use super::sandbox::{value, wrong};
 
@@ -57,6 +61,10 @@ enum PolicyVerb {
         #[arg(long)]
         wide: bool,
     },
+    /// Show what was judged, and how much allowed connections carried
+    ///
+    /// Example: sbx policy log claude-app --denied --since 10m
+    Log(LogFlags),
     /// Say what would come of a connection, and which rule decides
     ///
     /// Exits 1 if it would be denied. Example: sbx policy check example.com:443
@@ -77,6 +85,30 @@ enum PolicyVerb {
         #[arg(long, value_name = "NAME")]
         sandbox: Option<String>,
     },
+}
+
+#[derive(Args, Debug)]
+struct LogFlags {
+    /// The sandbox [default: all]
+    #[arg(value_name = "NAME")]
+    sandbox: Option<String>,
+
+    /// Go on until interrupted
+    #[arg(short, long)]
+    follow: bool,
+
+    /// Only from then on: so long ago (30s, 10m, 2h, 1d), or a time such as
+    /// 2026-01-31T12:00:00Z
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+
+    /// Only what was denied
+    #[arg(long)]
+    denied: bool,
+
+    /// Only the last N records [default: 1000]
+    #[arg(long, value_name = "N")]
+    limit: Option<String>,
 }
 
 #[derive(Clone, Copy, ValueEnum, Debug)]
@@ -171,6 +203,7 @@ impl PolicyFlags {
             PolicyVerb::Ls { sandbox, .. } => {
                 PolicyRequest::List(value("NAME", sandbox.as_deref())?)
             }
+            PolicyVerb::Log(flags) => PolicyRequest::Log(flags.request()?),
             PolicyVerb::Check {
                 target: text,
                 method,
@@ -200,6 +233,51 @@ impl PolicyFlags {
         };
         Ok(Command::Policy(request))
     }
+}
+
+/// Records that are shown where nobody says how many.
+const RECORDS: usize = 1_000;
+
+impl LogFlags {
+    fn request(&self) -> Result<AuditRequest, Error> {
+        let now = OffsetDateTime::now_utc();
+        let since = self.since.as_deref().map(|text| {
+            moment(text, now).ok_or_else(|| {
+                wrong(
+                    "--since",
+                    text,
+                    &"a time is 30s, 10m, 2h, 1d or 2026-01-31T12:00:00Z",
+                )
+            })
+        });
+        Ok(AuditRequest {
+            sandbox: value("NAME", self.sandbox.as_deref())?,
+            follow: self.follow,
+            since_ms: since.transpose()?,
+            denied: self.denied,
+            limit: value("--limit", self.limit.as_deref())?.unwrap_or(RECORDS),
+        })
+    }
+}
+
+/// Milliseconds since 1970 of a time, or of so long before `now`.
+fn moment(text: &str, now: OffsetDateTime) -> Option<u64> {
+    let at = match OffsetDateTime::parse(text, &Rfc3339) {
+        Ok(at) => at,
+        Err(_) => {
+            let unit = text.chars().last()?;
+            let seconds = match unit {
+                's' => 1,
+                'm' => 60,
+                'h' => 3_600,
+                'd' => 86_400,
+                _ => return None,
+            };
+            let count: u32 = text.strip_suffix(unit)?.parse().ok()?;
+            now.checked_sub(time::Duration::seconds(i64::from(count) * seconds))?
+        }
+    };
+    u64::try_from(at.unix_timestamp_nanos() / 1_000_000).ok()
 }
 
 impl RuleFlags {
@@ -282,6 +360,33 @@ fn target(text: &str) -> Result<(Host, u16, Option<String>), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_moment_is_so_long_ago_or_a_time() {
+        let now = OffsetDateTime::from_unix_timestamp(1_000_000).unwrap();
+        for (text, seconds) in [
+            ("0s", 1_000_000),
+            ("10m", 999_400),
+            ("2h", 992_800),
+            ("1d", 913_600),
+            ("1970-01-02T00:00:00Z", 86_400),
+            ("1970-01-02T01:00:00+01:00", 86_400),
+        ] {
+            assert_eq!(moment(text, now), Some(seconds * 1_000), "{text}");
+        }
+        for text in [
+            "",
+            "m",
+            "10",
+            "-1m",
+            "1w",
+            "99999999999d",
+            "20d",
+            "yesterday",
+        ] {
+            assert_eq!(moment(text, now), None, "{text}");
+        }
+    }
 
     #[test]
     fn a_target_is_a_host_a_host_and_a_port_or_an_address_of_the_web() {
