@@ -78,7 +78,9 @@ fn request(bytes: &[u8]) -> Opening {
         (Some(end), _) if end == 0 || end > LONGEST_METHOD || text.get(end) != Some(&b' ') => {
             Opening::Other
         }
-        (Some(_), None) => limit(true),
+        // Other protocols begin with a word, too, and wait for an answer to
+        // what is no line (git's own does).
+        (Some(_), None) => limit(!text.iter().any(|byte| is_binary(*byte))),
         (Some(_), Some(end)) => {
             let line = text.get(..end).unwrap_or_default().trim_ascii_end();
             let version = line.rsplit(|byte| *byte == b' ').next();
@@ -95,6 +97,10 @@ fn request(bytes: &[u8]) -> Opening {
 
 /// Beyond any registered method.
 const LONGEST_METHOD: usize = 32;
+
+fn is_binary(byte: u8) -> bool {
+    byte < b' ' && !b"\t\r\n".contains(&byte)
+}
 
 fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
@@ -182,6 +188,7 @@ mod tests {
         }
         for text in [
             "PING\r\n",
+            "0032git-upload-pack /a.git\0host=a.example\0",
             "NICK a\r\n",
             "SSH-2.0-x\r\n",
             "\0\0",

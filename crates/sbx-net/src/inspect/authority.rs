@@ -17,6 +17,7 @@ use rcgen::{
 use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::server::NoServerSessionStorage;
 use rustls::sign::CertifiedKey;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -206,6 +207,10 @@ impl Leaves {
             .map_err(failed)?
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(key)));
+        // Each server has a configuration of its own; a store of sessions in
+        // each would be memory that a guest can fill.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
         config.alpn_protocols = offer.wire().map(<[u8]>::to_vec).into_iter().collect();
         Ok(config)
     }
