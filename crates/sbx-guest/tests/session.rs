@@ -323,7 +323,9 @@ fn end_of_input_on_a_terminal_ends_a_reader() {
 #[test]
 fn closing_hangs_up_the_whole_session() {
     let (_guest, mut host) = guest();
-    let stream = host.open(&on_terminal(sh("trap '' HUP; sleep 1000 & echo $!; wait")));
+    let stream = host.open(&on_terminal(sh(
+        "trap '' HUP; sleep 1000 & echo $!; while :; do sleep 1000; done",
+    )));
     let text = host
         .until(stream, |session| session.text().contains('\n'))
         .text();
