@@ -22,7 +22,7 @@ pub(crate) const LATER: &[&str] = &[
 ];
 
 /// Words after `policy` that later versions will know.
-const LATER_POLICY: &[&str] = &["ask", "pending", "approve", "dismiss", "log"];
+const LATER_POLICY: &[&str] = &["ask", "pending", "approve", "dismiss"];
 
 /// Old spellings of words, and today's.
 pub(crate) const OLD: &[(&str, &str)] = &[
