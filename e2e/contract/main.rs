@@ -7,6 +7,7 @@
     reason = "a test that cannot go on fails"
 )]
 
+mod asked;
 mod bad_input;
 mod boots;
 mod claude;

@@ -7,11 +7,13 @@ use sbx_proto::client::{Reply, Request};
 use sbx_proto::frame::{Frame, Kind, LINK, Side};
 use sbx_proto::message::Message;
 use sbx_spec::Rule;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
-use crate::command::{Code, Error};
+use crate::command::{Code, Error, Question};
 use crate::supervisor::{FrameReader, SOCKET, write_frame};
 
 /// How long a supervisor may take to answer a question.
@@ -166,15 +168,71 @@ pub(crate) async fn ping(runtime: &Path) -> Result<(), Error> {
 /// # Errors
 /// If the supervisor does not get there in time.
 pub(crate) async fn policy(runtime: &Path, rules: &[Rule]) -> Result<u64, Error> {
+    #[derive(Deserialize)]
+    struct Done {
+        cut: u64,
+    }
     let call = serde_json::json!({ "policy": { "rules": rules } });
-    let json = call.to_string().into_bytes().into();
-    match ask(runtime, &Request::Call { json }, PATIENCE).await? {
-        Reply::Answered { json } => {
-            let answer: Value = serde_json::from_slice(&json).map_err(|source| {
-                Error::new(Code::Link, "cannot read the supervisor's answer").because(source)
-            })?;
-            Ok(answer.get("cut").and_then(Value::as_u64).unwrap_or(0))
-        }
+    let done: Done = answered(ask(runtime, &called(&call), PATIENCE).await?)?;
+    Ok(done.cut)
+}
+
+/// What waits for the user in a sandbox.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Asked {
+    /// Another one once something changes.
+    pub(crate) revision: u64,
+    pub(crate) questions: Vec<Question>,
+}
+
+/// What the sandbox's network engine asks.
+///
+/// # Errors
+/// If the supervisor does not answer in time.
+pub(crate) async fn questions(runtime: &Path) -> Result<Asked, Error> {
+    tokio::time::timeout(PATIENCE, next_questions(runtime, None))
+        .await
+        .unwrap_or_else(|_| Err(silent()))
+}
+
+/// What it asks once that is something else than at `seen`: waits for as long
+/// as that takes.
+///
+/// # Errors
+/// If the supervisor is gone.
+pub(crate) async fn next_questions(runtime: &Path, seen: Option<u64>) -> Result<Asked, Error> {
+    let call = serde_json::json!({ "questions": { "seen": seen } });
+    let mut client = Client::connect(runtime)?;
+    client.send(&called(&call)).await?;
+    answered(client.answer().await?)
+}
+
+/// Answers a question; false where it is not open.
+///
+/// # Errors
+/// If the supervisor does not answer in time.
+pub(crate) async fn answer(runtime: &Path, number: u64, approve: bool) -> Result<bool, Error> {
+    #[derive(Deserialize)]
+    struct Done {
+        answered: bool,
+    }
+    let call = serde_json::json!({ "answer": { "number": number, "approve": approve } });
+    let done: Done = answered(ask(runtime, &called(&call), PATIENCE).await?)?;
+    Ok(done.answered)
+}
+
+fn called(call: &Value) -> Request {
+    Request::Call {
+        json: call.to_string().into_bytes().into(),
+    }
+}
+
+/// The answer to a call.
+fn answered<T: DeserializeOwned>(reply: Reply) -> Result<T, Error> {
+    match reply {
+        Reply::Answered { json } => serde_json::from_slice(&json).map_err(|source| {
+            Error::new(Code::Link, "cannot read the supervisor's answer").because(source)
+        }),
         _ => Err(Error::new(
             Code::Link,
             "the supervisor answered something else",
@@ -205,10 +263,10 @@ async fn ask(runtime: &Path, request: &Request, patience: Duration) -> Result<Re
     };
     tokio::time::timeout(patience, asked)
         .await
-        .unwrap_or_else(|_| {
-            Err(
-                Error::new(Code::Timeout, "the sandbox's supervisor does not answer")
-                    .hint("end it with `sbx rm -f`, or look at it with `sbx logs`"),
-            )
-        })
+        .unwrap_or_else(|_| Err(silent()))
+}
+
+fn silent() -> Error {
+    Error::new(Code::Timeout, "the sandbox's supervisor does not answer")
+        .hint("end it with `sbx rm -f`, or look at it with `sbx logs`")
 }

@@ -9,6 +9,7 @@
 mod audit;
 mod error;
 mod policy;
+mod question;
 mod reply;
 mod ui;
 
@@ -21,20 +22,21 @@ use sbx_spec::{EnvVar, GuestPath, Resource, SandboxName, SandboxRequest, Sensiti
 
 pub use audit::{
     AUDIT_VERSION, AuditAsked, AuditEnd, AuditEvent, AuditFlood, AuditFlow, AuditRecord,
-    AuditReply, AuditRequest, AuditTarget,
+    AuditReply, AuditRequest, AuditTarget, Judged,
 };
 pub use error::{Code, Error};
 pub use policy::{
     CheckedReply, CheckedRequest, PolicyCheck, PolicyEdited, PolicyListReply, PolicyListed,
     PolicyRequest, PolicyScope, PresetFrom, RuleChoice,
 };
+pub use question::{AnsweredReply, Given, PendingReply, Question, QuestionId, QuestionOf, Saying};
 pub use reply::{
     ActedReply, Check, DoctorReply, Ended, Enforced, Fact, Failed, GcItem, GcReply, HeldName,
     InspectReply, ListReply, LogLine, LogsReply, Outcome, PlanReply, PlanStep, Reply, SandboxBrief,
     SandboxReply, SessionReply, Status, VersionReply, Wall,
 };
 pub use ui::{
-    Afterwards, Cancel, Canceller, EndBlock, Entered, OutputFilter, ShareBrief, StartBlock,
+    Afterwards, Cancel, Canceller, EndBlock, Entered, OutputFilter, Prompt, ShareBrief, StartBlock,
     Terminal, TerminalEvent, TerminalMode, Terminals, TtySize, Ui, cancellation,
 };
 

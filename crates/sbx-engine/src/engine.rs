@@ -11,6 +11,8 @@ use crate::directories::Directories;
 use crate::store::{Phase, RunRecord, SandboxDir, State, Store};
 use crate::supervisor::socket_directory;
 
+mod around;
+mod ask;
 mod audit;
 mod check;
 mod doctor;

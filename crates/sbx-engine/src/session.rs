@@ -6,6 +6,8 @@
 //! task. What the program prints is granted credit for only once it has been
 //! written out: a caller that does not read stops the program, nobody else.
 
+mod overlay;
+
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
@@ -17,6 +19,10 @@ use sbx_proto::frame::{Frame, Kind};
 use sbx_proto::message::Message;
 use sbx_proto::session::{Exec, Exit, Refused, Resize, Signal};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+pub(crate) use overlay::Asking;
+use overlay::{Drawing, Overlay};
 
 use crate::client::{Client, PATIENCE, refused};
 use crate::command::{Code, Ended, Error, OutputFilter, Terminal, TerminalEvent, TtySize};
@@ -27,6 +33,8 @@ const CHUNK: usize = 32 * 1024;
 /// emulated on a busy host. One that is paused, or whose workspace answers
 /// nobody, never does.
 const OPENING: Duration = Duration::from_secs(60);
+/// How long a program may take to see one size before it is told another.
+const RESIZED: Duration = Duration::from_millis(100);
 
 /// What one session needs.
 pub(crate) struct Opening {
@@ -34,6 +42,8 @@ pub(crate) struct Opening {
     pub(crate) exec: Exec,
     /// Whether standard input is passed on.
     pub(crate) stdin: bool,
+    /// How the sandbox's questions are answered during it, if they are.
+    pub(crate) asking: Option<Asking>,
 }
 
 /// Asks for a session; returns when the sandbox is ready for it.
@@ -102,7 +112,11 @@ pub(crate) async fn attach(
     opening: Opening,
     mut terminal: Terminal,
 ) -> Result<Ended, Error> {
-    let Opening { exec, stdin } = opening;
+    let Opening {
+        exec,
+        stdin,
+        asking,
+    } = opening;
     let raw = exec.tty.is_some();
     let open = open_frame(&exec)?;
     let asked = async {
@@ -146,8 +160,13 @@ pub(crate) async fn attach(
         stdout,
         stderr,
         consumed,
+        overlay: Overlay::new(asking),
+        size: terminal.size,
+        redraw: None,
     };
-    let outcome = session.run(&mut terminal.events, terminal.size).await;
+    let outcome = session.run(&mut terminal.events).await;
+    let last = session.overlay.end();
+    session.draw(last);
     session.drain().await;
     let restored = terminal.mode.restore();
     let ended = outcome?;
@@ -195,24 +214,41 @@ struct Session {
     stdout: Output,
     stderr: Output,
     consumed: mpsc::UnboundedReceiver<(Channel, Written)>,
+    overlay: Overlay,
+    size: Option<TtySize>,
+    /// When the program is told the true size again.
+    redraw: Option<Instant>,
 }
 
 impl Session {
     async fn run(
         &mut self,
         events: &mut mpsc::UnboundedReceiver<TerminalEvent>,
-        mut size: Option<TtySize>,
     ) -> Result<Ended, Error> {
         loop {
             self.send_input().await;
+            let covered = self.overlay.is_shown();
+            let screen = self.size.unwrap_or(NO_SIZE);
+            let redraw = self.redraw;
             tokio::select! {
                 frame = self.client.next() => {
                     if let Some(ended) = self.take(frame?)? {
                         return Ok(ended);
                     }
                 }
-                bytes = self.input.recv(), if !self.input_ended && self.pending.is_empty() => {
+                drawing = self.overlay.stirs(screen) => self.draw(drawing),
+                () = until(redraw) => {
+                    self.redraw = None;
+                    self.resize(screen).await;
+                }
+                bytes = self.input.recv(),
+                    if !self.input_ended && (covered || self.pending.is_empty()) =>
+                {
                     match bytes {
+                        Some(keys) if covered => {
+                            let drawing = self.overlay.typed(&keys, screen);
+                            self.draw(drawing);
+                        }
                         Some(bytes) => self.pending = bytes,
                         None => {
                             self.input_ended = true;
@@ -229,21 +265,57 @@ impl Session {
                 }
                 Some(event) = events.recv() => match event {
                     TerminalEvent::Resized(now) => {
-                        size = Some(now);
+                        self.size = Some(now);
                         self.resize(now).await;
+                        let drawing = self.overlay.screen(now);
+                        self.draw(drawing);
                     }
                     TerminalEvent::Signal(number) => {
                         let number = u8::try_from(number).unwrap_or(15);
                         self.send(&Signal { number }).await;
                     }
                     TerminalEvent::Continued => {
-                        if let Some(size) = size {
+                        if let Some(size) = self.size {
                             self.resize(size).await;
                         }
                     }
                 },
             }
         }
+    }
+
+    /// Covers the program's screen, or gives it back with what the program
+    /// printed meanwhile.
+    fn draw(&mut self, drawing: Drawing) {
+        match drawing {
+            Drawing::Nothing => {}
+            Drawing::Cover(screen) => self.stdout.put(Piece::Cover(screen)),
+            Drawing::Uncover => {
+                self.stdout.put(Piece::Uncover);
+                for (channel, bytes) in std::mem::take(&mut self.overlay.held) {
+                    self.output(channel).put(Piece::Program(bytes));
+                }
+            }
+        }
+    }
+
+    fn output(&mut self, channel: Channel) -> &mut Output {
+        match channel {
+            Channel::Stderr => &mut self.stderr,
+            _ => &mut self.stdout,
+        }
+    }
+
+    /// Takes what the program prints.
+    fn print(&mut self, channel: Channel, bytes: Vec<u8>) -> Result<(), Error> {
+        let output = self.output(channel);
+        output.receiver.receive(bytes.len()).map_err(flow)?;
+        if self.overlay.is_shown() {
+            self.overlay.held.push((channel, bytes));
+        } else {
+            self.output(channel).put(Piece::Program(bytes));
+        }
+        Ok(())
     }
 
     async fn resize(&mut self, size: TtySize) {
@@ -292,10 +364,12 @@ impl Session {
         let broken =
             |source| Error::new(Code::Link, "cannot read the guest's message").because(source);
         match frame.kind {
-            Kind::Stdout => self.stdout.write(frame.payload)?,
-            Kind::Stderr => self.stderr.write(frame.payload)?,
+            Kind::Stdout => self.print(Channel::Stdout, frame.payload)?,
+            Kind::Stderr => self.print(Channel::Stderr, frame.payload)?,
             Kind::Eof => match Channel::from_eof(&frame.payload).map_err(broken)? {
                 Channel::Stdin => self.stop_input(),
+                // What is held back is still to be printed.
+                Channel::Stdout | Channel::Stderr if self.overlay.is_shown() => {}
                 Channel::Stdout => self.stdout.end(),
                 Channel::Stderr => self.stderr.end(),
             },
@@ -326,14 +400,19 @@ impl Session {
     /// Grants credit for what was written out. True if it could not be,
     /// because whoever read our output has gone.
     async fn acknowledge(&mut self, channel: Channel, written: Written) -> Result<bool, Error> {
-        let Written::Bytes(count) = written else {
-            return Ok(true);
+        let count = match written {
+            Written::Bytes(count) => count,
+            Written::Broken => return Ok(true),
+            Written::Uncovered => {
+                // Programs draw anew at another size, and only then.
+                let screen = self.size.unwrap_or(NO_SIZE);
+                let rows = screen.rows.saturating_sub(1).max(1);
+                self.resize(TtySize { rows, ..screen }).await;
+                self.redraw = Some(Instant::now() + RESIZED);
+                return Ok(false);
+            }
         };
-        let output = match channel {
-            Channel::Stderr => &mut self.stderr,
-            _ => &mut self.stdout,
-        };
-        if let Some(bytes) = output.receiver.consume(count) {
+        if let Some(bytes) = self.output(channel).receiver.consume(count) {
             // A session that has ended takes no credit any more.
             let _ = self
                 .client
@@ -355,17 +434,39 @@ fn flow(source: sbx_proto::flow::FlowError) -> Error {
     Error::new(Code::Link, "the flow of the session is broken").because(source)
 }
 
+/// The size of a terminal that has none.
+pub(crate) const NO_SIZE: TtySize = TtySize { rows: 24, cols: 80 };
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What a writing thread is given.
+enum Piece {
+    /// What the program printed.
+    Program(Vec<u8>),
+    /// Ours, over its screen.
+    Cover(Vec<u8>),
+    /// Its screen comes back.
+    Uncover,
+}
+
 /// What a writing thread tells.
 enum Written {
     /// So many bytes of the program's are out.
     Bytes(usize),
+    /// The program has to draw its screen anew.
+    Uncovered,
     /// Nobody reads them.
     Broken,
 }
 
 /// One of the caller's output streams.
 struct Output {
-    bytes: Option<std::sync::mpsc::Sender<Vec<u8>>>,
+    pieces: Option<std::sync::mpsc::Sender<Piece>>,
     receiver: Receiver,
 }
 
@@ -376,21 +477,32 @@ impl Output {
         mut filter: Box<dyn OutputFilter>,
         done: &mpsc::UnboundedSender<(Channel, Written)>,
     ) -> Self {
-        let (bytes, queue) = std::sync::mpsc::channel::<Vec<u8>>();
+        let (pieces, queue) = std::sync::mpsc::channel::<Piece>();
         let done = done.clone();
         std::thread::spawn(move || {
             let mut file = File::from(fd);
             let mut shown = Vec::new();
-            for bytes in queue {
+            for piece in queue {
                 shown.clear();
-                filter.filter(&bytes, &mut shown);
-                let out = file.write_all(&shown).and_then(|()| file.flush());
-                let written = match out {
-                    Ok(()) => Written::Bytes(bytes.len()),
-                    Err(_) => Written::Broken,
+                let written = match piece {
+                    Piece::Program(bytes) => {
+                        filter.filter(&bytes, &mut shown);
+                        Some(Written::Bytes(bytes.len()))
+                    }
+                    Piece::Cover(screen) => {
+                        filter.cover(&screen, &mut shown);
+                        None
+                    }
+                    Piece::Uncover => filter.uncover(&mut shown).then_some(Written::Uncovered),
                 };
-                let broken = matches!(written, Written::Broken);
-                if done.send((channel, written)).is_err() || broken {
+                let out = file.write_all(&shown).and_then(|()| file.flush());
+                let broken = out.is_err();
+                let told = if broken {
+                    Some(Written::Broken)
+                } else {
+                    written
+                };
+                if told.is_some_and(|told| done.send((channel, told)).is_err()) || broken {
                     return;
                 }
             }
@@ -399,22 +511,20 @@ impl Output {
             let _ = file.write_all(&shown);
         });
         Self {
-            bytes: Some(bytes),
+            pieces: Some(pieces),
             receiver: Receiver::new(),
         }
     }
 
-    fn write(&mut self, bytes: Vec<u8>) -> Result<(), Error> {
-        self.receiver.receive(bytes.len()).map_err(flow)?;
-        if let Some(queue) = &self.bytes {
+    fn put(&mut self, piece: Piece) {
+        if let Some(queue) = &self.pieces {
             // A thread that has ended has told why.
-            let _ = queue.send(bytes);
+            let _ = queue.send(piece);
         }
-        Ok(())
     }
 
     fn end(&mut self) {
-        self.bytes = None;
+        self.pieces = None;
     }
 }
 

@@ -14,6 +14,7 @@ mod machine;
 mod names;
 mod network;
 mod policy;
+mod questions;
 mod rolling;
 mod router;
 mod serve;

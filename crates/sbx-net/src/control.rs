@@ -27,6 +27,10 @@ pub(crate) enum Line<'a> {
     Flow(&'a FlowRecord<'a>),
     /// A request on a flow was judged.
     Request(&'a RequestRecord<'a>),
+    /// Somebody waits for the user's word.
+    Ask(&'a AskRecord<'a>),
+    /// Nobody waits for it any more.
+    Settled(&'a SettledRecord),
     /// An allowed flow is over.
     End(&'a EndRecord),
     /// A name got this address.
@@ -96,6 +100,33 @@ fn reason<S: serde::Serializer>(reason: &&Reason, serializer: S) -> Result<S::Ok
     parts.serialize(serializer)
 }
 
+/// A question for the user.
+#[derive(Debug, Serialize)]
+pub(crate) struct AskRecord<'a> {
+    /// Its number, which an answer repeats.
+    pub(crate) question: u64,
+    /// What it is about, as a rule would have it.
+    pub(crate) resource: &'a str,
+    /// The name that led to an address, where it is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) host: Option<&'a str>,
+    pub(crate) proto: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) method: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) path: Option<&'a str>,
+    /// The rule that asks.
+    #[serde(flatten, serialize_with = "reason")]
+    pub(crate) rule: &'a Reason,
+}
+
+/// A question is closed.
+#[derive(Debug, Serialize)]
+pub(crate) struct SettledRecord {
+    pub(crate) question: u64,
+    pub(crate) how: &'static str,
+}
+
 /// How much an allowed flow carried.
 #[derive(Debug, Serialize)]
 pub(crate) struct EndRecord {
@@ -115,6 +146,8 @@ pub(crate) enum Order {
     Policy(PolicyOrder),
     /// Be this authority to the guest.
     Authority(Authority),
+    /// What the user says to a question.
+    Answer(AnswerOrder),
 }
 
 /// Rules, all of them.
@@ -124,6 +157,14 @@ pub(crate) struct PolicyOrder {
     /// Its number, which the answer repeats.
     pub(crate) revision: u64,
     pub(crate) rules: Vec<Rule>,
+}
+
+/// An answer.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AnswerOrder {
+    pub(crate) question: u64,
+    pub(crate) approve: bool,
 }
 
 /// The rules of an order are in force.
@@ -230,6 +271,17 @@ impl Control {
             let allowed = record.verdict == "allow";
             self.count((u64::from(allowed), u64::from(!allowed)), now);
         }
+    }
+
+    /// Asks the user; false where nobody would hear it.
+    pub(crate) fn ask(&mut self, record: &AskRecord<'_>) -> bool {
+        self.push(&Line::Ask(record))
+    }
+
+    /// Says that a question is closed. Where that is lost, the supervisor
+    /// forgets the question by itself a moment later.
+    pub(crate) fn settled(&mut self, record: &SettledRecord) {
+        let _told = self.push(&Line::Settled(record));
     }
 
     /// Adds verdicts that were only counted: allowed, denied.

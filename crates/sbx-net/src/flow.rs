@@ -45,6 +45,8 @@ pub(crate) struct Flow {
 /// How far a connection is.
 #[derive(Debug)]
 pub(crate) enum State {
+    /// Waits for the user's word.
+    Held,
     /// Waits for the host's resolver.
     Resolving,
     /// Waits for the outside.
@@ -67,6 +69,8 @@ pub(crate) struct Parked {
     pub(crate) ready: &'static [u8],
     /// What is then said first.
     pub(crate) first: Vec<u8>,
+    /// What the proxy was asked, for whoever tells the guest that it may not.
+    pub(crate) asked: Vec<u8>,
 }
 
 /// A guest that has not said yet what it wants of a proxy.

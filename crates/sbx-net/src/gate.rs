@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use crate::layout;
 use crate::limits;
 use crate::names::Names;
+use crate::questions::asked_about;
 
 /// Without them no address can be told from the host's own.
 const HOST_ADDRESSES_UNKNOWN: &str = "default:host-addresses-unknown";
@@ -29,6 +30,9 @@ pub(crate) struct Intent {
     pub(crate) flow: Flow,
     /// The address that the guest used.
     pub(crate) address: IpAddr,
+    /// What the user said yes to, where rules ask: a name or an address of
+    /// this flow.
+    pub(crate) approved: Vec<Destination>,
 }
 
 impl Intent {
@@ -51,6 +55,28 @@ impl Intent {
                 port,
             },
             address,
+            approved: Vec::new(),
+        }
+    }
+
+    /// The user said yes.
+    pub(crate) fn approve(&mut self, asked: Destination) {
+        if !self.approved.contains(&asked) {
+            self.approved.push(asked);
+        }
+    }
+
+    /// A verdict on this flow, given what the user said.
+    pub(crate) fn settle(&self, verdict: Verdict, flow: &Flow) -> Verdict {
+        let approved = verdict.answer == Answer::Ask
+            && self.approved.contains(&asked_about(flow, &verdict.reason));
+        Verdict {
+            answer: if approved {
+                Answer::Allow
+            } else {
+                verdict.answer
+            },
+            ..verdict
         }
     }
 
@@ -90,6 +116,8 @@ impl Intent {
 pub(crate) enum Decision {
     /// Refused; what did it.
     Deny(Reason),
+    /// The user is to decide on this; which rule asks.
+    Ask(Flow, Reason),
     /// To be dialled, in this order.
     Dial(Vec<Pass>),
     /// Allowed by name; each address has to be judged.
@@ -140,6 +168,11 @@ impl Judge {
         decide_request(&self.0.borrow(), flow, request)
     }
 
+    /// What is in force now is no news.
+    pub(crate) fn seen(&mut self) {
+        self.0.mark_unchanged();
+    }
+
     /// Waits for other rules than those that were last seen by this method.
     pub(crate) async fn changed(&mut self) {
         if self.0.changed().await.is_err() {
@@ -183,12 +216,17 @@ impl Gate {
             Some(address) => intent.dialled(address),
             None => intent.flow.clone(),
         };
-        let verdict = decide(&self.policy.borrow(), &flow);
+        let verdict = intent.settle(self.verdict(&flow), &flow);
         match verdict.answer {
             Answer::Allow => None,
             Answer::Inspect => (!inspected).then_some(verdict.reason),
-            Answer::Deny => Some(verdict.reason),
+            Answer::Ask | Answer::Deny => Some(verdict.reason),
         }
+    }
+
+    /// What the rules say of a flow.
+    pub(crate) fn verdict(&self, flow: &Flow) -> Verdict {
+        decide(&self.policy.borrow(), flow)
     }
 
     /// Judges an intent.
@@ -196,9 +234,11 @@ impl Gate {
         let Ok(()) = self.read_host_addresses(now) else {
             return Decision::Deny(HOST_ADDRESSES_UNKNOWN.into());
         };
-        let verdict = decide(&self.policy.borrow(), &intent.flow);
-        if verdict.answer == Answer::Deny {
-            return Decision::Deny(verdict.reason);
+        let verdict = intent.settle(self.verdict(&intent.flow), &intent.flow);
+        match verdict.answer {
+            Answer::Deny => return Decision::Deny(verdict.reason),
+            Answer::Ask => return Decision::Ask(intent.flow.clone(), verdict.reason),
+            Answer::Allow | Answer::Inspect => {}
         }
         let port = intent.flow.port;
         match &intent.flow.destination {
@@ -219,7 +259,7 @@ impl Gate {
     }
 
     /// Judges the addresses that an allowed name resolved to. One allowed
-    /// address is enough; the denied ones are not dialled.
+    /// address is enough; the others are not dialled.
     pub(crate) fn judge_resolved(
         &mut self,
         intent: &Intent,
@@ -230,24 +270,26 @@ impl Gate {
         let Ok(()) = self.read_host_addresses(now) else {
             return Decision::Deny(HOST_ADDRESSES_UNKNOWN.into());
         };
-        let mut passes = Vec::new();
+        let (mut passes, mut asked) = (Vec::new(), None);
         let mut denied = Reason::Fixed("default:no-address");
         for address in addresses.iter().take(limits::CANDIDATES) {
             let flow = Flow {
                 destination: Destination::Resolved(name.clone(), *address),
                 ..intent.flow.clone()
             };
-            let verdict = decide(&self.policy.borrow(), &flow);
-            if verdict.answer == Answer::Deny {
-                denied = verdict.reason;
-            } else {
-                passes.push(pass(*address, flow.port, &verdict));
+            let verdict = intent.settle(self.verdict(&flow), &flow);
+            match verdict.answer {
+                Answer::Deny => denied = verdict.reason,
+                Answer::Ask => asked = asked.or(Some((flow, verdict.reason))),
+                Answer::Allow | Answer::Inspect => {
+                    passes.push(pass(*address, flow.port, &verdict));
+                }
             }
         }
-        if passes.is_empty() {
-            Decision::Deny(denied)
-        } else {
-            Decision::Dial(passes)
+        match asked {
+            _ if !passes.is_empty() => Decision::Dial(passes),
+            Some((flow, reason)) => Decision::Ask(flow, reason),
+            None => Decision::Deny(denied),
         }
     }
 

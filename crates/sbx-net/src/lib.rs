@@ -29,6 +29,7 @@ pub mod limits;
 mod names;
 mod opening;
 pub mod process;
+mod questions;
 mod refusal;
 mod relay;
 #[doc(hidden)]

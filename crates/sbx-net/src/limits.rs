@@ -116,6 +116,17 @@ pub const REPORTS: usize = 4_096;
 pub const BUFFERS: [(usize, usize); 3] =
     [(512 * 1024, 128), (64 * 1024, 1_024), (16 * 1024, FLOWS)];
 
+/// Questions for the user at once, and answers that are remembered. The next
+/// connection or request is denied.
+pub const QUESTIONS: usize = 64;
+
+/// Connections and requests that wait for the user. The next one is denied.
+pub const HELD: usize = 256;
+
+/// How long a question waits for its answer, and how long that counts for
+/// whoever asks the same. Without an answer they are denied.
+pub const ASK_TIME: Duration = Duration::from_secs(30);
+
 /// Distinct names that have an address in one sandbox. The next one is
 /// answered REFUSED; names known by then keep working.
 pub const NAMES: usize = 16_384;

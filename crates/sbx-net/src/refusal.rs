@@ -76,6 +76,11 @@ fn target(intent: &Intent) -> Option<String> {
 fn remedy(intent: &Intent, target: &str, request: &str, reason: &Reason) -> String {
     if let Some(rule) = reason.rule() {
         let id = rule.id();
+        if rule.action() == Action::Ask {
+            return "The user was asked, and did not say yes in time. Try again when they can \
+                    answer: here, or on the host with `sbx policy pending`."
+                .to_owned();
+        }
         return match rule.origin() {
             Origin::User => {
                 format!("To take that rule back, on the host: sbx policy rm --id {id}")
@@ -116,6 +121,7 @@ mod tests {
                 port,
             },
             address: IpAddr::from([198, 18, 0, 1]),
+            approved: Vec::new(),
         }
     }
 

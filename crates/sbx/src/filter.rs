@@ -38,6 +38,7 @@
 //! Sources: ECMA-48; XTerm Control Sequences (invisible-island.net/xterm);
 //! the kitty, iTerm2 and ConEmu protocol documents.
 
+mod cover;
 mod decide;
 mod modes;
 #[cfg(test)]
@@ -46,6 +47,7 @@ mod token;
 
 use sbx_engine::command::OutputFilter;
 
+use cover::{Below, Cover};
 use decide::{csi_allowed, osc_allowed};
 use modes::Modes;
 use token::{Token, Tokens};
@@ -65,15 +67,28 @@ const ESC: u8 = 0x1b;
 const ST: u8 = 0x9c;
 
 /// Lets everything through, for pipes and `--raw-terminal`.
-#[derive(Debug)]
-pub(crate) struct Passthrough;
+#[derive(Default, Debug)]
+pub(crate) struct Passthrough(Cover);
 
 impl OutputFilter for Passthrough {
     fn filter(&mut self, input: &[u8], output: &mut Vec<u8>) {
         output.extend_from_slice(input);
     }
 
-    fn finish(&mut self, _output: &mut Vec<u8>) {}
+    fn finish(&mut self, output: &mut Vec<u8>) {
+        self.uncover(output);
+    }
+
+    fn cover(&mut self, screen: &[u8], output: &mut Vec<u8>) {
+        self.0.show(screen, Below::default(), output);
+    }
+
+    fn uncover(&mut self, output: &mut Vec<u8>) -> bool {
+        // What its program uses is not known: it may as well draw anew.
+        let shown = self.0.is_shown();
+        self.0.lift(Below::default(), output);
+        shown
+    }
 }
 
 /// The filter in front of a terminal.
@@ -88,6 +103,8 @@ pub(crate) struct TerminalFilter {
     body: usize,
     /// What the sandbox switched on.
     modes: Modes,
+    /// What of ours is over its screen.
+    cover: Cover,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -129,6 +146,7 @@ impl OutputFilter for TerminalFilter {
     }
 
     fn finish(&mut self, output: &mut Vec<u8>) {
+        self.uncover(output);
         let mut tokens = std::mem::take(&mut self.tokens);
         tokens.finish(|token| self.token(token, output));
         if matches!(self.state, State::Sixel | State::Ending(Ended::Sixel)) {
@@ -136,6 +154,19 @@ impl OutputFilter for TerminalFilter {
         }
         self.ground();
         self.modes.switch_off(output);
+    }
+
+    fn cover(&mut self, screen: &[u8], output: &mut Vec<u8>) {
+        if matches!(self.state, State::Sixel | State::Ending(Ended::Sixel)) {
+            // An image that is on its way cannot be taken up again.
+            output.extend_from_slice(b"\x1b\\");
+            self.state = State::Dropped;
+        }
+        self.cover.show(screen, self.modes.below(), output);
+    }
+
+    fn uncover(&mut self, output: &mut Vec<u8>) -> bool {
+        self.cover.lift(self.modes.below(), output)
     }
 }
 
@@ -148,6 +179,7 @@ impl TerminalFilter {
             held: Vec::new(),
             body: 0,
             modes: Modes::default(),
+            cover: Cover::default(),
         }
     }
 

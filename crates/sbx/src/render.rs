@@ -7,6 +7,7 @@ pub(crate) mod audit;
 pub(crate) mod block;
 mod policy;
 pub(crate) mod progress;
+pub(crate) mod question;
 pub(crate) mod reply;
 pub(crate) mod table;
 mod yaml;

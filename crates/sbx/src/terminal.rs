@@ -11,7 +11,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 use sbx_engine::command::{
-    Canceller, Code, Error, OutputFilter, Terminal, TerminalEvent, TerminalMode, Terminals, TtySize,
+    Canceller, Code, Error, OutputFilter, Prompt, Terminal, TerminalEvent, TerminalMode, Terminals,
+    TtySize,
 };
 use signal_hook::consts::{
     SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2, SIGWINCH,
@@ -21,6 +22,7 @@ use signal_hook::low_level::emulate_default_handler;
 use tokio::sync::mpsc;
 
 use crate::filter::{Passthrough, TerminalFilter};
+use crate::render::question::Questions;
 
 /// The terminal whose mode was changed, and the mode it had. One per
 /// process, since there is one controlling terminal; reached from a panic
@@ -209,11 +211,12 @@ impl SignalThread {
     }
 
     /// Lends the standard streams to a session, which from now on hears the
-    /// signals. `raw_terminal` lets every sequence through.
+    /// signals. `raw_terminal` lets every sequence through; `asks` says whether
+    /// the user may be asked during it.
     ///
     /// # Errors
     /// If a descriptor cannot be duplicated.
-    pub(crate) fn lend(&self, raw_terminal: bool) -> Result<Terminal, Error> {
+    pub(crate) fn lend(&self, raw_terminal: bool, asks: bool) -> Result<Terminal, Error> {
         let failed = |source: io::Error| {
             Error::new(Code::Io, "cannot use the standard streams").because(source)
         };
@@ -238,6 +241,7 @@ impl SignalThread {
             size: size(),
             events,
             mode: Box::new(RawMode { terminal }),
+            prompt: (asks && is.stdin && is.stdout).then(|| Box::new(Questions) as Box<dyn Prompt>),
             stdout_filter: filter(is.stdout && !raw_terminal),
             stderr_filter: filter(is.stderr && !raw_terminal),
         })
@@ -249,7 +253,7 @@ fn filter(needed: bool) -> Box<dyn OutputFilter> {
     if needed {
         Box::new(TerminalFilter::new())
     } else {
-        Box::new(Passthrough)
+        Box::new(Passthrough::default())
     }
 }
 
@@ -342,7 +346,7 @@ mod tests {
         let signals = SignalThread {
             route: Arc::new(Mutex::new(route)),
         };
-        let mut session = signals.lend(false).unwrap();
+        let mut session = signals.lend(false, false).unwrap();
         signals.received(SIGINT);
         assert_eq!(session.events.try_recv(), Ok(TerminalEvent::Signal(SIGINT)));
         assert!(!cancel.is_cancelled());

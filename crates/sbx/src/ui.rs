@@ -177,7 +177,7 @@ impl Ui for Console {
                 "the terminal was lent to a session before",
             ));
         }
-        self.signals.lend(self.raw_terminal)
+        self.signals.lend(self.raw_terminal, !self.no_input)
     }
 
     fn cancel(&self) -> Cancel {

@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use sbx_spec::{Action, SandboxName};
+use sbx_spec::SandboxName;
 use serde::{Deserialize, Serialize};
 
 /// Version of the records.
@@ -67,6 +67,16 @@ pub enum AuditEvent {
     Flood(AuditFlood),
 }
 
+/// A verdict.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Judged {
+    /// It went on.
+    Allow,
+    /// It was refused.
+    Deny,
+}
+
 /// The verdict on one flow.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct AuditFlow {
@@ -74,7 +84,7 @@ pub struct AuditFlow {
     /// An allowed flow that a new rule ends has a second verdict.
     pub flow: String,
     /// The verdict.
-    pub verdict: Action,
+    pub verdict: Judged,
     /// What it was about.
     #[serde(flatten)]
     pub target: AuditTarget,
@@ -88,7 +98,7 @@ pub struct AuditAsked {
     /// The flow that it was made on.
     pub flow: String,
     /// The verdict.
-    pub verdict: Action,
+    pub verdict: Judged,
     /// The server's name, if it has one.
     pub host: Option<String>,
     /// Its port.
@@ -168,8 +178,8 @@ impl AuditEvent {
     #[must_use]
     pub fn is_denial(&self) -> bool {
         match self {
-            Self::Flow(flow) => flow.verdict == Action::Deny,
-            Self::Request(asked) => asked.verdict == Action::Deny,
+            Self::Flow(flow) => flow.verdict == Judged::Deny,
+            Self::Request(asked) => asked.verdict == Judged::Deny,
             Self::End(_) => false,
             Self::Flood(flood) => flood.denied > 0,
         }

@@ -50,6 +50,8 @@ pub enum Code {
     Busy,
     /// No such rule in a policy.
     RuleNotFound,
+    /// No such question is open.
+    QuestionNotFound,
     /// No agent or kit of that name.
     UnknownAgent,
     /// The workspace is missing, or is none that may be served.
@@ -106,6 +108,7 @@ impl Code {
         Self::BrokenSandbox,
         Self::Busy,
         Self::RuleNotFound,
+        Self::QuestionNotFound,
         Self::UnknownAgent,
         Self::Workspace,
         Self::Mount,
@@ -134,7 +137,10 @@ impl Code {
     pub fn exit(self) -> u8 {
         match self {
             Self::Usage | Self::NotInThisVersion | Self::Config | Self::NoTerminal => 2,
-            Self::SandboxNotFound | Self::UnknownAgent | Self::RuleNotFound => 3,
+            Self::SandboxNotFound
+            | Self::UnknownAgent
+            | Self::RuleNotFound
+            | Self::QuestionNotFound => 3,
             Self::Declined | Self::Refused => 4,
             _ => 1,
         }

@@ -9,7 +9,7 @@ use sbx_spec::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::AuditRequest;
+use super::{AuditRequest, QuestionId, Saying};
 
 /// `sbx policy …`.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -26,6 +26,10 @@ pub enum PolicyRequest {
     Check(PolicyCheck),
     /// Show what was recorded.
     Log(AuditRequest),
+    /// Show what waits for an answer, in one sandbox or all.
+    Pending(Option<SandboxName>),
+    /// Answer a question.
+    Answer(QuestionId, Saying),
 }
 
 /// Whose policy.
@@ -153,8 +157,8 @@ pub struct CheckedReply {
     pub target: HostPort,
     /// For which sandbox.
     pub sandbox: Option<SandboxName>,
-    /// `allow`, `deny`, or `inspect` where each request would be judged and
-    /// none was given.
+    /// `allow`, `deny`, `ask` where the user would be asked, or `inspect`
+    /// where each request would be judged and none was given.
     pub verdict: &'static str,
     /// The deciding line: a rule, or one of the engine's own.
     pub rule: String,
@@ -178,6 +182,7 @@ impl CheckedReply {
             verdict: match verdict.answer {
                 Answer::Allow => "allow",
                 Answer::Inspect => "inspect",
+                Answer::Ask => "ask",
                 Answer::Deny => "deny",
             },
             rule: verdict.reason.to_string(),

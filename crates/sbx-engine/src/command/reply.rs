@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use sbx_spec::{ByteSize, Isolation, KitName, SandboxName, SandboxSpec};
 
-use super::{AuditReply, CheckedReply, Error, PolicyEdited, PolicyListReply};
+use super::{
+    AnsweredReply, AuditReply, CheckedReply, Error, PendingReply, PolicyEdited, PolicyListReply,
+};
 
 /// What the engine answers. Each kind has one text form and one JSON form,
 /// documented in `docs/json.md`.
@@ -42,6 +44,10 @@ pub enum Reply {
     Checked(CheckedReply),
     /// What was recorded of the network.
     Audit(AuditReply),
+    /// What waits for an answer.
+    Pending(PendingReply),
+    /// A question was answered.
+    Answered(AnsweredReply),
     /// Versions of the parts.
     Version(VersionReply),
     /// Done, and nothing to say.
@@ -345,6 +351,8 @@ impl Reply {
             | Self::PolicyEdited(_)
             | Self::PolicyList(_)
             | Self::Audit(_)
+            | Self::Pending(_)
+            | Self::Answered(_)
             | Self::List(_)
             | Self::Inspect(_)
             | Self::Logs(_)

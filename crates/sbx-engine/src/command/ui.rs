@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 
 use sbx_spec::{GuestPath, Isolation, KitName, NetworkPreset, SandboxName};
 
-use super::{AuditRecord, Error, HeldName, LogLine, PolicyListed};
+use super::{AuditRecord, Error, HeldName, LogLine, PolicyListed, Question, QuestionId, Saying};
 
 /// What the engine calls while it works. All methods return at once but
 /// [`Ui::confirm`], and none of them fails: a broken screen does not stop a
@@ -116,6 +116,9 @@ pub struct Terminal {
     pub events: mpsc::UnboundedReceiver<TerminalEvent>,
     /// Switches the terminal's mode.
     pub mode: Box<dyn TerminalMode>,
+    /// What puts questions of the sandbox to whoever sits there; `None` where
+    /// nobody does, or nobody is to be asked.
+    pub prompt: Option<Box<dyn Prompt>>,
     /// What the sandbox's standard output passes through before it is
     /// written.
     pub stdout_filter: Box<dyn OutputFilter>,
@@ -190,6 +193,24 @@ pub trait OutputFilter: Send {
 
     /// The stream ended: appends what was held back and is harmless.
     fn finish(&mut self, output: &mut Vec<u8>);
+
+    /// Appends what shows `screen`, text and sequences of our own, over what
+    /// the sandbox has drawn, or in place of what is shown over it already.
+    fn cover(&mut self, screen: &[u8], output: &mut Vec<u8>);
+
+    /// Appends what brings the sandbox's screen back. True where its program
+    /// has to draw it anew.
+    fn uncover(&mut self, output: &mut Vec<u8>) -> bool;
+}
+
+/// What puts a question to whoever sits at the terminal.
+pub trait Prompt: Send {
+    /// What is shown of a question, from the upper left corner of an empty
+    /// screen on; `keys` says whether keys count by now.
+    fn screen(&self, id: &QuestionId, question: &Question, keys: bool, size: TtySize) -> Vec<u8>;
+
+    /// What was said by these keys, if it was anything.
+    fn answer(&self, keys: &[u8]) -> Option<Saying>;
 }
 
 /// What the caller is told before the first byte of a session.

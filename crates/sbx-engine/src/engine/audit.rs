@@ -106,12 +106,11 @@ impl Engine {
 mod tests {
     use std::io::Write;
 
-    use sbx_spec::Action;
-
     use super::*;
+    use crate::command::Judged;
     use crate::command::{AUDIT_VERSION, AuditEvent, AuditFlow, AuditTarget};
 
-    fn record(sandbox: &str, time_ms: u64, verdict: Action) -> AuditRecord {
+    fn record(sandbox: &str, time_ms: u64, verdict: Judged) -> AuditRecord {
         AuditRecord {
             version: AUDIT_VERSION,
             time_ms,
@@ -161,10 +160,10 @@ mod tests {
     fn records_of_all_sandboxes_come_in_the_order_of_time_and_as_they_are_asked_for() {
         let (_root, store) = crate::store::tests::store();
         let [one, two] = ["one", "two"].map(|name| crate::store::tests::made(&store, name));
-        keep(&one, &record("one", 1, Action::Allow));
-        keep(&one, &record("one", 3, Action::Deny));
-        keep(&two, &record("two", 2, Action::Deny));
-        keep(&two, &record("one", 9, Action::Allow));
+        keep(&one, &record("one", 1, Judged::Allow));
+        keep(&one, &record("one", 3, Judged::Deny));
+        keep(&two, &record("two", 2, Judged::Deny));
+        keep(&two, &record("one", 9, Judged::Allow));
         let dirs = store.list().unwrap();
         let read = |request| Tails::default().read(&dirs, &request);
         let found = read(all());
@@ -188,11 +187,11 @@ mod tests {
     fn what_was_read_once_is_not_read_again() {
         let (_root, store) = crate::store::tests::store();
         let one = crate::store::tests::made(&store, "one");
-        keep(&one, &record("one", 1, Action::Allow));
+        keep(&one, &record("one", 1, Judged::Allow));
         let dirs = store.list().unwrap();
         let mut tails = Tails::default();
         assert_eq!(times(&tails.read(&dirs, &all())), [1]);
-        keep(&one, &record("one", 2, Action::Allow));
+        keep(&one, &record("one", 2, Judged::Allow));
         assert_eq!(times(&tails.read(&dirs, &all())), [2]);
         assert!(times(&tails.read(&dirs, &all())).is_empty());
     }

@@ -84,10 +84,13 @@ async fn judge(policy: &Policy, check: &PolicyCheck) -> (Verdict, Vec<IpAddr>) {
         .collect();
     let judged = |address: &IpAddr| decide(Destination::Resolved(name.clone(), *address));
     let verdicts: Vec<Verdict> = addresses.iter().map(judged).collect();
-    // One allowed address is enough, as for the engine.
+    // One allowed address is enough, as for the engine, and one that the user
+    // would be asked about better than none.
+    let goes_on = |verdict: &&Verdict| matches!(verdict.answer, Answer::Allow | Answer::Inspect);
     let decisive = verdicts
         .iter()
-        .find(|verdict| verdict.answer != Answer::Deny)
+        .find(goes_on)
+        .or(verdicts.iter().find(|one| one.answer == Answer::Ask))
         .or(verdicts.last())
         .cloned();
     (decisive.unwrap_or(verdict), addresses)

@@ -51,6 +51,13 @@ impl Effective {
     }
 }
 
+/// What an edit did.
+pub(super) struct Edit {
+    pub(super) edited: PolicyEdited,
+    /// What the user should know besides.
+    pub(super) warnings: Vec<String>,
+}
+
 impl Engine {
     /// What counts for a sandbox, or for a new one that says nothing itself.
     ///
@@ -140,19 +147,25 @@ impl Engine {
         match request {
             PolicyRequest::Init(preset) => {
                 let edits = [PolicyEdit::Preset(preset)];
-                self.edit_policy(&PolicyScope::User, &edits, ui).await
+                self.edit_for(&PolicyScope::User, &edits, ui).await
             }
             PolicyRequest::Add(scope, rules) => {
                 let edits: Vec<_> = rules.into_iter().map(PolicyEdit::Add).collect();
-                self.edit_policy(&scope, &edits, ui).await
+                self.edit_for(&scope, &edits, ui).await
             }
             PolicyRequest::Remove(scope, choice) => {
                 let edits = self.removals(&scope, &choice)?;
-                self.edit_policy(&scope, &edits, ui).await
+                self.edit_for(&scope, &edits, ui).await
             }
             PolicyRequest::List(sandbox) => self.list_policy(sandbox.as_ref()),
             PolicyRequest::Check(check) => self.check_policy(check).await,
             PolicyRequest::Log(request) => self.audit(&request, ui).await,
+            PolicyRequest::Pending(sandbox) => self.pending(sandbox.as_ref()).await,
+            PolicyRequest::Answer(id, saying) => {
+                let (answered, warnings) = self.answer(&id, saying).await?;
+                warnings.iter().for_each(|warning| ui.warn(warning));
+                Ok(Reply::Answered(answered))
+            }
         }
     }
 
@@ -172,7 +185,18 @@ impl Engine {
         }
         let edits: Vec<_> = rules.iter().cloned().map(PolicyEdit::Add).collect();
         let scope = PolicyScope::Sandbox(sandbox.name().clone());
-        self.edit_policy(&scope, &edits, ui).await.map(drop)
+        self.edit_for(&scope, &edits, ui).await.map(drop)
+    }
+
+    async fn edit_for(
+        &self,
+        scope: &PolicyScope,
+        edits: &[PolicyEdit],
+        ui: &mut dyn Ui,
+    ) -> Result<Reply, Error> {
+        let Edit { edited, warnings } = self.edit_policy(scope, edits).await?;
+        warnings.iter().for_each(|warning| ui.warn(warning));
+        Ok(Reply::PolicyEdited(edited))
     }
 
     /// Makes sure that a sandbox that just came up judges by what is written
@@ -195,12 +219,16 @@ impl Engine {
         }
     }
 
-    async fn edit_policy(
+    /// Writes an edit down and makes it known.
+    ///
+    /// # Errors
+    /// If the policy cannot be read or written, or a sandbox that does not
+    /// take it cannot be stopped.
+    pub(super) async fn edit_policy(
         &self,
         scope: &PolicyScope,
         edits: &[PolicyEdit],
-        ui: &mut dyn Ui,
-    ) -> Result<Reply, Error> {
+    ) -> Result<Edit, Error> {
         let _leave = self.policy_lock().await?;
         let path = self.policy_path(scope)?;
         let text = read(&path)?.unwrap_or_default();
@@ -214,13 +242,17 @@ impl Engine {
         }
         // Even where the file was so already: it may have been edited by
         // hand, and who types a rule wants it in force.
-        let (applied, cut) = self.make_known_to_all(scope, ui).await?;
-        Ok(Reply::PolicyEdited(PolicyEdited {
-            changed,
-            file: path,
-            applied,
-            cut,
-        }))
+        let mut edit = Edit {
+            edited: PolicyEdited {
+                changed,
+                file: path,
+                applied: Vec::new(),
+                cut: 0,
+            },
+            warnings: Vec::new(),
+        };
+        self.make_known_to_all(scope, &mut edit).await?;
+        Ok(edit)
     }
 
     /// Leave to edit policies: one command at a time has it.
@@ -247,16 +279,11 @@ impl Engine {
 
     /// Tells running sandboxes what counts now. One that cannot be told is
     /// stopped: it would go on by rules that somebody just took back.
-    async fn make_known_to_all(
-        &self,
-        scope: &PolicyScope,
-        ui: &mut dyn Ui,
-    ) -> Result<(Vec<sbx_spec::SandboxName>, u64), Error> {
+    async fn make_known_to_all(&self, scope: &PolicyScope, edit: &mut Edit) -> Result<(), Error> {
         let concerned = match scope {
             PolicyScope::User => self.store().list()?,
             PolicyScope::Sandbox(name) => vec![self.find(name)?],
         };
-        let (mut applied, mut cut) = (Vec::new(), 0);
         for sandbox in &concerned {
             let running = matches!(
                 sandbox.state(),
@@ -272,19 +299,19 @@ impl Engine {
             };
             match told.await {
                 Ok(count) => {
-                    cut += count;
-                    applied.push(sandbox.name().clone());
+                    edit.edited.cut += count;
+                    edit.edited.applied.push(sandbox.name().clone());
                 }
                 Err(error) => {
                     let name = sandbox.name();
-                    ui.warn(&format!(
+                    edit.warnings.push(format!(
                         "`{name}` did not take the policy and is stopped: {error}"
                     ));
                     self.bring_down(sandbox, Duration::ZERO).await?;
                 }
             }
         }
-        Ok((applied, cut))
+        Ok(())
     }
 
     async fn make_known(&self, sandbox: &SandboxDir, effective: &Effective) -> Result<u64, Error> {

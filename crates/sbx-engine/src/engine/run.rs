@@ -10,21 +10,22 @@ use sbx_spec::{EnvVar, GuestPath, Origin, Rule, SandboxSpec, SessionVariables};
 
 use sbx_images::{HomeContext, Kit};
 
+use tokio::sync::mpsc;
+
 use super::Engine;
-use super::policy::Effective;
 use super::prepare::image_error;
 use super::start::{Stay, interrupted};
 use super::target::{Meaning, Target};
 use crate::client::Client;
 use crate::command::{
-    Afterwards, Code, CreateRequest, EndBlock, Ended, Entered, Error, ExecRequest, Fact, PlanReply,
-    PlanStep, PolicyListed, Reply, RunRequest, SandboxReply, SessionOptions, SessionReply,
-    ShareBrief, StartBlock, StdinChoice, TtyChoice, TtySize, Ui, User,
+    Code, CreateRequest, Ended, Entered, Error, ExecRequest, Fact, PlanReply, PlanStep, Reply,
+    RunRequest, SandboxReply, SessionOptions, SessionReply, StdinChoice, TtyChoice, TtySize, Ui,
+    User,
 };
 use crate::facts::HostFacts;
 use crate::microvm::setup::clock_ns;
-use crate::plan::{Accelerator, Plan};
-use crate::session::{self, Opening};
+use crate::plan::Plan;
+use crate::session::{self, Asking, Opening};
 use crate::store::SandboxDir;
 use crate::supervisor::LOG_NAME;
 
@@ -242,7 +243,7 @@ impl Engine {
         options: SessionOptions,
         ui: &mut dyn Ui,
     ) -> Result<Ended, Error> {
-        let terminal = ui.terminal()?;
+        let mut terminal = ui.terminal()?;
         // From here on signals are the session's. One that came before, when
         // nobody waited for it any more, is not lost.
         if ui.cancel().is_cancelled() {
@@ -253,11 +254,29 @@ impl Engine {
             TtyChoice::Always => true,
             TtyChoice::Never => false,
         };
-        let size = terminal.size.unwrap_or(TtySize { rows: 24, cols: 80 });
+        let size = terminal.size.unwrap_or(session::NO_SIZE);
         let exec = self.exec_message(spec, program, wanted.then_some(size))?;
         let client = self.enter(sandbox, ui).await?;
         let stdin = options.stdin == StdinChoice::Passed;
-        session::attach(client, Opening { exec, stdin }, terminal).await
+        let (said, answers) = mpsc::unbounded_channel();
+        let prompt = terminal.prompt.take().filter(|_| exec.tty.is_some());
+        let asking = prompt.map(|prompt| Asking {
+            runtime: self.runtime(sandbox.name()),
+            sandbox: sandbox.name().clone(),
+            prompt,
+            said,
+        });
+        let opening = Opening {
+            exec,
+            stdin,
+            asking,
+        };
+        let attached = session::attach(client, opening, terminal);
+        let (ended, failed) = tokio::join!(attached, self.answer_all(answers));
+        for error in failed {
+            ui.warn(&format!("an answer did not count: {error}"));
+        }
+        ended
     }
 
     /// A connection that may open a session. A sandbox can go down between
@@ -324,113 +343,14 @@ impl Engine {
             login: program.login,
         })
     }
-
-    fn start_block(
-        &self,
-        sandbox: &SandboxDir,
-        spec: &SandboxSpec,
-        how: Entered,
-        plan: Option<&Plan>,
-        program: &Program,
-        policy: &Effective,
-    ) -> StartBlock {
-        let accel = match plan {
-            Some(plan) => Some(plan.machine.accelerator),
-            None => self.running_accelerator(sandbox),
-        };
-        let (enforced_by, accel_note) = match accel {
-            Some(Accelerator::Kvm) => ("QEMU with KVM".to_owned(), None),
-            Some(Accelerator::Tcg) => (
-                "QEMU".to_owned(),
-                Some("emulated, because there is no usable KVM; about 20 times slower".to_owned()),
-            ),
-            None => ("QEMU".to_owned(), None),
-        };
-        StartBlock {
-            name: spec.name.clone(),
-            agent: spec.kit.clone(),
-            how,
-            isolation: spec.isolation,
-            enforced_by,
-            accel_note,
-            shares: spec
-                .shares
-                .iter()
-                .map(|share| ShareBrief {
-                    host: share.host.clone(),
-                    guest: share.guest.clone(),
-                    mode: match share.access {
-                        sbx_spec::Access::ReadOnly => "ro".to_owned(),
-                        sbx_spec::Access::ReadWrite => "direct".to_owned(),
-                    },
-                })
-                .collect(),
-            network: policy.preset,
-            rules: policy
-                .rules
-                .iter()
-                .filter(|rule| matches!(rule.origin(), Origin::User | Origin::Sandbox))
-                .map(PolicyListed::of)
-                .collect(),
-            wanted: policy.wanted.iter().map(ToString::to_string).collect(),
-            plain_credentials: program
-                .credentials
-                .iter()
-                .chain(
-                    program
-                        .env
-                        .iter()
-                        .filter(|v| sbx_spec::is_credential(&v.name)),
-                )
-                .map(|variable| variable.name.clone())
-                .collect(),
-            held: self.held(sandbox, spec),
-        }
-    }
-
-    /// After a session: what is held, and what becomes of the sandbox.
-    async fn close(
-        &self,
-        sandbox: &SandboxDir,
-        remove: bool,
-        ui: &mut dyn Ui,
-    ) -> Result<(), Error> {
-        let spec = sandbox.record()?.spec;
-        let held = self.held(sandbox, &spec);
-        let others = match crate::client::inspect(&self.runtime(sandbox.name())).await {
-            Ok(known) => known.get("sessions").and_then(serde_json::Value::as_u64),
-            Err(_) => None,
-        };
-        let then = match (remove, others) {
-            (true, Some(1..)) => {
-                ui.warn("other sessions use the sandbox: it is not removed");
-                Afterwards::StaysUp
-            }
-            (true, _) => {
-                self.bring_down(sandbox, Duration::from_secs(2)).await?;
-                let leave = sandbox.change(super::PATIENCE)?;
-                self.store().remove(sandbox, &leave)?;
-                Afterwards::Removed
-            }
-            (false, None) => Afterwards::Down,
-            (false, Some(0)) => Afterwards::StopsIn(self.config.stop_grace_s()),
-            (false, Some(_)) => Afterwards::StaysUp,
-        };
-        ui.closing(&EndBlock {
-            name: spec.name,
-            held,
-            then,
-        });
-        Ok(())
-    }
 }
 
 /// A program to run inside, and what it is given.
-struct Program {
+pub(super) struct Program {
     argv: Vec<OsString>,
-    env: Vec<EnvVar>,
+    pub(super) env: Vec<EnvVar>,
     kit_env: Vec<EnvVar>,
-    credentials: Vec<EnvVar>,
+    pub(super) credentials: Vec<EnvVar>,
     cwd: Option<GuestPath>,
     user: Option<User>,
     files: Vec<HomeFile>,

@@ -13,14 +13,14 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use sbx_net::limits;
-use sbx_spec::{Action, DnsName, SandboxName};
+use sbx_spec::{DnsName, SandboxName};
 use serde::Deserialize;
 
 use super::log::{Budget, now_ms};
 use super::rolling::Rolling;
 use crate::command::{
     AUDIT_VERSION, AuditAsked, AuditEnd, AuditEvent, AuditFlood, AuditFlow, AuditRecord,
-    AuditTarget,
+    AuditTarget, Judged,
 };
 
 /// The audit file, in a sandbox's run directory.
@@ -54,7 +54,7 @@ enum Told {
 #[serde(deny_unknown_fields)]
 struct ToldFlow {
     id: u64,
-    verdict: Action,
+    verdict: Judged,
     rule: Text<MAX_RULE>,
     rule_id: Option<Text<8>>,
     origin: Option<Text<128>>,
@@ -69,7 +69,7 @@ struct ToldFlow {
 #[serde(deny_unknown_fields)]
 struct ToldRequest {
     id: u64,
-    verdict: Action,
+    verdict: Judged,
     rule: Text<MAX_RULE>,
     rule_id: Option<Text<8>>,
     origin: Option<Text<128>>,
@@ -247,7 +247,7 @@ impl Audit {
         };
         let failed = told.failed.map(|why| why.0);
         let said = remark(told.verdict, &target, failed.as_deref());
-        let runs = told.verdict == Action::Allow && failed.is_none();
+        let runs = told.verdict == Judged::Allow && failed.is_none();
         if runs && self.open.len() < limits::FLOWS {
             self.open.insert(told.id, target.clone());
         }
@@ -273,7 +273,7 @@ impl Audit {
             rule_id: told.rule_id.map(|id| id.0),
             origin: told.origin.map(|origin| origin.0),
         };
-        let said = (request.verdict == Action::Deny).then(|| {
+        let said = (request.verdict == Judged::Deny).then(|| {
             let host = request.host.as_deref().unwrap_or_default();
             let method = request.method.as_deref().unwrap_or("a request");
             let path = request.path.as_deref().unwrap_or_default();
@@ -314,8 +314,8 @@ impl Audit {
     fn record(&mut self, event: AuditEvent) {
         let mut missed = AuditFlood::default();
         match &event {
-            AuditEvent::Flow(flow) if flow.verdict == Action::Allow => missed.allowed = 1,
-            AuditEvent::Request(asked) if asked.verdict == Action::Allow => missed.allowed = 1,
+            AuditEvent::Flow(flow) if flow.verdict == Judged::Allow => missed.allowed = 1,
+            AuditEvent::Request(asked) if asked.verdict == Judged::Allow => missed.allowed = 1,
             AuditEvent::Flow(_) | AuditEvent::Request(_) => missed.denied = 1,
             AuditEvent::End(_) => missed.ended = 1,
             AuditEvent::Flood(flood) => missed = *flood,
@@ -371,15 +371,15 @@ impl Drop for Hearing {
 }
 
 /// The line of the log about what did not come about.
-fn remark(verdict: Action, target: &AuditTarget, failed: Option<&str>) -> Option<String> {
+fn remark(verdict: Judged, target: &AuditTarget, failed: Option<&str>) -> Option<String> {
     let because = match (verdict, failed) {
-        (Action::Allow, None) => return None,
-        (Action::Allow, Some(why)) => format!("{why} (allowed by {})", target.rule),
-        (Action::Deny, _) => target.rule.clone(),
+        (Judged::Allow, None) => return None,
+        (Judged::Allow, Some(why)) => format!("{why} (allowed by {})", target.rule),
+        (Judged::Deny, _) => target.rule.clone(),
     };
     let word = match verdict {
-        Action::Allow => "failed",
-        Action::Deny => "denied",
+        Judged::Allow => "failed",
+        Judged::Deny => "denied",
     };
     let place = match (&target.host, target.address) {
         (Some(host), _) => format!("{host}:{}", target.port),

@@ -1,5 +1,6 @@
 //! The rules that a sandbox's network engine judges by: what was last told to
-//! the supervisor, and how far the engine has come with it.
+//! the supervisor, and how far the engine has come with it; and what it asks
+//! where they say so.
 //!
 //! An engine begins without rules and allows nothing; the first thing that it
 //! and every successor is told are these.
@@ -13,6 +14,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::watch;
 
+use super::questions::Questions;
 use crate::command::{Code, Error};
 
 /// How long an engine may take to judge by new rules.
@@ -23,6 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(8);
 pub(super) struct Rules {
     order: watch::Sender<Order>,
     in_force: watch::Sender<InForce>,
+    questions: Questions,
 }
 
 /// A line for the engine.
@@ -56,6 +59,7 @@ impl Rules {
         Ok(Self {
             order: watch::Sender::new(Order::new(1, rules)?),
             in_force: watch::Sender::default(),
+            questions: Questions::new(),
         })
     }
 
@@ -88,13 +92,35 @@ impl Rules {
         }
     }
 
-    /// Tells an engine the rules, and every change of them, while it lives.
+    /// What the engine asks.
+    pub(super) fn questions(&self) -> &Questions {
+        &self.questions
+    }
+
+    /// Tells an engine the rules, every change of them, and what the user
+    /// answers, while it lives.
     pub(super) async fn tell(&self, mut engine: OwnedWriteHalf) {
         self.in_force.send_replace(InForce::default());
+        self.questions.forget();
         let mut orders = self.order.subscribe();
+        orders.mark_changed();
         loop {
-            let line = Arc::clone(&orders.borrow_and_update().line);
-            if engine.write_all(&line).await.is_err() || orders.changed().await.is_err() {
+            let answer: Vec<u8>;
+            let order: Arc<[u8]>;
+            let line: &[u8] = tokio::select! {
+                changed = orders.changed() => match changed {
+                    Ok(()) => {
+                        order = Arc::clone(&orders.borrow_and_update().line);
+                        &order
+                    }
+                    Err(_) => return,
+                },
+                next = self.questions.next_answer() => {
+                    answer = next;
+                    &answer
+                }
+            };
+            if engine.write_all(line).await.is_err() {
                 return;
             }
         }
@@ -107,7 +133,7 @@ impl Rules {
                 self.in_force.send_replace(policy);
                 true
             }
-            Err(_) => false,
+            Err(_) => self.questions.hear(line),
         }
     }
 }

@@ -275,6 +275,10 @@ enum Call {
     Detach,
     /// What the sandbox may reach from now on.
     Policy { rules: Vec<Rule> },
+    /// What the network engine asks, once that is not what was `seen`.
+    Questions { seen: Option<u64> },
+    /// What the user says to a question.
+    Answer { number: u64, approve: bool },
 }
 
 async fn call(
@@ -305,6 +309,23 @@ async fn call(
                 Err(error) => Err(error.to_string()),
             },
         },
+        Ok(Call::Questions { seen }) => match &shared.rules {
+            None => Ok(serde_json::json!({ "revision": 0, "questions": [] })),
+            Some(engine) => tokio::select! {
+                listed = engine.questions().list(seen) => {
+                    serde_json::to_value(listed).map_err(|error| error.to_string())
+                }
+                // Nobody waits for the answer any more.
+                _ = reader.next() => return,
+            },
+        },
+        Ok(Call::Answer { number, approve }) => {
+            let answered = match &shared.rules {
+                None => false,
+                Some(engine) => engine.questions().answer(number, approve).await,
+            };
+            Ok(serde_json::json!({ "answered": answered }))
+        }
         Err(_) => Err("this supervisor knows no such request".to_owned()),
     };
     match done {

@@ -4,18 +4,17 @@
 use sbx_spec::{Destination, Flow, Host, Protocol, Reason};
 use smoltcp::socket::tcp::State as Tcp;
 
-use super::{Engine, dialling};
+use super::Engine;
 use crate::device::packet::Packet;
 use crate::entry::proxy::{Asked, Language, Opened};
 use crate::entry::tcp;
 use crate::flow::{Asking, Parked, Relay, Role, State};
-use crate::gate::{Decision, Intent};
+use crate::gate::Intent;
 use crate::inspect::Carries;
 use crate::layout;
 use crate::limits;
 use crate::refusal;
 use crate::relay::raw::Pipe;
-use crate::resolve::Asked as Resolving;
 use crate::table::Key;
 
 /// The language of a port of the gateway, where it is a proxy's.
@@ -57,6 +56,7 @@ impl Engine {
                 language,
                 ready: b"",
                 first: Vec::new(),
+                asked: Vec::new(),
             },
             heard: Vec::new(),
         });
@@ -120,34 +120,11 @@ impl Engine {
         let Asking { mut parked, heard } = *asking;
         parked.ready = ready;
         parked.first = first;
+        parked.asked = heard;
         self.adapters -= 1;
         self.dialling += 1;
-        if let (Decision::Deny(_), Language::Http) = (&decision, parked.language) {
-            // The words are for a request, which this is.
-            parked.first = heard;
-        }
         flow.parked = Some(Box::new(parked));
-        match decision {
-            Decision::Deny(reason) => self.deny(key, reason),
-            Decision::Answer => self.deny(key, "gateway:no-such-service".into()),
-            Decision::Dial(passes) => {
-                let deadline = self.now + limits::DIAL_TIME;
-                flow.deadline = Some(deadline);
-                flow.state = dialling(passes, self.now);
-                self.table.set_timer(key, deadline);
-                self.table.queue(key);
-            }
-            Decision::Resolve(name) => {
-                let deadline = self.now + limits::RESOLVE_TIME;
-                flow.deadline = Some(deadline);
-                self.table.set_timer(key, deadline);
-                match self.resolver.ask(&name, key.token(0), self.now) {
-                    Resolving::Found(addresses) => self.resolved(key, &addresses),
-                    Resolving::Later => {}
-                    Resolving::Full => self.deny(key, "limit:resolver".into()),
-                }
-            }
-        }
+        self.pursue(key, decision);
     }
 
     fn intent_of(&self, host: &Host, port: u16) -> Intent {
@@ -167,6 +144,7 @@ impl Engine {
                         port,
                     },
                     address: layout::GATEWAY_V4.into(),
+                    approved: Vec::new(),
                 }
             }
         }
@@ -204,7 +182,7 @@ impl Engine {
             mut stack,
             claim,
             language,
-            first,
+            asked,
             ..
         } = parked;
         let Some(flow) = self.table.get_mut(key) else {
@@ -223,7 +201,7 @@ impl Engine {
         let mut leftover = Vec::new();
         match text {
             Some(text) => {
-                leftover = first;
+                leftover = asked;
                 self.tell(key, id, intent, theirs, (Carries::Http1, text));
             }
             None => {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use sbx_spec::Protocol;
 use smoltcp::wire::IpProtocol;
 
-use super::{Engine, adapter, dialling};
+use super::{Engine, adapter};
 use crate::device::link::{Received, Room};
 use crate::device::neighbour;
 use crate::device::packet::{self, Carried, Outlet, Packet};
@@ -18,7 +18,6 @@ use crate::flow::{Flow, State, Syn};
 use crate::gate::{Decision, Intent};
 use crate::layout;
 use crate::limits;
-use crate::resolve::Asked;
 use crate::table::Key;
 
 impl Engine {
@@ -86,11 +85,11 @@ impl Engine {
         };
         match decision {
             // The answer says that the host may be reached, and nothing of
-            // whether it is there.
+            // whether it is there. Nobody is asked about an echo.
             Decision::Answer | Decision::Dial(_) | Decision::Resolve(_) => {
                 icmp::answer_echo(packet, &mut outlet);
             }
-            Decision::Deny(reason) => {
+            Decision::Deny(reason) | Decision::Ask(_, reason) => {
                 icmp::refuse(packet, icmp::Refusal::Prohibited, &mut outlet);
                 self.denied(&intent, reason);
             }
@@ -127,7 +126,7 @@ impl Engine {
         // Nothing relays UDP yet, so what the policy may one day allow is
         // refused all the same.
         let reason = match decision {
-            Decision::Deny(reason) => reason,
+            Decision::Deny(reason) | Decision::Ask(_, reason) => reason,
             _ => "default:udp".into(),
         };
         self.denied(&intent, reason);
@@ -187,7 +186,7 @@ impl Engine {
                 stack.receive(packet.bytes, &mut self.output, self.guest, now);
                 self.table.queue(key);
             }
-            State::Resolving | State::Dialling(_) if flow.parked.is_some() => {
+            State::Held | State::Resolving | State::Dialling(_) if flow.parked.is_some() => {
                 if let Some(parked) = &mut flow.parked {
                     parked
                         .stack
@@ -196,10 +195,10 @@ impl Engine {
                 self.table.queue(key);
             }
             // The guest repeats its SYN while we dial; only a reset matters.
-            State::Resolving | State::Dialling(_) if segment.resets => {
+            State::Held | State::Resolving | State::Dialling(_) if segment.resets => {
                 self.close(key, "reset");
             }
-            State::Resolving | State::Dialling(_) => {}
+            State::Held | State::Resolving | State::Dialling(_) => {}
         }
     }
 
@@ -232,14 +231,7 @@ impl Engine {
                 self.turn_away(segment.ends, &syn, &intent, &reason);
                 self.denied(&intent, reason);
             }
-            Decision::Answer => self.refuse(&segment.ends, reset),
-            Decision::Dial(passes) => {
-                self.dialling += 1;
-                let state = dialling(passes, self.now);
-                let key = self.insert((segment.ends, Some(syn)), intent, state, limits::DIAL_TIME);
-                self.table.queue(key);
-            }
-            Decision::Resolve(name) => {
+            decision => {
                 self.dialling += 1;
                 let key = self.insert(
                     (segment.ends, Some(syn)),
@@ -247,11 +239,7 @@ impl Engine {
                     State::Resolving,
                     limits::RESOLVE_TIME,
                 );
-                match self.resolver.ask(&name, key.token(0), self.now) {
-                    Asked::Found(addresses) => self.resolved(key, &addresses),
-                    Asked::Later => {}
-                    Asked::Full => self.deny(key, "limit:resolver".into()),
-                }
+                self.pursue(key, decision);
             }
         }
     }

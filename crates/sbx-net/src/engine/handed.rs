@@ -15,6 +15,7 @@ use crate::gate::{Intent, Pass};
 use crate::inspect::{self, Carries, Job, Report, Task};
 use crate::limits;
 use crate::opening::Opening;
+use crate::questions::Asker;
 use crate::refusal;
 use crate::relay::raw::Pipe;
 use crate::table::Key;
@@ -284,6 +285,11 @@ impl Engine {
                     };
                     self.control.request(&record, self.now);
                 }
+                Report::Ask {
+                    subject,
+                    rule,
+                    answer,
+                } => self.question(subject, rule, Asker::Request(answer)),
                 Report::Broken(key) => self.abort(key, "broken"),
             }
         }

@@ -7,6 +7,7 @@
 mod adapter;
 mod arrive;
 mod handed;
+mod held;
 mod name_server;
 mod serve;
 
@@ -17,23 +18,24 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
-use sbx_spec::Destination;
+use sbx_spec::{Destination, DnsName};
 use smoltcp::wire::EthernetAddress;
 
 use crate::buffers::Buffers;
-use crate::control::{Closed, Control, Order, PolicyOrder, PolicyRecord, Rate, Ready};
+use crate::control::{AnswerOrder, Closed, Control, Order, PolicyOrder, PolicyRecord, Rate, Ready};
 use crate::device::link::{Link, Output, Room};
 use crate::device::packet::Outlet;
 use crate::entry::tcp;
 use crate::error::{Attempt, Error};
 use crate::flow::{Dialling, State};
-use crate::gate::{Decision, Gate, Pass};
+use crate::gate::{Gate, Pass};
 use crate::inspect::{Inspector, Roots};
 use crate::layout;
 use crate::ledger::Ledger;
 use crate::limits;
 use crate::names::{self, Names};
-use crate::resolve::Resolver;
+use crate::questions::Questions;
+use crate::resolve::{Asked, Resolver};
 use crate::table::{Key, Table};
 
 const LINK: u64 = u64::MAX;
@@ -85,6 +87,7 @@ pub(crate) struct Engine {
     has_authority: bool,
     gate: Gate,
     names: Names,
+    questions: Questions,
     table: Table,
     buffers: Buffers,
     dialling: usize,
@@ -135,6 +138,7 @@ impl Engine {
             has_authority: false,
             gate,
             names: Names::restored(&names),
+            questions: Questions::default(),
             table: Table::default(),
             buffers: Buffers::default(),
             dialling: 0,
@@ -238,6 +242,7 @@ impl Engine {
                 return Ok(Ended::Link);
             }
             self.table.expire(self.now);
+            self.expire_questions();
             if self.ask_orphans_at.is_some_and(|at| at <= self.now) {
                 self.end_orphans();
             }
@@ -267,12 +272,14 @@ impl Engine {
             Order::Policy(PolicyOrder { revision, rules }) => {
                 self.gate.replace_rules(rules);
                 let cut = self.cut_objected();
+                self.ask_by_new_rules();
                 self.control.policy(&PolicyRecord { revision, cut });
             }
             Order::Authority(authority) => {
                 self.has_authority = true;
                 self.inspector.use_authority(authority);
             }
+            Order::Answer(AnswerOrder { question, approve }) => self.answered(question, approve),
         }
     }
 
@@ -284,6 +291,7 @@ impl Engine {
             let next = [
                 self.table.next_timer(),
                 self.control.due(),
+                self.questions.due(),
                 self.ask_orphans_at,
             ]
             .into_iter()
@@ -344,7 +352,7 @@ impl Engine {
                     upstream.pipe.writable |= writable;
                 }
             }
-            State::Resolving | State::Dns(_) | State::Asking(_) => {}
+            State::Held | State::Resolving | State::Dns(_) | State::Asking(_) => {}
         }
         self.table.queue(key);
     }
@@ -366,20 +374,38 @@ impl Engine {
         else {
             return;
         };
-        match self
+        let decision = self
             .gate
-            .judge_resolved(&flow.intent, name, addresses, self.now)
-        {
-            Decision::Dial(passes) => {
-                let deadline = self.now + limits::DIAL_TIME;
-                flow.deadline = Some(deadline);
-                flow.state = dialling(passes, self.now);
-                self.table.set_timer(key, deadline);
-                self.table.queue(key);
-            }
-            Decision::Deny(reason) => self.deny(key, reason),
-            Decision::Resolve(_) | Decision::Answer => self.deny(key, NO_ADDRESS.into()),
+            .judge_resolved(&flow.intent, name, addresses, self.now);
+        self.pursue(key, decision);
+    }
+
+    /// Has a connection wait for the host's resolver.
+    fn resolve(&mut self, key: Key, name: &DnsName) {
+        let deadline = self.now + limits::RESOLVE_TIME;
+        let Some(flow) = self.table.get_mut(key) else {
+            return;
+        };
+        flow.deadline = Some(deadline);
+        flow.state = State::Resolving;
+        self.table.set_timer(key, deadline);
+        match self.resolver.ask(name, key.token(0), self.now) {
+            Asked::Found(addresses) => self.resolved(key, &addresses),
+            Asked::Later => {}
+            Asked::Full => self.deny(key, "limit:resolver".into()),
         }
+    }
+
+    /// Has a connection wait for the outside.
+    fn dial(&mut self, key: Key, passes: Vec<Pass>) {
+        let deadline = self.now + limits::DIAL_TIME;
+        let Some(flow) = self.table.get_mut(key) else {
+            return;
+        };
+        flow.deadline = Some(deadline);
+        flow.state = dialling(passes, self.now);
+        self.table.set_timer(key, deadline);
+        self.table.queue(key);
     }
 }
 

@@ -53,7 +53,7 @@ impl Engine {
             return self.expired(key);
         }
         match &mut flow.state {
-            State::Resolving => drop(self.serve_parked(key)),
+            State::Held | State::Resolving => drop(self.serve_parked(key)),
             State::Dialling(_) => {
                 if self.serve_parked(key) {
                     self.serve_dial(key);
@@ -76,6 +76,8 @@ impl Engine {
             return;
         };
         match &flow.state {
+            // Its question has the deadline.
+            State::Held => {}
             State::Resolving => self.deny(key, "limit:resolve-time".into()),
             State::Dialling(_) => self.dial_failed(key, "timed out"),
             State::Relaying(relay) if relay.established => self.never_opened(key),
@@ -275,7 +277,7 @@ impl Engine {
             State::Relaying(relay) => &mut relay.stack,
             State::Dns(stream) => &mut stream.stack,
             State::Asking(asking) => &mut asking.parked.stack,
-            State::Resolving | State::Dialling(_) => return self.close(key, how),
+            State::Held | State::Resolving | State::Dialling(_) => return self.close(key, how),
         };
         stack.socket().abort();
         // A full link loses the reset; the guest gets another for its next segment.
@@ -296,7 +298,7 @@ impl Engine {
             self.buffers.give_back(parked.claim);
         }
         match state {
-            State::Resolving | State::Dialling(_) => self.dialling -= 1,
+            State::Held | State::Resolving | State::Dialling(_) => self.dialling -= 1,
             State::Asking(asking) => {
                 self.ledger.erase(key);
                 self.adapters -= 1;
@@ -377,7 +379,8 @@ impl Engine {
         let intent = &flow.intent;
         let mut objection = |address, inspected| gate.objection(intent, address, inspected, now);
         let objected = match &mut flow.state {
-            State::Dns(_) | State::Asking(_) => None,
+            // Questions are looked at one by one.
+            State::Dns(_) | State::Asking(_) | State::Held => None,
             State::Resolving => objection(None, true),
             State::Relaying(relay) => relay.role.pass().and_then(|pass| {
                 let inspected = matches!(

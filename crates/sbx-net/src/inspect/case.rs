@@ -5,14 +5,18 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use sbx_spec::{
-    Answer, CanonicalPath, Destination, Flow, HttpRequest, Method, NOT_CANONICAL, Reason,
+    Answer, CanonicalPath, Destination, Flow, HttpRequest, Method, NOT_CANONICAL, Reason, Rule,
+    Verdict,
 };
+use tokio::sync::oneshot;
 
 use super::agree;
 use super::head::Refused;
 use super::reports::{Report, Reports};
 use crate::gate::{Intent, Judge};
+use crate::questions::{Subject, TOO_MANY, asked_about};
 use crate::refusal;
 
 /// Who may say what on a connection.
@@ -20,6 +24,8 @@ pub(super) struct Case {
     pub(super) judge: Judge,
     /// What the guest asked for.
     pub(super) intent: Intent,
+    /// What the user approved since then, for all requests.
+    pub(super) approved: Mutex<Vec<Destination>>,
     /// The same with the address that was dialled.
     pub(super) flow: Flow,
     pub(super) scheme: Scheme,
@@ -52,8 +58,35 @@ impl Scheme {
     }
 }
 
-/// A request that was allowed, as far as the rules looked at it.
-pub(super) struct Asked(Option<(Method, Option<CanonicalPath>)>);
+/// What rules look at in a request.
+struct Looked {
+    method: Method,
+    /// `None` where it is not canonical.
+    path: Option<CanonicalPath>,
+}
+
+impl Looked {
+    fn request(&self) -> HttpRequest<'_> {
+        HttpRequest {
+            method: &self.method,
+            path: self.path.as_ref(),
+        }
+    }
+
+    /// Its words; without a path where that is not canonical.
+    fn words(&self) -> (String, Option<String>) {
+        let path = self.path.as_ref().map(ToString::to_string);
+        (self.method.to_string(), path)
+    }
+}
+
+/// A request that was allowed.
+pub(super) struct Asked {
+    /// What the rules looked at, where they looked into it.
+    looked: Option<Looked>,
+    /// The user said yes to it.
+    approved: bool,
+}
 
 /// What a guest is told in place of an answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -136,8 +169,8 @@ impl Case {
         server(&self.intent)
     }
 
-    /// Judges one request.
-    pub(super) fn judge(
+    /// Judges one request; waits for the user where a rule asks.
+    pub(super) async fn judge(
         &self,
         method: &str,
         target: &str,
@@ -154,32 +187,110 @@ impl Case {
         if !agrees {
             return Err(Page::misdirected(authority).of(method, target));
         }
-        let verdict = self.judge.connection(&self.flow);
-        let (reason, asked) = match verdict.answer {
-            Answer::Allow => (verdict.reason, None),
-            Answer::Deny => return Err(self.denied(verdict.reason, method, target)),
-            Answer::Inspect => {
-                let Ok(read) = method.parse::<Method>() else {
-                    return Err(Page::malformed("a method with small letters"));
-                };
-                let path = target.parse::<CanonicalPath>();
-                let request = HttpRequest {
-                    method: &read,
-                    path: path.as_ref().ok(),
-                };
-                let verdict = self.judge.request(&self.flow, &request);
-                if !verdict.is_allow() {
-                    let not_canonical = verdict.reason == NOT_CANONICAL.into();
-                    return Err(match &path {
-                        Err(error) if not_canonical => unread(error, method, target),
-                        _ => self.denied(verdict.reason, method, target),
-                    });
+        let mut rules = self.judge.clone();
+        let mut waits: Option<oneshot::Receiver<bool>> = None;
+        loop {
+            rules.seen();
+            let (verdict, looked) = self.verdict(method, target)?;
+            let approved = match verdict.answer {
+                Answer::Allow => waits.is_some(),
+                Answer::Inspect | Answer::Deny => {
+                    return Err(self.denied(verdict.reason, method, target));
                 }
-                (verdict.reason, Some((read, path.ok())))
-            }
+                Answer::Ask => {
+                    let answer =
+                        waits.get_or_insert_with(|| self.ask(&verdict.reason, looked.as_ref()));
+                    let answer = tokio::select! {
+                        biased;
+                        () = rules.changed() => continue,
+                        answer = answer => answer,
+                    };
+                    match answer {
+                        Ok(true) => {
+                            self.approve(&verdict.reason);
+                            true
+                        }
+                        Ok(false) => return Err(self.denied(verdict.reason, method, target)),
+                        Err(_) => return Err(self.denied(TOO_MANY.into(), method, target)),
+                    }
+                }
+            };
+            self.report("allow", verdict.reason, method, target);
+            return Ok(Asked { looked, approved });
+        }
+    }
+
+    /// What the rules say now, and what they looked at.
+    fn verdict(&self, method: &str, target: &str) -> Result<(Verdict, Option<Looked>), Page> {
+        let verdict = self.settled(self.judge.connection(&self.flow));
+        if verdict.answer != Answer::Inspect {
+            return Ok((verdict, None));
+        }
+        let Ok(method_read) = method.parse::<Method>() else {
+            return Err(Page::malformed("a method with small letters"));
         };
-        self.report("allow", reason, method, target);
-        Ok(Asked(asked))
+        let path = target.parse::<CanonicalPath>();
+        let error = path.as_ref().err().copied();
+        let looked = Looked {
+            method: method_read,
+            path: path.ok(),
+        };
+        let verdict = self.judge.request(&self.flow, &looked.request());
+        match error {
+            Some(error) if verdict.reason == NOT_CANONICAL.into() => {
+                Err(unread(&error, method, target))
+            }
+            _ => Ok((self.settled(verdict), Some(looked))),
+        }
+    }
+
+    /// A verdict, given what the user said.
+    fn settled(&self, verdict: Verdict) -> Verdict {
+        let verdict = self.intent.settle(verdict, &self.flow);
+        let asks = verdict.answer == Answer::Ask && is_whole(&verdict.reason);
+        let approved = asks && {
+            let about = asked_about(&self.flow, &verdict.reason);
+            self.approved.lock().contains(&about)
+        };
+        Verdict {
+            answer: if approved {
+                Answer::Allow
+            } else {
+                verdict.answer
+            },
+            ..verdict
+        }
+    }
+
+    /// Has the loop ask the user.
+    fn ask(&self, reason: &Reason, looked: Option<&Looked>) -> oneshot::Receiver<bool> {
+        let (answer, waits) = oneshot::channel();
+        let mut subject = Subject::of_flow(&self.flow, reason);
+        if !is_whole(reason) {
+            subject.request = looked.map(Looked::words);
+        }
+        let path = subject.request.as_ref().and_then(|(_, path)| path.as_ref());
+        if path.is_some_and(|path| path.len() > LONGEST_PATH) {
+            // Nobody reads that, and a part of it could be anything.
+            return waits;
+        }
+        self.reports.add(Report::Ask {
+            subject,
+            rule: reason.clone(),
+            answer,
+        });
+        waits
+    }
+
+    /// The user said yes: to all requests, where the rule is about all.
+    fn approve(&self, reason: &Reason) {
+        if is_whole(reason) {
+            let about = asked_about(&self.flow, reason);
+            let mut approved = self.approved.lock();
+            if !approved.contains(&about) {
+                approved.push(about);
+            }
+        }
     }
 
     fn denied(&self, reason: Reason, method: &str, target: &str) -> Page {
@@ -198,24 +309,18 @@ impl Case {
         let mut judge = self.judge.clone();
         loop {
             judge.changed().await;
-            let verdict = self.judge.connection(&self.flow);
-            let verdict = match (verdict.answer, &asked.0) {
-                (Answer::Inspect, Some((method, path))) => {
-                    let path = path.as_ref();
-                    self.judge
-                        .request(&self.flow, &HttpRequest { method, path })
-                }
-                _ => verdict,
+            let mut verdict = self.settled(self.judge.connection(&self.flow));
+            if let (Answer::Inspect, Some(looked)) = (verdict.answer, &asked.looked) {
+                verdict = self.settled(self.judge.request(&self.flow, &looked.request()));
+            }
+            let stays = match verdict.answer {
+                Answer::Allow => true,
+                Answer::Ask => asked.approved,
+                Answer::Inspect | Answer::Deny => false,
             };
-            if !verdict.is_allow() {
-                let (method, path) = asked
-                    .0
-                    .as_ref()
-                    .map(|(method, path)| {
-                        let path = path.as_ref().map(ToString::to_string);
-                        (method.to_string(), path.unwrap_or_default())
-                    })
-                    .unwrap_or_default();
+            if !stays {
+                let (method, path) = asked.looked.as_ref().map(Looked::words).unwrap_or_default();
+                let path = path.unwrap_or_default();
                 return self.report("deny", verdict.reason, &method, &path);
             }
         }
@@ -246,6 +351,11 @@ impl Case {
             path: path.escape_default().take(LONGEST_PATH).collect(),
         });
     }
+}
+
+/// Whether a rule is about all requests and not some.
+fn is_whole(reason: &Reason) -> bool {
+    reason.rule().is_some_and(Rule::is_whole)
 }
 
 /// Characters of a path in a record.

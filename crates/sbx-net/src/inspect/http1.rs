@@ -56,9 +56,8 @@ where
     /// Serves requests until one side ends.
     pub(super) async fn run(mut self) -> Ended {
         loop {
-            let ended = match self.exchange().await {
-                Next::Another | Next::WebSocket => continue,
-                Next::Nothing(ended) => ended,
+            let Next::Nothing(ended) = self.exchange().await else {
+                continue;
             };
             // Of a connection that is over nobody waits for the last byte.
             let _gone = self.to_server.shutdown().await;
@@ -84,7 +83,7 @@ where
         };
         let case = self.case;
         let asked = case.judge(&request.method, &request.target, authority);
-        let asked = match asked {
+        let asked = match asked.await {
             Ok(asked) => asked,
             Err(page) => return self.tell(&page).await,
         };

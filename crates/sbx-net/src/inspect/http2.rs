@@ -93,7 +93,7 @@ async fn serve(
     mut respond: SendResponse<Bytes>,
     requests: SendRequest<Bytes>,
 ) {
-    let asked = match judge(case, &request) {
+    let asked = match judge(case, &request).await {
         Ok(asked) => asked,
         Err(page) => {
             case.refused(&page);
@@ -110,7 +110,7 @@ async fn serve(
     }
 }
 
-fn judge(case: &Case, request: &Request<RecvStream>) -> Result<Asked, Page> {
+async fn judge(case: &Case, request: &Request<RecvStream>) -> Result<Asked, Page> {
     let (uri, method) = (request.uri(), request.method());
     if *method == Method::CONNECT {
         return Err(Page::malformed("CONNECT, which is for proxies"));
@@ -129,7 +129,7 @@ fn judge(case: &Case, request: &Request<RecvStream>) -> Result<Asked, Page> {
     let target = uri
         .path_and_query()
         .map_or("", http::uri::PathAndQuery::as_str);
-    case.judge(method.as_str(), target, authority)
+    case.judge(method.as_str(), target, authority).await
 }
 
 /// Carries a request that is allowed, and its answer; the reason of a reset

@@ -214,6 +214,7 @@ impl Room {
                 let case = Arc::new(Case {
                     judge: self.judge.clone(),
                     intent,
+                    approved: Mutex::default(),
                     flow,
                     scheme: if carries == Carries::Tls {
                         Scheme::Https

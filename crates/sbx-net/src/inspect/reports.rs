@@ -6,9 +6,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, eventfd};
 use sbx_spec::Reason;
+use tokio::sync::oneshot;
 
 use crate::gate::Intent;
 use crate::limits;
+use crate::questions::Subject;
 use crate::table::Key;
 
 /// One thing to tell.
@@ -23,6 +25,12 @@ pub(crate) enum Report {
         rule: Reason,
         method: String,
         path: String,
+    },
+    /// A request waits for the user's word.
+    Ask {
+        subject: Subject,
+        rule: Reason,
+        answer: oneshot::Sender<bool>,
     },
     /// The guest's side of this connection is to be reset: it is not whole.
     Broken(Key),
@@ -50,8 +58,9 @@ impl Reports {
         })
     }
 
-    /// Adds one. Of verdicts beyond a bound only the number is kept; what
-    /// breaks a connection is never lost, and bounded by their number.
+    /// Adds one. Of verdicts beyond a bound only the number is kept, and a
+    /// question beyond it hears nothing; what breaks a connection is never
+    /// lost, and bounded by their number.
     pub(super) fn add(&self, report: Report) {
         let mut waiting = self.waiting.lock();
         match &report {
@@ -59,6 +68,7 @@ impl Reports {
                 let (allowed, denied) = &mut waiting.lost;
                 *(if *verdict == "allow" { allowed } else { denied }) += 1;
             }
+            Report::Ask { .. } if waiting.reports.len() >= limits::REPORTS => {}
             _ => waiting.reports.push(report),
         }
         drop(waiting);

@@ -179,7 +179,7 @@ impl Bed {
         std::env::temp_dir().join(format!("{}-authority.pem", self.name))
     }
 
-    fn order(&mut self, order: &serde_json::Value) {
+    pub fn order(&mut self, order: &serde_json::Value) {
         let control = self.control.get_mut();
         control.write_all(format!("{order}\n").as_bytes()).unwrap();
     }

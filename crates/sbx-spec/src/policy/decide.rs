@@ -15,7 +15,8 @@ use crate::host::{Denial, DnsName};
 /// The rules of one sandbox, from every layer.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Policy {
-    /// Their order means nothing: one that denies beats one that allows.
+    /// Their order means nothing: one that denies beats one that asks, and
+    /// that one which allows.
     pub rules: Vec<Arc<Rule>>,
     /// Addresses of the host's own interfaces, at the time of asking.
     pub host_addresses: BTreeSet<IpAddr>,
@@ -78,6 +79,8 @@ pub enum Answer {
     /// Some of what may be asked on the flow may go on: each request has to
     /// be judged, and what is no request is refused.
     Inspect,
+    /// The user decides, each time.
+    Ask,
     /// The flow is refused at once.
     Deny,
 }
@@ -113,13 +116,25 @@ impl Verdict {
         }
     }
 
-    /// This verdict, and what is to be said against the address.
-    fn and(self, refusal: Said) -> Self {
-        match refusal {
-            _ if self.answer == Answer::Deny => self,
-            Said::Nothing => self,
-            Said::Perhaps(reason) => Self::inspect(reason),
-            Said::Counts(reason) => Self::deny(reason),
+    fn ask(reason: impl Into<Reason>) -> Self {
+        Self {
+            answer: Answer::Ask,
+            reason: reason.into(),
+        }
+    }
+
+    /// Whichever of the two grants less. A request that is looked at is
+    /// judged once more, and what is to be asked is asked then.
+    fn and(self, other: Option<Self>) -> Self {
+        let rank = |verdict: &Self| match verdict.answer {
+            Answer::Allow => 0,
+            Answer::Ask => 1,
+            Answer::Inspect => 2,
+            Answer::Deny => 3,
+        };
+        match other {
+            Some(other) if rank(&other) > rank(&self) => other,
+            _ => self,
         }
     }
 
@@ -137,9 +152,10 @@ const DNS_PORTS: [u16; 2] = [53, 853];
 /// What is denied because no rule is about it.
 const UNLISTED: &str = "default:unlisted";
 
-/// Judges one flow. Whatever no rule allows is denied. [`Answer::Inspect`]
-/// where it depends on what is asked on it: then [`decide_request`] judges
-/// each request.
+/// Judges one flow: what denies it beats what was approved, that beats what
+/// asks, and that what allows; whatever no rule is about is denied.
+/// [`Answer::Inspect`] where it depends on what is asked on it: then
+/// [`decide_request`] judges each request.
 #[must_use]
 pub fn decide(policy: &Policy, flow: &Flow) -> Verdict {
     Court {
@@ -150,8 +166,7 @@ pub fn decide(policy: &Policy, flow: &Flow) -> Verdict {
     .judge()
 }
 
-/// Judges one request of HTTP on a flow: [`Answer::Allow`] or
-/// [`Answer::Deny`].
+/// Judges one request of HTTP on a flow: never [`Answer::Inspect`].
 #[must_use]
 pub fn decide_request(policy: &Policy, flow: &Flow, request: &HttpRequest<'_>) -> Verdict {
     Court {
@@ -183,11 +198,12 @@ enum Said {
 impl Court<'_> {
     fn judge(&self) -> Verdict {
         let verdict = self.judge_by_destination();
-        // An echo carries no request.
-        if self.flow.protocol == Protocol::Icmp && verdict.answer == Answer::Inspect {
-            return Verdict::deny(UNLISTED);
+        match (self.flow.protocol, verdict.answer) {
+            // An echo carries no request, and does not wait for anyone.
+            (Protocol::Icmp, Answer::Inspect) => Verdict::deny(UNLISTED),
+            (Protocol::Icmp, Answer::Ask) => Verdict::deny(verdict.reason),
+            _ => verdict,
         }
-        verdict
     }
 
     fn judge_by_destination(&self) -> Verdict {
@@ -213,7 +229,7 @@ impl Court<'_> {
                 let verdict = self.by(|rule| rule.resource().covers_address(address), UNLISTED);
                 match self.refusal(address) {
                     // Where both deny it, the range is the better reason.
-                    Said::Counts(reason) => Verdict::deny(reason),
+                    Some(denied) if denied.answer == Answer::Deny => denied,
                     refusal => verdict.and(refusal),
                 }
             }
@@ -245,21 +261,47 @@ impl Court<'_> {
         perhaps
     }
 
-    fn by(&self, covers: impl Fn(&Rule) -> bool, otherwise: &'static str) -> Verdict {
+    /// The verdict where one rule counts for some of what may be asked.
+    fn depends(&self, reason: Reason) -> Verdict {
+        match self.request {
+            None => Verdict::inspect(reason),
+            // What is asked is known, and cannot be compared.
+            Some(_) => Verdict::deny(NOT_CANONICAL),
+        }
+    }
+
+    /// What the rules that can open something say; `None` where there are
+    /// none about it.
+    fn leave(&self, covers: impl Fn(&Rule) -> bool + Copy) -> Option<Verdict> {
+        let some_approved = match self.said(Action::Approve, covers) {
+            Said::Counts(reason) => return Some(Verdict::allow(reason)),
+            Said::Perhaps(reason) => Some(reason),
+            Said::Nothing => None,
+        };
+        match (self.said(Action::Ask, covers), some_approved) {
+            (Said::Counts(reason), None) => Some(Verdict::ask(reason)),
+            (Said::Counts(_) | Said::Perhaps(_), Some(reason)) | (Said::Perhaps(reason), None) => {
+                Some(self.depends(reason))
+            }
+            (Said::Nothing, some_approved) => match self.said(Action::Allow, covers) {
+                Said::Counts(reason) => Some(Verdict::allow(reason)),
+                Said::Perhaps(reason) => Some(self.depends(reason)),
+                Said::Nothing => some_approved.map(|reason| self.depends(reason)),
+            },
+        }
+    }
+
+    fn by(&self, covers: impl Fn(&Rule) -> bool + Copy, otherwise: &'static str) -> Verdict {
         // A rule that denies every name means everything.
         let everything = |rule: &Rule| *rule.resource().target() == Target::AnyName;
         let denied = self.said(Action::Deny, |rule| covers(rule) || everything(rule));
         if let Said::Counts(reason) = denied {
             return Verdict::deny(reason);
         }
-        match (self.said(Action::Allow, covers), denied) {
-            (Said::Nothing, _) => Verdict::deny(otherwise),
-            // What is asked is known, and cannot be compared.
-            (_, Said::Perhaps(_)) | (Said::Perhaps(_), _) if self.request.is_some() => {
-                Verdict::deny(NOT_CANONICAL)
-            }
-            (_, Said::Perhaps(reason)) | (Said::Perhaps(reason), _) => Verdict::inspect(reason),
-            (Said::Counts(reason), _) => Verdict::allow(reason),
+        match (self.leave(covers), denied) {
+            (None, _) => Verdict::deny(otherwise),
+            (Some(_), Said::Perhaps(reason)) => self.depends(reason),
+            (Some(verdict), _) => verdict,
         }
     }
 
@@ -267,32 +309,29 @@ impl Court<'_> {
         self.by(|rule| rule.resource().covers_name(name), UNLISTED)
     }
 
-    /// Why an address is not dialled whatever name led to it: a rule denies
+    /// What speaks against an address whatever name led to it: a rule denies
     /// its range, in this form or one that carries it, or it is near the host
     /// and no rule names it.
-    fn refusal(&self, address: IpAddr) -> Said {
+    fn refusal(&self, address: IpAddr) -> Option<Verdict> {
         let denied = self.said(Action::Deny, |rule| {
             forms(address).any(|form| rule.resource().covers_address(form))
         });
-        if let Said::Counts(_) = denied {
-            return denied;
-        }
+        let mut against = match denied {
+            Said::Counts(reason) => return Some(Verdict::deny(reason)),
+            Said::Perhaps(reason) => Some(self.depends(reason)),
+            Said::Nothing => None,
+        };
         // An address of the host's own may be a private one too: then a rule
         // has to name it as both.
         let own = self.policy.host_addresses.contains(&address);
         let denials = [Denial::of(address), own.then_some(Denial::HostInterface)];
-        let mut perhaps = denied;
         for denial in denials.into_iter().flatten() {
-            match self.said(Action::Allow, |rule| rule.lifts(denial, address)) {
-                Said::Nothing => return Said::Counts(Reason::Fixed(denial.rule())),
-                Said::Perhaps(reason) => perhaps = Said::Perhaps(reason),
-                Said::Counts(_) => {}
-            }
+            let Some(verdict) = self.leave(|rule| rule.lifts(denial, address)) else {
+                return Some(Verdict::deny(denial.rule()));
+            };
+            against = Some(verdict.and(against));
         }
-        match perhaps {
-            Said::Perhaps(_) if self.request.is_some() => Said::Counts(NOT_CANONICAL.into()),
-            perhaps => perhaps,
-        }
+        against
     }
 }
 
@@ -674,6 +713,93 @@ mod tests {
         assert_eq!(other.reason.to_string(), "default:private");
     }
 
+    /// Rules of all four kinds, as "ACTION WRITTEN".
+    fn mixed(rules: &[String]) -> Policy {
+        let rules = rules.iter().map(|line| {
+            let (action, written) = line.split_once(' ').unwrap();
+            let action = match action {
+                "allow" => Action::Allow,
+                "ask" => Action::Ask,
+                "approve" => Action::Approve,
+                _ => Action::Deny,
+            };
+            rule(action, written)
+        });
+        Policy {
+            rules: rules.collect(),
+            ..policy(&[], &[])
+        }
+    }
+
+    fn answer(rules: &[&str], flow: &Flow) -> Answer {
+        let rules: Vec<String> = rules.iter().map(ToString::to_string).collect();
+        decide(&mixed(&rules), flow).answer
+    }
+
+    #[test]
+    fn what_asks_beats_what_allows_and_loses_to_approval_and_denial() {
+        let flow = to("a.example", 443);
+        for (rules, expected) in [
+            (&["ask a.example"][..], Answer::Ask),
+            (&["ask a.example:443", "allow **"], Answer::Ask),
+            (&["ask a.example:80", "allow **"], Answer::Allow),
+            (&["ask **", "approve a.example:443"], Answer::Allow),
+            (&["ask **", "approve b.example:443"], Answer::Ask),
+            (&["ask **", "approve **", "deny a.example"], Answer::Deny),
+            (&["ask a.example GET"], Answer::Inspect),
+            (&["ask a.example", "approve a.example GET"], Answer::Inspect),
+            (&["ask a.example", "deny a.example DELETE"], Answer::Inspect),
+            (&["ask a.example GET", "approve a.example"], Answer::Allow),
+        ] {
+            assert_eq!(answer(rules, &flow), expected, "{rules:?}");
+        }
+    }
+
+    #[test]
+    fn an_address_near_the_host_is_asked_about_only_where_a_rule_names_it() {
+        let flow = resolved("a.example", "10.1.2.3");
+        for (rules, expected) in [
+            (&["ask **"][..], Answer::Deny),
+            (&["ask **", "allow 10.0.0.0/8"], Answer::Ask),
+            (&["allow **", "ask 10.0.0.0/8"], Answer::Ask),
+            (
+                &["allow **", "ask 10.0.0.0/8", "approve 10.1.2.3"],
+                Answer::Allow,
+            ),
+            (
+                &["allow **", "ask 10.0.0.0/8", "deny 10.1.2.3"],
+                Answer::Deny,
+            ),
+            (&["allow **", "ask 0.0.0.0/0"], Answer::Deny),
+        ] {
+            assert_eq!(answer(rules, &flow), expected, "{rules:?}");
+        }
+        let echo = Flow {
+            protocol: Protocol::Icmp,
+            ..flow
+        };
+        assert_eq!(answer(&["allow **", "ask 10.0.0.0/8"], &echo), Answer::Deny);
+    }
+
+    #[test]
+    fn a_request_is_asked_about_where_its_rule_asks() {
+        let rules = ["ask a.example POST /v1/**", "allow a.example"].map(str::to_owned);
+        let policy = mixed(&rules);
+        let flow = to("a.example", 443);
+        assert_eq!(asked(&policy, &flow, "POST", "/v1/x").answer, Answer::Ask);
+        assert_eq!(asked(&policy, &flow, "GET", "/v1/x").answer, Answer::Allow);
+        let odd = asked(&policy, &flow, "POST", "/v1/%2f");
+        assert_eq!(odd.reason, NOT_CANONICAL.into());
+    }
+
+    fn any_rule() -> impl Strategy<Value = String> {
+        (any_action(), any_written()).prop_map(|(action, written)| format!("{action} {written}"))
+    }
+
+    fn any_action() -> impl Strategy<Value = &'static str> {
+        prop::sample::select(vec!["allow", "ask", "approve", "deny"])
+    }
+
     fn any_written() -> impl Strategy<Value = String> {
         let condition = prop_oneof![Just(""), Just(" GET"), Just(" /a/**"), Just(" GET,POST /a"),];
         (any_resource(), condition)
@@ -681,25 +807,6 @@ mod tests {
     }
 
     proptest! {
-        #[test]
-        fn a_request_is_judged_as_its_connection_was_where_that_was_clear(
-            allow in prop::collection::vec(any_written(), 0..6),
-            deny in prop::collection::vec(any_written(), 0..6),
-            flow in any_flow(),
-            method in "GET|POST|PUT",
-            path in "/|/a|/a/b|/b|//a",
-        ) {
-            let allow: Vec<&str> = allow.iter().map(String::as_str).collect();
-            let deny: Vec<&str> = deny.iter().map(String::as_str).collect();
-            let policy = policy(&allow, &deny);
-            let answer = asked(&policy, &flow, &method, &path).answer;
-            prop_assert_ne!(answer, Answer::Inspect);
-            match decide(&policy, &flow).answer {
-                Answer::Inspect => {}
-                clear => prop_assert_eq!(answer, clear),
-            }
-        }
-
         #[test]
         fn one_more_denial_of_requests_never_allows_one(
             allow in prop::collection::vec(any_written(), 0..6),
@@ -712,6 +819,41 @@ mod tests {
             let deny: Vec<&str> = deny.iter().map(String::as_str).collect();
             let answer = |deny: &[&str]| asked(&policy(&allow, deny), &flow, "GET", &path).is_allow();
             prop_assert!(answer(&deny) || !answer(&[&deny[..], &[&more]].concat()));
+        }
+
+        #[test]
+        fn one_more_denial_opens_nothing_and_one_more_question_allows_nothing(
+            rules in prop::collection::vec(any_rule(), 0..8),
+            more in any_written(),
+            flow in any_flow(),
+            path in "/|/a|/a/b|/b|//a",
+        ) {
+            let with = |action: &str| {
+                let mut rules = rules.clone();
+                rules.push(format!("{action} {more}"));
+                asked(&mixed(&rules), &flow, "GET", &path).answer
+            };
+            let before = asked(&mixed(&rules), &flow, "GET", &path).answer;
+            prop_assert!(before != Answer::Deny || with("deny") == Answer::Deny);
+            prop_assert!(before != Answer::Ask || with("deny") != Answer::Allow);
+            prop_assert!(before == Answer::Allow || with("ask") != Answer::Allow);
+            prop_assert!(before == Answer::Deny || with("ask") != Answer::Deny || path == "//a");
+        }
+
+        #[test]
+        fn a_clear_verdict_on_a_connection_is_that_on_each_request(
+            rules in prop::collection::vec(any_rule(), 0..8),
+            flow in any_flow(),
+            method in "GET|POST|PUT",
+            path in "/|/a|/a/b|/b|//a",
+        ) {
+            let policy = mixed(&rules);
+            let answer = asked(&policy, &flow, &method, &path).answer;
+            prop_assert_ne!(answer, Answer::Inspect);
+            match decide(&policy, &flow).answer {
+                Answer::Inspect => {}
+                clear => prop_assert_eq!(answer, clear),
+            }
         }
 
         #[test]

@@ -24,7 +24,8 @@ pub const MAX_POLICY_RULES: usize = 2048;
 pub struct PolicyFile {
     /// `preset`: what to start from.
     pub preset: Option<NetworkPreset>,
-    /// `allow` and `deny`, in the order of the file, each once.
+    /// `deny`, `approve`, `ask` and `allow`, each in the order of the file,
+    /// and each rule once.
     pub rules: Vec<Rule>,
 }
 
@@ -45,11 +46,13 @@ pub enum PolicyEdit {
 struct File {
     preset: Option<toml::Spanned<String>>,
     allow: Vec<toml::Spanned<String>>,
+    ask: Vec<toml::Spanned<String>>,
+    approve: Vec<toml::Spanned<String>>,
     deny: Vec<toml::Spanned<String>>,
 }
 
 const HEAD: &str = "# What sandboxes may reach. `sbx policy --help` says how to change it;\n\
-                    # `deny` beats `allow`, and what nothing allows is denied.\n";
+                    # `deny` beats `ask`, `ask` beats `allow`, what nothing allows is denied.\n";
 
 impl PolicyFile {
     /// Reads the text of a policy file. Its rules get `origin`.
@@ -71,7 +74,12 @@ impl PolicyFile {
             None => None,
             Some(word) => Some(at(text, &word, |word| word.parse::<NetworkPreset>())?),
         };
-        let lists = [(Action::Deny, file.deny), (Action::Allow, file.allow)];
+        let lists = [
+            (Action::Deny, file.deny),
+            (Action::Approve, file.approve),
+            (Action::Ask, file.ask),
+            (Action::Allow, file.allow),
+        ];
         let mut rules = Vec::new();
         for (action, list) in lists {
             for written in list {
@@ -141,16 +149,9 @@ fn rule_of(action: Action, element: &Value, origin: &Origin) -> Option<Rule> {
 }
 
 fn list(document: &mut DocumentMut, action: Action) -> Option<&mut Array> {
-    let entry = document.entry(key(action));
+    let entry = document.entry(&action.to_string());
     let item = entry.or_insert(Item::Value(Value::Array(Array::new())));
     item.as_array_mut()
-}
-
-fn key(action: Action) -> &'static str {
-    match action {
-        Action::Allow => "allow",
-        Action::Deny => "deny",
-    }
 }
 
 fn add(document: &mut DocumentMut, rule: &Rule, origin: &Origin) {
@@ -177,8 +178,9 @@ fn add(document: &mut DocumentMut, rule: &Rule, origin: &Origin) {
 }
 
 fn remove(document: &mut DocumentMut, id: RuleId, origin: &Origin) {
-    for action in [Action::Allow, Action::Deny] {
-        let Some(array) = document.get_mut(key(action)).and_then(Item::as_array_mut) else {
+    for action in [Action::Allow, Action::Ask, Action::Approve, Action::Deny] {
+        let list = document.get_mut(&action.to_string());
+        let Some(array) = list.and_then(Item::as_array_mut) else {
             continue;
         };
         array.retain(|element| rule_of(action, element, origin).is_none_or(|rule| rule.id() != id));
@@ -199,14 +201,17 @@ mod tests {
     }
 
     #[test]
-    fn a_file_holds_a_preset_and_two_lists() {
-        let text = "preset = \"locked\"\nallow = [\"a.example:443\"]\ndeny = [\"**.b.example\"]\n";
+    fn a_file_holds_a_preset_and_four_lists() {
+        let text = "preset = \"locked\"\nallow = [\"a.example:443\"]\ndeny = [\"**.b.example\"]\n\
+                    ask = [\"**\"]\napprove = [\"a.example\"]\n";
         assert_eq!(
             PolicyFile::parse(text, &Origin::User).unwrap(),
             PolicyFile {
                 preset: Some(NetworkPreset::Locked),
                 rules: vec![
                     rule(Action::Deny, "**.b.example"),
+                    rule(Action::Approve, "a.example"),
+                    rule(Action::Ask, "**"),
                     rule(Action::Allow, "a.example:443"),
                 ],
             }
@@ -289,9 +294,13 @@ mod tests {
         #[test]
         fn what_is_added_is_there_and_what_is_removed_is_not(
             names in prop::collection::vec("[a-c]{1,3}", 1..8),
-            deny: bool,
+            action in prop::sample::select(vec![
+                Action::Allow,
+                Action::Ask,
+                Action::Approve,
+                Action::Deny,
+            ]),
         ) {
-            let action = if deny { Action::Deny } else { Action::Allow };
             let rules: Vec<Rule> = names.iter().map(|name| rule(action, &format!("{name}.example"))).collect();
             let adds: Vec<_> = rules.iter().cloned().map(PolicyEdit::Add).collect();
             let text = edit("", &adds);

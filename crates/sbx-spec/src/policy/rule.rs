@@ -21,6 +21,10 @@ pub enum Action {
     Allow,
     /// Refuses them, whatever else allows them.
     Deny,
+    /// Has the user decide each time, whatever else allows them.
+    Ask,
+    /// Lets them pass although something else asks: the user said "always".
+    Approve,
 }
 
 /// Where a rule was written.
@@ -98,10 +102,10 @@ impl Rule {
     /// A rule.
     ///
     /// # Errors
-    /// [`RuleError::NeverAllowed`] where it would allow what nothing can, so
+    /// [`RuleError::NeverAllowed`] where it would open what nothing can, so
     /// that no rule stands in a list without effect.
     pub fn new(action: Action, resource: Resource, origin: Origin) -> Result<Self, RuleError> {
-        if action == Action::Allow
+        if action != Action::Deny
             && let Some(denial) = within(&resource)
             && !denial.may_be_lifted()
         {
@@ -200,7 +204,7 @@ impl Rule {
     /// default denial covers it. A range that reaches beyond the denial, such
     /// as `0.0.0.0/0`, does not.
     pub(super) fn lifts(&self, denial: Denial, address: IpAddr) -> bool {
-        self.action == Action::Allow
+        self.action != Action::Deny
             && self.resource.covers_address(address)
             && denial.may_be_lifted()
             && match denial {
@@ -251,6 +255,8 @@ impl fmt::Display for Action {
         f.pad(match self {
             Self::Allow => "allow",
             Self::Deny => "deny",
+            Self::Ask => "ask",
+            Self::Approve => "approve",
         })
     }
 }

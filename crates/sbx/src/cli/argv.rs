@@ -21,9 +21,6 @@ pub(crate) const LATER: &[&str] = &[
     "restore", "serve", "mcp", "ssh", "setup",
 ];
 
-/// Words after `policy` that later versions will know.
-const LATER_POLICY: &[&str] = &["ask", "pending", "approve", "dismiss"];
-
 /// Old spellings of words, and today's.
 pub(crate) const OLD: &[(&str, &str)] = &[
     ("list", "ls"),
@@ -141,7 +138,7 @@ pub(crate) fn prepare(mut args: Vec<OsString>, known: &[String]) -> Result<Prepa
         return Err(unknown_word(&word, known));
     }
     if word == "policy" {
-        policy_of_today(args.get_mut(index + 1), &mut notes)?;
+        policy_of_today(args.get_mut(index + 1), &mut notes);
     }
     if matches!(word.as_str(), "run" | "create" | "plan") {
         let rest = args.split_off(index + 1);
@@ -153,17 +150,13 @@ pub(crate) fn prepare(mut args: Vec<OsString>, known: &[String]) -> Result<Prepa
 }
 
 /// The word after `policy`.
-fn policy_of_today(word: Option<&mut OsString>, notes: &mut Vec<String>) -> Result<(), Error> {
-    let Some(word) = word else { return Ok(()) };
-    let text = word.to_string_lossy().into_owned();
-    if LATER_POLICY.contains(&text.as_str()) {
-        return Err(not_in_this_version(&format!("`sbx policy {text}`")));
-    }
-    if text == "set-default" {
+fn policy_of_today(word: Option<&mut OsString>, notes: &mut Vec<String>) {
+    if let Some(word) = word
+        && word == "set-default"
+    {
         *word = "init".into();
         notes.push("`sbx policy set-default` is spelled `sbx policy init` now".to_owned());
     }
-    Ok(())
 }
 
 fn of_today(rest: Vec<OsString>, notes: &mut Vec<String>) -> Result<Vec<OsString>, Error> {

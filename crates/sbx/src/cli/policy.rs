@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand, ValueEnum};
 use sbx_engine::command::{
     AuditRequest, CheckedRequest, Code, Command, Error, PolicyCheck, PolicyRequest, PolicyScope,
-    RuleChoice,
+    QuestionId, RuleChoice, Saying,
 };
 use sbx_spec::{
     Action, Host, HostPort, HttpCondition, Method, NetworkPreset, Origin, PathGlob, Resource, Rule,
@@ -17,8 +17,8 @@ use super::sandbox::{value, wrong};
 
 /// Show and change what sandboxes may reach
 ///
-/// `deny` beats `allow`, and what no rule allows is denied. A change counts
-/// at once in running sandboxes. Example: sbx policy allow network example.com
+/// `deny` beats `ask`, `ask` beats `allow`, and what no rule is about is
+/// denied. A change counts at once in running sandboxes. Example: sbx policy allow network example.com
 #[derive(Args, Debug)]
 pub(crate) struct PolicyFlags {
     #[command(subcommand)]
@@ -45,6 +45,31 @@ enum PolicyVerb {
     /// Open connections to them end.
     /// Example: sbx policy deny network **.example.net
     Deny(RuleFlags),
+    /// Have sandboxes ask about hosts, addresses or ports of this host
+    ///
+    /// What asks waits for up to 30 s, and is denied then. Example:
+    /// sbx policy ask network example.com
+    Ask(RuleFlags),
+    /// List what sandboxes wait for an answer to
+    ///
+    /// Example: sbx policy pending
+    Pending {
+        /// The sandbox [default: all]
+        #[arg(value_name = "NAME")]
+        sandbox: Option<String>,
+    },
+    /// Let what waits go on
+    ///
+    /// Example: sbx policy approve claude-app:4711 --always
+    Approve(ApproveFlags),
+    /// Deny what waits
+    ///
+    /// Example: sbx policy dismiss claude-app:4711
+    Dismiss {
+        /// The question, as `sbx policy pending` shows it
+        #[arg(value_name = "ID")]
+        id: String,
+    },
     /// Remove rules
     ///
     /// Example: sbx policy rm --resource example.com
@@ -153,6 +178,21 @@ struct RuleFlags {
 }
 
 #[derive(Args, Debug)]
+struct ApproveFlags {
+    /// The question, as `sbx policy pending` shows it
+    #[arg(value_name = "ID")]
+    id: String,
+
+    /// This time: what waits, and what asks the same within 30 s [default]
+    #[arg(long, conflicts_with = "always")]
+    once: bool,
+
+    /// For good: adds a rule to the sandbox's own policy
+    #[arg(long)]
+    always: bool,
+}
+
+#[derive(Args, Debug)]
 #[group(required = true, multiple = false, id = "which")]
 struct Which {
     /// The rule of this name, as `sbx policy ls` shows it
@@ -189,6 +229,18 @@ impl PolicyFlags {
             }),
             PolicyVerb::Allow(flags) => flags.request(Action::Allow)?,
             PolicyVerb::Deny(flags) => flags.request(Action::Deny)?,
+            PolicyVerb::Ask(flags) => flags.request(Action::Ask)?,
+            PolicyVerb::Pending { sandbox } => {
+                PolicyRequest::Pending(value("NAME", sandbox.as_deref())?)
+            }
+            PolicyVerb::Approve(flags) => {
+                let saying = match (flags.once, flags.always) {
+                    (_, true) => Saying::Always,
+                    (_, false) => Saying::Once,
+                };
+                PolicyRequest::Answer(question(&flags.id)?, saying)
+            }
+            PolicyVerb::Dismiss { id } => PolicyRequest::Answer(question(&id)?, Saying::No),
             PolicyVerb::Rm(flags) => {
                 let choice = match (&flags.which.id, &flags.which.resource) {
                     (Some(id), _) => RuleChoice::Id(
@@ -323,6 +375,10 @@ fn scope(sandbox: Option<&str>) -> Result<PolicyScope, Error> {
 
 fn resource(flag: &str, text: &str) -> Result<Resource, Error> {
     text.parse().map_err(|error| wrong(flag, text, &error))
+}
+
+fn question(text: &str) -> Result<QuestionId, Error> {
+    text.parse().map_err(|error| wrong("ID", text, &error))
 }
 
 /// Reads a rule about `text`, which was typed as `flag`.

@@ -1,5 +1,7 @@
 //! Modes of the terminal that must not outlive the session.
 
+use super::cover::Below;
+
 /// Private modes that are off in a terminal as a shell leaves it, by number:
 /// application keys, mouse reports in all forms, focus reports, alternate
 /// screens, bracketed paste, synchronised output, reports of colour and size.
@@ -50,6 +52,16 @@ impl Modes {
         self.on.retain(|known| *known != mode);
         if on && OFF.contains(&mode) {
             self.on.push(mode);
+        }
+    }
+
+    /// How the screen is that something of ours is to be shown over.
+    pub(super) fn below(&self) -> Below {
+        let is_on = |mode: u16| self.on.contains(&mode);
+        Below {
+            alternate: [47, 1047, 1049].into_iter().any(is_on),
+            cursor_hidden: self.cursor_hidden,
+            synchronised: is_on(2026),
         }
     }
 

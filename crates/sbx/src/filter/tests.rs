@@ -309,3 +309,47 @@ proptest! {
         prop_assert_eq!(filtered(text.as_bytes()), text.as_bytes());
     }
 }
+
+/// What covers and uncovers a screen on which `before` was drawn.
+fn covered(before: &[u8]) -> (String, String, bool) {
+    let mut filter = TerminalFilter::new();
+    filter.filter(before, &mut Vec::new());
+    let (mut cover, mut uncover) = (Vec::new(), Vec::new());
+    filter.cover(b"asked", &mut cover);
+    let redraws = filter.uncover(&mut uncover);
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (text(cover), text(uncover), redraws)
+}
+
+#[test]
+fn an_ordinary_screen_is_brought_back_by_the_terminal() {
+    let (cover, uncover, redraws) = covered(b"$ make\r\n");
+    assert!(cover.starts_with("\x1b[?1049h") && cover.ends_with("asked"));
+    assert_eq!(uncover, "\x1b[0m\x1b[?1049l\x1b[?25h");
+    assert!(!redraws);
+}
+
+#[test]
+fn a_program_on_the_alternate_screen_keeps_it_and_draws_anew() {
+    let (cover, uncover, redraws) = covered(b"\x1b[?1049h\x1b[?25l\x1b[?2026h");
+    assert!(!cover.contains("1049") && cover.contains("\x1b[?2026l"));
+    assert!(!uncover.contains("1049") && !uncover.contains("25h"));
+    assert!(uncover.ends_with("\x1b[?2026h") && redraws);
+}
+
+#[test]
+fn a_screen_is_covered_once_and_an_image_on_its_way_is_given_up() {
+    let mut filter = TerminalFilter::new();
+    let mut output = Vec::new();
+    filter.filter(b"\x1bPq#0", &mut output);
+    output.clear();
+    filter.cover(b"one", &mut output);
+    filter.cover(b"two", &mut output);
+    let text = String::from_utf8(output.clone()).unwrap();
+    assert!(text.starts_with("\x1b\\\x1b[?1049h"), "{text:?}");
+    assert_eq!(text.matches("1049h").count(), 1);
+    output.clear();
+    filter.uncover(&mut output);
+    filter.filter(b"~~\x1b\\text", &mut output);
+    assert!(output.ends_with(b"\x1b[?25htext"), "{output:?}");
+}

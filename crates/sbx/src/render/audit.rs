@@ -1,8 +1,7 @@
 //! Records of the network as lines. Names in them were chosen by a guest.
 
 use anstyle::AnsiColor;
-use sbx_engine::command::{AuditEvent, AuditRecord, AuditReply, AuditTarget};
-use sbx_spec::Action;
+use sbx_engine::command::{AuditEvent, AuditRecord, AuditReply, AuditTarget, Judged};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -80,12 +79,11 @@ fn row(record: &AuditRecord, paint: Paint) -> Vec<String> {
     ]
 }
 
-fn word(verdict: Action, paint: Paint) -> String {
-    let color = match verdict {
-        Action::Allow => AnsiColor::Green,
-        Action::Deny => AnsiColor::Red,
-    };
-    paint.color(&verdict.to_string(), color)
+fn word(verdict: Judged, paint: Paint) -> String {
+    match verdict {
+        Judged::Allow => paint.color("allow", AnsiColor::Green),
+        Judged::Deny => paint.color("deny", AnsiColor::Red),
+    }
 }
 
 fn place(target: &AuditTarget) -> String {
@@ -138,7 +136,7 @@ mod tests {
     fn a_record_is_a_line_whatever_a_guest_put_into_it() {
         let flow = record(AuditEvent::Flow(AuditFlow {
             flow: "1.1.1".to_owned(),
-            verdict: Action::Deny,
+            verdict: Judged::Deny,
             target: target(),
             failed: None,
         }));
@@ -156,7 +154,7 @@ mod tests {
         assert!(line(&end, Paint::none()).ends_with("7 bytes out, 9 in; closed\n"));
         let asked = record(AuditEvent::Request(AuditAsked {
             flow: "1.1.1".to_owned(),
-            verdict: Action::Allow,
+            verdict: Judged::Allow,
             host: Some("a.example".to_owned()),
             port: 443,
             method: Some("GET".to_owned()),

@@ -116,6 +116,9 @@ pub(super) fn checked(checked: &CheckedReply, paint: Paint) -> String {
     if checked.verdict == "inspect" {
         text += "each request is judged; --method and --path say which to ask about\n";
     }
+    if checked.verdict == "ask" {
+        text += "it waits for an answer; `sbx policy pending` shows what does\n";
+    }
     if !checked.addresses.is_empty() {
         let addresses: Vec<String> = checked.addresses.iter().map(ToString::to_string).collect();
         text += &format!("resolves to {}\n", addresses.join(", "));

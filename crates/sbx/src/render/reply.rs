@@ -30,6 +30,8 @@ pub(super) fn text(reply: &Reply, quiet: bool, wide: bool, paint: Paint) -> Stri
         Reply::PolicyEdited(edited) => super::policy::edited(edited),
         Reply::PolicyList(list) => super::policy::listing(list, quiet, wide, paint),
         Reply::Checked(checked) => super::policy::checked(checked, paint),
+        Reply::Pending(pending) => super::question::pending(pending, quiet, paint),
+        Reply::Answered(answered) => super::question::answered(answered),
         Reply::Audit(found) => super::audit::records(found, paint),
         Reply::Version(version) => versions(version),
     }

@@ -13,12 +13,6 @@ fn words_of_later_versions_say_so() {
 error: `sbx secret` is not in this version
 
 "#]]);
-    for word in ["ask", "pending", "approve", "dismiss"] {
-        sbx(&["policy", word, "x"]).code(2).stderr_eq(str![[r#"
-error: `sbx policy [..]` is not in this version
-
-"#]]);
-    }
 }
 
 #[test]

@@ -1,0 +1,116 @@
+//! What is said around a session: before its first byte, and after its last.
+
+use std::time::Duration;
+
+use sbx_spec::{Origin, SandboxSpec};
+
+use super::Engine;
+use super::policy::Effective;
+use super::run::Program;
+use crate::command::{
+    Afterwards, EndBlock, Entered, Error, PolicyListed, ShareBrief, StartBlock, Ui,
+};
+use crate::plan::{Accelerator, Plan};
+use crate::store::SandboxDir;
+
+impl Engine {
+    /// What the user is told before a session.
+    pub(super) fn start_block(
+        &self,
+        sandbox: &SandboxDir,
+        spec: &SandboxSpec,
+        how: Entered,
+        plan: Option<&Plan>,
+        program: &Program,
+        policy: &Effective,
+    ) -> StartBlock {
+        let accel = match plan {
+            Some(plan) => Some(plan.machine.accelerator),
+            None => self.running_accelerator(sandbox),
+        };
+        let (enforced_by, accel_note) = match accel {
+            Some(Accelerator::Kvm) => ("QEMU with KVM".to_owned(), None),
+            Some(Accelerator::Tcg) => (
+                "QEMU".to_owned(),
+                Some("emulated, because there is no usable KVM; about 20 times slower".to_owned()),
+            ),
+            None => ("QEMU".to_owned(), None),
+        };
+        StartBlock {
+            name: spec.name.clone(),
+            agent: spec.kit.clone(),
+            how,
+            isolation: spec.isolation,
+            enforced_by,
+            accel_note,
+            shares: spec
+                .shares
+                .iter()
+                .map(|share| ShareBrief {
+                    host: share.host.clone(),
+                    guest: share.guest.clone(),
+                    mode: match share.access {
+                        sbx_spec::Access::ReadOnly => "ro".to_owned(),
+                        sbx_spec::Access::ReadWrite => "direct".to_owned(),
+                    },
+                })
+                .collect(),
+            network: policy.preset,
+            rules: policy
+                .rules
+                .iter()
+                .filter(|rule| matches!(rule.origin(), Origin::User | Origin::Sandbox))
+                .map(PolicyListed::of)
+                .collect(),
+            wanted: policy.wanted.iter().map(ToString::to_string).collect(),
+            plain_credentials: program
+                .credentials
+                .iter()
+                .chain(
+                    program
+                        .env
+                        .iter()
+                        .filter(|v| sbx_spec::is_credential(&v.name)),
+                )
+                .map(|variable| variable.name.clone())
+                .collect(),
+            held: self.held(sandbox, spec),
+        }
+    }
+
+    /// After a session: what is held, and what becomes of the sandbox.
+    pub(super) async fn close(
+        &self,
+        sandbox: &SandboxDir,
+        remove: bool,
+        ui: &mut dyn Ui,
+    ) -> Result<(), Error> {
+        let spec = sandbox.record()?.spec;
+        let held = self.held(sandbox, &spec);
+        let others = match crate::client::inspect(&self.runtime(sandbox.name())).await {
+            Ok(known) => known.get("sessions").and_then(serde_json::Value::as_u64),
+            Err(_) => None,
+        };
+        let then = match (remove, others) {
+            (true, Some(1..)) => {
+                ui.warn("other sessions use the sandbox: it is not removed");
+                Afterwards::StaysUp
+            }
+            (true, _) => {
+                self.bring_down(sandbox, Duration::from_secs(2)).await?;
+                let leave = sandbox.change(super::PATIENCE)?;
+                self.store().remove(sandbox, &leave)?;
+                Afterwards::Removed
+            }
+            (false, None) => Afterwards::Down,
+            (false, Some(0)) => Afterwards::StopsIn(self.config.stop_grace_s()),
+            (false, Some(_)) => Afterwards::StaysUp,
+        };
+        ui.closing(&EndBlock {
+            name: spec.name,
+            held,
+            then,
+        });
+        Ok(())
+    }
+}
