@@ -20,6 +20,7 @@ mod interrupts;
 mod life;
 mod limits;
 mod policy;
+mod ports;
 mod posix;
 mod pressure;
 mod requests;

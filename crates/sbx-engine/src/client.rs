@@ -1,12 +1,13 @@
 //! Talking to a supervisor: short questions, and the way into a session.
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
 use sbx_proto::client::{Reply, Request};
 use sbx_proto::frame::{Frame, Kind, LINK, Side};
 use sbx_proto::message::Message;
-use sbx_spec::Rule;
+use sbx_spec::{Publication, Rule};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -205,6 +206,40 @@ pub(crate) async fn next_questions(runtime: &Path, seen: Option<u64>) -> Result<
     let mut client = Client::connect(runtime)?;
     client.send(&called(&call)).await?;
     answered(client.answer().await?)
+}
+
+/// Hands over a port that is to be published, and its socket.
+///
+/// # Errors
+/// If the supervisor does not take it.
+pub(crate) async fn publish(
+    runtime: &Path,
+    publication: &Publication,
+    listener: OwnedFd,
+) -> Result<(), Error> {
+    let call = serde_json::json!({ "publish": publication });
+    let handed = async {
+        let mut client = Client::connect(runtime)?;
+        client.send(&called(&call)).await?;
+        client.answer().await?;
+        sbx_sys::unix::send(client.writer.as_ref(), b"!", &[listener.as_fd()]).map_err(
+            |source| {
+                Error::new(Code::Link, "cannot hand a socket to the supervisor").because(source)
+            },
+        )?;
+        client.answer().await.map(drop)
+    };
+    let limited = tokio::time::timeout(PATIENCE, handed);
+    limited.await.unwrap_or_else(|_| Err(silent()))
+}
+
+/// Has a port published no longer.
+///
+/// # Errors
+/// If the supervisor does not answer in time.
+pub(crate) async fn unpublish(runtime: &Path, publication: &Publication) -> Result<(), Error> {
+    let call = serde_json::json!({ "unpublish": publication });
+    ask(runtime, &called(&call), PATIENCE).await.map(drop)
 }
 
 /// Answers a question; false where it is not open.

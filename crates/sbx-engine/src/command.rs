@@ -9,6 +9,7 @@
 mod audit;
 mod error;
 mod policy;
+mod ports;
 mod question;
 mod reply;
 mod ui;
@@ -29,6 +30,7 @@ pub use policy::{
     CheckedReply, CheckedRequest, PolicyCheck, PolicyEdited, PolicyListReply, PolicyListed,
     PolicyRequest, PolicyScope, PresetFrom, RuleChoice,
 };
+pub use ports::{PortsReply, PortsRequest, Published};
 pub use question::{AnsweredReply, Given, PendingReply, Question, QuestionId, QuestionOf, Saying};
 pub use reply::{
     ActedReply, Check, DoctorReply, Ended, Enforced, Fact, Failed, GcItem, GcReply, HeldName,
@@ -69,6 +71,8 @@ pub enum Command {
     Gc(GcRequest),
     /// Show and change what sandboxes may reach.
     Policy(PolicyRequest),
+    /// Show and change which ports of a sandbox this host has.
+    Ports(PortsRequest),
     /// Versions of the parts.
     Version,
 }

@@ -21,6 +21,7 @@ mod inspect;
 mod life;
 mod logs;
 mod policy;
+mod ports;
 mod prepare;
 mod run;
 mod start;
@@ -62,6 +63,7 @@ impl Engine {
             Command::Doctor(request) => self.doctor(request, ui),
             Command::Gc(request) => self.gc(request),
             Command::Policy(request) => self.policy(request, ui).await,
+            Command::Ports(request) => self.ports(request).await,
             Command::Version => Ok(self.version()),
         }
     }
@@ -101,7 +103,11 @@ impl Engine {
                 (None, _) | (_, Err(_)) => Status::Broken,
                 (_, Ok(state)) => status(&state),
             },
-            ports: Vec::new(),
+            ports: ports::published(sandbox)
+                .unwrap_or_default()
+                .iter()
+                .map(sbx_spec::Publication::shown)
+                .collect(),
             workspace: spec
                 .and_then(|spec| spec.shares.first())
                 .map(|share| share.host.clone()),

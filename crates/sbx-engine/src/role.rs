@@ -30,6 +30,7 @@ pub fn run(name: &str) -> Result<(), Error> {
                 control: role.fd(5)?,
                 ledger: role.fd(6)?,
                 names: role.fd(7)?,
+                published: role.fd(8)?,
                 trust: role.text()?,
             };
             sbx_net::process::run(links).map_err(|source| ended("net").because(source))

@@ -6,6 +6,7 @@
 //! the plan it was given and nobody else.
 
 mod audit;
+mod doors;
 mod ends;
 mod launch;
 mod lifecycle;
@@ -27,7 +28,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use sbx_spec::SandboxName;
+use sbx_spec::{Publication, SandboxName};
 use serde::{Deserialize, Serialize};
 
 use crate::command::{Code, Error};
@@ -46,6 +47,8 @@ pub(crate) const STATUS: i32 = 4;
 pub(crate) const PROGRAM: i32 = 5;
 /// The `sbx-vmm` program.
 pub(crate) const VMM: i32 = 6;
+/// The first of the sockets that listen for published ports.
+pub(crate) const PUBLISHED: i32 = 7;
 
 /// What a supervisor is started with.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -56,6 +59,8 @@ pub(crate) struct SuperviseConfig {
     pub(crate) runtime: PathBuf,
     /// What to start.
     pub(crate) plan: Plan,
+    /// Published ports, each with a socket that listens, from [`PUBLISHED`] on.
+    pub(crate) published: Vec<Publication>,
     /// Whether it stays up without a session until it is told to stop.
     pub(crate) stay: bool,
     /// Seconds without a session after which it stops.
@@ -92,7 +97,11 @@ pub(crate) fn run(role: Role) -> Result<(), Error> {
     let mut status = Status(Some(UnixStream::from(role.fd(STATUS)?)));
     let program = role.fd(PROGRAM)?;
     let vmm = role.fd(VMM)?;
-    let done = supervise(config, program, vmm, &mut status);
+    let listening = (PUBLISHED..)
+        .zip(&config.published)
+        .map(|(number, publication)| Ok((*publication, role.fd(number)?)))
+        .collect::<Result<Vec<_>, Error>>()?;
+    let done = supervise(config, program, vmm, listening, &mut status);
     if let Err(error) = &done {
         status.tell(&StartStatus::Failed(error.clone()));
     }
@@ -103,6 +112,7 @@ fn supervise(
     config: SuperviseConfig,
     program: OwnedFd,
     vmm: OwnedFd,
+    listening: Vec<(Publication, OwnedFd)>,
     status: &mut Status,
 ) -> Result<(), Error> {
     let io = |source: std::io::Error| {
@@ -142,6 +152,7 @@ fn supervise(
             reports,
             &mut record,
             held,
+            listening,
             status,
         ),
     );

@@ -9,11 +9,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let link = io::stdin().as_fd().try_clone_to_owned()?;
     let control = io::stdout().as_fd().try_clone_to_owned()?;
     let ledger = sbx_sys::memfd::fixed("ledger", sbx_net::limits::LEDGER)?;
+    // Nobody publishes anything.
+    let (published, _doors) = sbx_sys::unix::message_pair()?;
     let links = sbx_net::process::Links {
         link,
         control,
         ledger,
         names: sbx_net::names_file(&[])?,
+        published,
         trust: match std::env::args().nth(1) {
             Some(file) => std::fs::read(file)?,
             None => Vec::new(),

@@ -22,6 +22,8 @@ pub enum Attempt {
     Names,
     /// Reading or writing the control link.
     Control,
+    /// Reading the link of connections into published ports.
+    Published,
     /// Waiting for events.
     Wait,
     /// Starting the threads that resolve names.
@@ -61,6 +63,7 @@ impl fmt::Display for Error {
             Attempt::Ledger => f.write_str("cannot use the list of connections"),
             Attempt::Names => f.write_str("cannot read the names of this sandbox"),
             Attempt::Control => f.write_str("cannot use the control link"),
+            Attempt::Published => f.write_str("cannot use the link of published ports"),
             Attempt::Wait => f.write_str("cannot wait for events"),
             Attempt::Resolver => f.write_str("cannot start the name resolver"),
             Attempt::Inspector => f.write_str("cannot start the inspector of requests"),

@@ -117,6 +117,8 @@ pub(crate) enum Role {
     Inspected(Pass),
     /// The inspector, which tells why there is no server.
     Refused,
+    /// Who connected to a published port.
+    Published,
 }
 
 /// What a guest may say on a connection whose server it has not heard yet.
@@ -133,7 +135,7 @@ impl Role {
     pub(crate) fn pass(&self) -> Option<&Pass> {
         match self {
             Self::Unopened(pass, _) | Self::Spliced(pass) | Self::Inspected(pass) => Some(pass),
-            Self::Refused => None,
+            Self::Refused | Self::Published => None,
         }
     }
 }
@@ -259,7 +261,7 @@ impl Relay {
                 tcp::State::Closed | tcp::State::TimeWait | tcp::State::Listen => {
                     return self.finish();
                 }
-                tcp::State::SynReceived => {}
+                tcp::State::SynReceived | tcp::State::SynSent => {}
                 _ => self.established = true,
             }
             if !moved {

@@ -116,6 +116,10 @@ pub const REPORTS: usize = 4_096;
 pub const BUFFERS: [(usize, usize); 3] =
     [(512 * 1024, 128), (64 * 1024, 1_024), (16 * 1024, FLOWS)];
 
+/// Connections of the host into published ports at once. The next one is
+/// reset.
+pub const PUBLISHED: usize = 1_024;
+
 /// Questions for the user at once, and answers that are remembered. The next
 /// connection or request is denied.
 pub const QUESTIONS: usize = 64;

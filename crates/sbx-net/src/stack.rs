@@ -13,6 +13,7 @@ use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr};
 
 use crate::device::link::Output;
 use crate::device::port::{Capabilities, Port};
+use crate::entry::tcp::Ends;
 use crate::limits;
 
 /// The guest's end of a connection.
@@ -37,6 +38,27 @@ impl Stack {
         seed: u64,
         now: Instant,
     ) -> Option<Self> {
+        let mut stack = Self::new(server, buffer, seed, now)?;
+        stack.socket().listen((server.ip(), server.port())).ok()?;
+        Some(stack)
+    }
+
+    /// A socket that connects to the guest's end.
+    pub(crate) fn connect(ends: &Ends, buffer: usize, seed: u64, now: Instant) -> Option<Self> {
+        let mut stack = Self::new(ends.server, buffer, seed, now)?;
+        let Self {
+            interface,
+            sockets,
+            handle,
+        } = &mut stack;
+        let socket = sockets.get_mut::<tcp::Socket<'_>>(*handle);
+        socket
+            .connect(interface.context(), ends.guest, ends.server.port())
+            .ok()?;
+        Some(stack)
+    }
+
+    fn new(server: SocketAddr, buffer: usize, seed: u64, now: Instant) -> Option<Self> {
         let address = server.ip();
         let unicast = match address {
             std::net::IpAddr::V4(v4) => !v4.is_broadcast() && !v4.is_multicast(),
@@ -59,7 +81,6 @@ impl Stack {
         socket.set_nagle_enabled(false);
         socket.set_ack_delay(None);
         socket.set_keep_alive(Some(smoltcp::time::Duration::from(limits::KEEP_ALIVE)));
-        socket.listen((address, server.port())).ok()?;
         let mut sockets = SocketSet::new(Vec::with_capacity(1));
         let handle = sockets.add(socket);
         Some(Self {

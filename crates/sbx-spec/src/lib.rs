@@ -14,6 +14,7 @@ mod name;
 mod naming;
 mod path;
 mod policy;
+mod publish;
 mod request;
 mod resolve;
 mod sensitive;
@@ -37,6 +38,7 @@ pub use policy::{
     Policy, PolicyEdit, PolicyFile, Ports, Protocol, Reason, Resource, ResourceError, Rule,
     RuleError, RuleId, Target, Verdict, decide, decide_request, preset_rules,
 };
+pub use publish::{MAX_PUBLISHED, Publication, PublicationError};
 pub use request::{
     HostKind, HostPath, MountRequest, SandboxRequest, WorkspacePath, WorkspaceRequest,
 };

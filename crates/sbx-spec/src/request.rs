@@ -7,8 +7,8 @@
 use std::path::{Path, PathBuf};
 
 use crate::{
-    Accel, Access, ByteSize, Cpus, Driver, EnvVar, GuestPath, Isolation, NetworkPreset, Rule,
-    SandboxName,
+    Accel, Access, ByteSize, Cpus, Driver, EnvVar, GuestPath, Isolation, NetworkPreset,
+    Publication, Rule, SandboxName,
 };
 
 /// What a sandbox should be like, as far as the user said so.
@@ -50,6 +50,8 @@ pub struct SandboxRequest {
     /// `--allow-network` and `--deny-network`: rules of this sandbox. They
     /// join those it has.
     pub rules: Vec<Rule>,
+    /// `--publish`: ports of this sandbox. They join those it has.
+    pub publish: Vec<Publication>,
 }
 
 /// What the agent works on.

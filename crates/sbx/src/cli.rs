@@ -10,6 +10,7 @@ mod exec;
 pub(crate) mod host;
 mod life;
 mod policy;
+mod ports;
 mod run;
 mod sandbox;
 mod usage;
@@ -152,6 +153,7 @@ pub(crate) enum Verb {
     Logs(life::LogsFlags),
     Plan(Box<create::PlanFlags>),
     Policy(policy::PolicyFlags),
+    Ports(ports::PortsFlags),
     Doctor(host::DoctorFlags),
     Gc(host::GcFlags),
     /// Print the versions of sbx and its parts
@@ -175,6 +177,7 @@ impl Verb {
             Self::Logs(flags) => flags.command()?,
             Self::Plan(flags) => flags.command(door)?,
             Self::Policy(flags) => flags.command()?,
+            Self::Ports(flags) => flags.command()?,
             Self::Doctor(flags) => flags.command(),
             Self::Gc(flags) => flags.command(),
             Self::Version => Command::Version,

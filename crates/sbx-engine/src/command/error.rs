@@ -52,6 +52,10 @@ pub enum Code {
     RuleNotFound,
     /// No such question is open.
     QuestionNotFound,
+    /// No such port is published.
+    PortNotFound,
+    /// A port of this host cannot be bound.
+    PortTaken,
     /// No agent or kit of that name.
     UnknownAgent,
     /// The workspace is missing, or is none that may be served.
@@ -109,6 +113,8 @@ impl Code {
         Self::Busy,
         Self::RuleNotFound,
         Self::QuestionNotFound,
+        Self::PortNotFound,
+        Self::PortTaken,
         Self::UnknownAgent,
         Self::Workspace,
         Self::Mount,
@@ -140,7 +146,8 @@ impl Code {
             Self::SandboxNotFound
             | Self::UnknownAgent
             | Self::RuleNotFound
-            | Self::QuestionNotFound => 3,
+            | Self::QuestionNotFound
+            | Self::PortNotFound => 3,
             Self::Declined | Self::Refused => 4,
             _ => 1,
         }

@@ -11,6 +11,7 @@ use sbx_spec::{ByteSize, Isolation, KitName, SandboxName, SandboxSpec};
 
 use super::{
     AnsweredReply, AuditReply, CheckedReply, Error, PendingReply, PolicyEdited, PolicyListReply,
+    PortsReply,
 };
 
 /// What the engine answers. Each kind has one text form and one JSON form,
@@ -44,6 +45,8 @@ pub enum Reply {
     Checked(CheckedReply),
     /// What was recorded of the network.
     Audit(AuditReply),
+    /// Published ports.
+    Ports(PortsReply),
     /// What waits for an answer.
     Pending(PendingReply),
     /// A question was answered.
@@ -351,6 +354,7 @@ impl Reply {
             | Self::PolicyEdited(_)
             | Self::PolicyList(_)
             | Self::Audit(_)
+            | Self::Ports(_)
             | Self::Pending(_)
             | Self::Answered(_)
             | Self::List(_)

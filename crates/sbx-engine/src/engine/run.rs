@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sbx_proto::message::Bytes;
 use sbx_proto::session::{Exec, HomeFile, Tty, User as GuestUser, When};
-use sbx_spec::{EnvVar, GuestPath, Origin, Rule, SandboxSpec, SessionVariables};
+use sbx_spec::{EnvVar, GuestPath, Origin, Rule, SandboxRequest, SandboxSpec, SessionVariables};
 
 use sbx_images::{HomeContext, Kit};
 
@@ -36,8 +36,7 @@ impl Engine {
             return self.plan_of(meaning, &request.sandbox.rules);
         }
         let (sandbox, spec, created) = self.made(meaning.target)?;
-        self.ruled(&sandbox, created, &request.sandbox.rules, ui)
-            .await?;
+        self.equip(&sandbox, created, &request.sandbox, ui).await?;
         let stay = if request.detach {
             Stay::UntilStopped
         } else {
@@ -121,8 +120,7 @@ impl Engine {
     ) -> Result<Reply, Error> {
         let meaning = self.meaning(&request.subject, &request.sandbox, ui)?;
         let (sandbox, spec, created) = self.made(meaning.target)?;
-        self.ruled(&sandbox, created, &request.sandbox.rules, ui)
-            .await?;
+        self.equip(&sandbox, created, &request.sandbox, ui).await?;
         let prepared = {
             let _leave = sandbox.change(super::PATIENCE)?;
             self.prepare(&spec, &sandbox, ui)
@@ -212,20 +210,23 @@ impl Engine {
         }
     }
 
-    /// Gives a sandbox the rules that were typed; one that was just made and
-    /// cannot have them is none.
-    async fn ruled(
+    /// Gives a sandbox the rules and published ports that were typed. One that
+    /// was made for them does not stay without.
+    async fn equip(
         &self,
         sandbox: &SandboxDir,
         created: bool,
-        rules: &[Rule],
+        request: &SandboxRequest,
         ui: &mut dyn Ui,
     ) -> Result<(), Error> {
-        let added = self.add_rules(sandbox, rules, ui).await;
-        if added.is_err() && created {
+        let mut equipped = self.publish(sandbox, &request.publish).await;
+        if equipped.is_ok() {
+            equipped = self.add_rules(sandbox, &request.rules, ui).await;
+        }
+        if equipped.is_err() && created {
             self.forget(sandbox);
         }
-        added
+        equipped
     }
 
     fn forget(&self, sandbox: &SandboxDir) {

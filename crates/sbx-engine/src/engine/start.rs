@@ -11,12 +11,13 @@ use sbx_sys::{memfd, unix};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::UnixStream;
 
+use super::ports::Bound;
 use super::{Engine, PATIENCE};
 use crate::command::{Code, Entered, Error, Ui};
 use crate::facts::HostFacts;
 use crate::plan::{Plan, plan};
 use crate::store::{Phase, SandboxDir, State};
-use crate::supervisor::{PROGRAM, STATUS, StartStatus, SuperviseConfig, VMM};
+use crate::supervisor::{PROGRAM, PUBLISHED, STATUS, StartStatus, SuperviseConfig, VMM};
 
 /// How long a start may take altogether: a supervisor gives up before.
 const START_LIMIT: Duration = Duration::from_secs(240);
@@ -65,14 +66,15 @@ impl Engine {
         for warning in &plan.warnings {
             ui.warn(warning);
         }
-        let mut started = self.supervise(sandbox, &plan, stay, ui).await;
+        let bound = self.bind_published(sandbox)?;
+        let mut started = self.supervise(sandbox, &plan, &bound, stay, ui).await;
         // An emulated machine on a busy host sometimes stands still before
         // its first instruction. Nothing of the sandbox has run then.
         if matches!(&started, Err(error) if error.code == Code::Timeout) {
             ui.warn("the machine did not come up in time and is started once more");
             settled(sandbox).await?;
             self.tidy(sandbox)?;
-            started = self.supervise(sandbox, &plan, stay, ui).await;
+            started = self.supervise(sandbox, &plan, &bound, stay, ui).await;
         }
         started?;
         self.refresh_policy(sandbox, plan.network.as_ref()).await?;
@@ -84,6 +86,7 @@ impl Engine {
         &self,
         sandbox: &SandboxDir,
         plan: &Plan,
+        bound: &[Bound],
         stay: Stay,
         ui: &mut dyn Ui,
     ) -> Result<(), Error> {
@@ -98,6 +101,7 @@ impl Engine {
             sandboxes: self.directories.sandboxes(),
             runtime: self.runtime(name),
             plan: plan.clone(),
+            published: bound.iter().map(|(publication, _)| *publication).collect(),
             stay: stay == Stay::UntilStopped,
             idle_s: self.config.stop_grace_s(),
         };
@@ -118,6 +122,10 @@ impl Engine {
             .with_fd(far, STATUS)
             .with_fd(open_program(&self.caller.program)?, PROGRAM)
             .with_fd(open_program(&self.companion("sbx-vmm")?)?, VMM);
+        for ((_, listener), number) in bound.iter().zip(PUBLISHED..) {
+            let listener = listener.try_clone().map_err(io)?;
+            spawn = spawn.with_fd(listener, number);
+        }
         spawn.argv = vec!["sbx".into(), "supervise".into()];
         spawn.new_session = true;
         let _child = spawn.spawn().map_err(failed)?;

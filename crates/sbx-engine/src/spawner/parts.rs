@@ -131,7 +131,13 @@ impl Parts {
                     argv,
                     config: trust(config.trust.as_deref())?,
                     ids: config.identity.service,
-                    slots: vec![Slot::Link, Slot::Link, Slot::Own(ledger()?), Slot::Text],
+                    slots: vec![
+                        Slot::Link,
+                        Slot::Link,
+                        Slot::Own(ledger()?),
+                        Slot::Text,
+                        Slot::Link,
+                    ],
                 })
             }
         };
@@ -446,6 +452,7 @@ mod tests {
             let mut brought = vec![log()];
             brought.extend((0..links).map(|_| link()));
             brought.extend((verb == Verb::Net).then(text));
+            brought.extend((verb == Verb::Net).then(link));
             let child = parts.start(verb, brought).unwrap();
             assert!(child.wait().is_ok(), "{verb}");
         }

@@ -1,5 +1,6 @@
 //! From the first process to the last: start, serve, stop.
 
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdStream;
 use std::rc::Rc;
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use sbx_proto::frame::{Frame, Kind, LINK, Side};
 use sbx_proto::link::{Clock, Hello, Ready, SetupFailed, Shutdown};
 use sbx_proto::message::Message;
+use sbx_spec::Publication;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::signal::unix::{SignalKind, signal};
@@ -57,6 +59,7 @@ pub(super) async fn live(
     reports: StdStream,
     record: &mut RunRecord,
     held: Wall,
+    listening: Vec<(Publication, OwnedFd)>,
     status: &mut Status,
 ) -> Result<(), Error> {
     let plan = &config.plan;
@@ -140,8 +143,7 @@ pub(super) async fn live(
         known
     };
     let machine = machine::Machine::connect(qmp);
-    let rules = network.as_ref().map(Network::rules);
-    let (shared, queue) = Shared::new(machine, rules.clone(), Box::new(known));
+    let (shared, queue) = Shared::new(machine, network.as_ref(), Box::new(known));
     shared.stay.set(config.stay);
     spawn_local(serve::write_link(queue, writer));
     let link = spawn_local(serve::read_link(Rc::clone(&shared), reader));
@@ -152,8 +154,11 @@ pub(super) async fn live(
             _ => drop(spawn_local(log::copy(helper.name, helper.control))),
         }
     }
-    if let Some(rules) = rules {
-        rules.obeyed().await?;
+    if let Some(network) = &network {
+        network.rules().obeyed().await?;
+        for (publication, listener) in listening {
+            network.doors().open(publication, listener)?;
+        }
     }
     shared.enter(Stage::Ready);
     status.tell(&StartStatus::Ready);

@@ -20,6 +20,7 @@ use tokio::net::unix::OwnedReadHalf;
 use tokio::task::{JoinHandle, spawn_local};
 
 use super::audit::{Audit, Heard, Hearing, SUMMED_UP};
+use super::doors::Doors;
 use super::launch::{Helper, log_pipe, tokio_stream};
 use super::log;
 use super::names::Names;
@@ -44,6 +45,7 @@ pub(super) struct Network {
     link: OwnedFd,
     names: Rc<RefCell<Names>>,
     rules: Rc<Rules>,
+    doors: Rc<Doors>,
     /// What the guest trusts the engine by, for as long as it runs.
     authority: Authority,
     audit: Rc<RefCell<Audit>>,
@@ -75,6 +77,7 @@ impl Network {
             link,
             names: Rc::new(RefCell::new(names)),
             rules: Rc::new(Rules::new(rules)?),
+            doors: Rc::new(Doors::default()),
             authority: Authority::new(audit.sandbox().as_str()).map_err(|source| {
                 Error::new(Code::Internal, "cannot prepare the network").because(source)
             })?,
@@ -95,7 +98,7 @@ impl Network {
             Error::new(Code::Io, "cannot make the links between processes").because(source)
         })?;
         let names = sbx_net::names_file(self.names.borrow().known()).map_err(failed)?;
-        let links = vec![link, far.into(), names];
+        let links = vec![link, far.into(), names, self.doors.connect()?];
         let process = spawner.run(Verb::Net, log_pipe("net")?, links)?;
         Ok(Helper {
             name: "net".to_owned(),
@@ -133,6 +136,11 @@ impl Network {
     /// What its engine judges by.
     pub(super) fn rules(&self) -> Rc<Rules> {
         Rc::clone(&self.rules)
+    }
+
+    /// Its published ports.
+    pub(super) fn doors(&self) -> Rc<Doors> {
+        Rc::clone(&self.doors)
     }
 
     /// Starts the engine after one that ended; returns its process id. It

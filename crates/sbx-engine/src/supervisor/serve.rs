@@ -14,15 +14,17 @@ use sbx_proto::client::{Progress, Reply, Request};
 use sbx_proto::frame::{Frame, Kind, LINK, Side};
 use sbx_proto::link::{Event, StatusReply};
 use sbx_proto::message::Message;
-use sbx_spec::Rule;
+use sbx_spec::{Publication, Rule};
 use serde::Deserialize;
-use tokio::io::AsyncWrite;
+use tokio::io::{AsyncWrite, Interest};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, mpsc, watch};
 
+use super::doors::Doors;
 use super::log::log;
 use super::machine::Machine;
+use super::network::Network;
 use super::policy::Rules;
 use super::router::{MAX_SESSIONS, Router};
 use super::wire::{FrameReader, write};
@@ -73,15 +75,17 @@ pub(crate) struct Shared {
     pub(crate) stay: Cell<bool>,
     machine: tokio::sync::Mutex<Machine>,
     rules: Option<Rc<Rules>>,
+    doors: Option<Rc<Doors>>,
     inspect: Box<dyn Fn() -> serde_json::Value>,
 }
 
 impl Shared {
     /// The shared state, and what the writer to the guest reads from.
-    /// `rules` are those of its network engine, if it has one; `inspect` tells what the supervisor knows of itself.
+    /// `network` is its network engine, if it has one; `inspect` tells what
+    /// the supervisor knows of itself.
     pub(crate) fn new(
         machine: Machine,
-        rules: Option<Rc<Rules>>,
+        network: Option<&Network>,
         inspect: Box<dyn Fn() -> serde_json::Value>,
     ) -> (Rc<Self>, mpsc::Receiver<Frame>) {
         let (to_guest, from_tasks) = mpsc::channel(GUEST_QUEUE);
@@ -95,7 +99,8 @@ impl Shared {
             clients: Cell::new(0),
             stay: Cell::new(false),
             machine: tokio::sync::Mutex::new(machine),
-            rules,
+            rules: network.map(Network::rules),
+            doors: network.map(Network::doors),
             inspect,
         };
         (Rc::new(shared), from_tasks)
@@ -277,6 +282,10 @@ enum Call {
     Policy { rules: Vec<Rule> },
     /// What the network engine asks, once that is not what was `seen`.
     Questions { seen: Option<u64> },
+    /// Publishes a port; its socket comes when it is asked for.
+    Publish(Publication),
+    /// Publishes a port no longer.
+    Unpublish(Publication),
     /// What the user says to a question.
     Answer { number: u64, approve: bool },
 }
@@ -319,6 +328,15 @@ async fn call(
                 _ = reader.next() => return,
             },
         },
+        Ok(Call::Publish(publication)) => publish(shared, publication, &reader, &mut writer)
+            .await
+            .map(nothing),
+        Ok(Call::Unpublish(publication)) => {
+            if let Some(doors) = &shared.doors {
+                doors.close(&publication);
+            }
+            Ok(nothing(()))
+        }
         Ok(Call::Answer { number, approve }) => {
             let answered = match &shared.rules {
                 None => false,
@@ -335,6 +353,35 @@ async fn call(
         }
         Err(what) => fail(&mut writer, &what, None).await,
     }
+}
+
+/// Takes the socket of a published port: it is asked for, so that it comes
+/// with a byte that nobody has read.
+async fn publish(
+    shared: &Shared,
+    publication: Publication,
+    reader: &FrameReader<OwnedReadHalf>,
+    writer: &mut OwnedWriteHalf,
+) -> Result<(), String> {
+    let doors = shared.doors.as_ref().ok_or("the sandbox has no network")?;
+    let json = b"{}".to_vec().into();
+    reply(writer, &Reply::Answered { json }).await;
+    let stream: &UnixStream = reader.stream().as_ref();
+    let received = stream.async_io(Interest::READABLE, || {
+        let received = sbx_sys::unix::receive(stream, &mut [0], 1);
+        received.map_err(|error| match error.errno() {
+            Some(errno) => std::io::Error::from_raw_os_error(errno),
+            None => std::io::Error::other(error),
+        })
+    });
+    let listener = match tokio::time::timeout(PATIENCE, received).await {
+        Ok(Ok((1, mut fds))) => fds.pop().ok_or("no socket came")?,
+        Ok(Ok(_)) | Err(_) => return Err("the client left".to_owned()),
+        Ok(Err(error)) => return Err(error.to_string()),
+    };
+    doors
+        .open(publication, listener)
+        .map_err(|error| error.to_string())
 }
 
 /// Opens a session whose program has no streams of its own to fill.

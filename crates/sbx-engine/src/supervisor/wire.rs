@@ -26,6 +26,11 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         }
     }
 
+    /// What is read from.
+    pub(crate) fn stream(&self) -> &R {
+        &self.stream
+    }
+
     /// The next frame; `None` when the peer has closed. May be cancelled
     /// without losing bytes.
     ///

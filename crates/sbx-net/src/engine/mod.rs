@@ -9,6 +9,7 @@ mod arrive;
 mod handed;
 mod held;
 mod name_server;
+mod published;
 mod serve;
 
 use std::hash::{BuildHasher, RandomState};
@@ -38,10 +39,13 @@ use crate::questions::Questions;
 use crate::resolve::{Asked, Resolver};
 use crate::table::{Key, Table};
 
+use published::Doors;
+
 const LINK: u64 = u64::MAX;
 const CONTROL: u64 = u64::MAX - 1;
 const RESOLVER: u64 = u64::MAX - 2;
 const INSPECTOR: u64 = u64::MAX - 3;
+const DOORS: u64 = u64::MAX - 4;
 
 /// Why the loop ended in good order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,6 +70,9 @@ pub struct Links {
     /// The names that earlier endpoints of this sandbox gave addresses, the
     /// oldest first: a sealed memory file made by [`crate::names_file`].
     pub names: OwnedFd,
+    /// Connections of the host into published ports: a Unix socket of
+    /// messages, each `{"port":N}` of the guest with one connected socket.
+    pub published: OwnedFd,
     /// Whom to believe where TLS is ended here: certificates in PEM, or
     /// nothing for the host's own trust store.
     pub trust: Vec<u8>,
@@ -96,6 +103,8 @@ pub(crate) struct Engine {
     refusals: usize,
     inspected: usize,
     adapters: usize,
+    doors: Doors,
+    published: usize,
     dns_rate: Rate,
     guest: EthernetAddress,
     next_id: u64,
@@ -111,6 +120,7 @@ impl Engine {
             control,
             ledger,
             names,
+            published,
             trust: _,
         } = links;
         let names = names::read(names).map_err(|error| Error::new(Attempt::Names, error))?;
@@ -121,7 +131,11 @@ impl Engine {
         let inspector = Inspector::start(gate.judge_of_requests(), roots)
             .map_err(Error::of(Attempt::Inspector))?;
         let now = Instant::now();
-        for (fd, attempt) in [(&link, Attempt::Link), (&control, Attempt::Control)] {
+        for (fd, attempt) in [
+            (&link, Attempt::Link),
+            (&control, Attempt::Control),
+            (&published, Attempt::Published),
+        ] {
             rustix::io::ioctl_fionbio(fd, true).map_err(|error| Error::new(attempt, error))?;
         }
         let mut engine = Self {
@@ -147,6 +161,8 @@ impl Engine {
             refusals: 0,
             inspected: 0,
             adapters: 0,
+            doors: Doors::new(published),
+            published: 0,
             dns_rate: Rate::new(limits::DNS_RATE, now),
             guest: layout::GUEST_MAC,
             next_id: 1,
@@ -165,6 +181,9 @@ impl Engine {
             .map_err(Error::of(Attempt::Wait))?;
         engine
             .watch(engine.inspector.reports().as_fd(), INSPECTOR)
+            .map_err(Error::of(Attempt::Wait))?;
+        engine
+            .watch(engine.doors.fd(), DOORS)
             .map_err(Error::of(Attempt::Wait))?;
         engine.orphans = engine.ledger.take().map_err(Error::of(Attempt::Ledger))?;
         engine.end_orphans();
@@ -238,6 +257,8 @@ impl Engine {
                 Ok(orders) => orders.into_iter().for_each(|order| self.obey(order)),
                 Err(Closed) => return Ok(Ended::Control),
             }
+            self.take_published()
+                .map_err(Error::of(Attempt::Published))?;
             if self.take_frames(&mut room)? {
                 return Ok(Ended::Link);
             }
@@ -329,6 +350,7 @@ impl Engine {
                 }
                 RESOLVER => self.take_answers(),
                 INSPECTOR => self.take_reports(),
+                DOORS => self.doors.readable |= readable,
                 token => self.wake(token, readable, writable),
             }
         }

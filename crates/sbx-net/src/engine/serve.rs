@@ -330,6 +330,7 @@ impl Engine {
                 match role {
                     Role::Refused => return self.refusals -= 1,
                     Role::Inspected(_) => self.inspected -= 1,
+                    Role::Published => self.published -= 1,
                     Role::Unopened(..) | Role::Spliced(_) => {}
                 }
                 self.control.end(

@@ -51,6 +51,7 @@ pub struct Guest {
 /// The supervisor's end.
 pub struct Control {
     lines: Option<BufReader<UnixStream>>,
+    doors: OwnedFd,
 }
 
 /// The VMM's end of the link.
@@ -90,17 +91,20 @@ pub struct Kept {
 
 fn serve(rules: &[Rule], kept: &Kept) -> (Control, JoinHandle<Result<(), Error>>) {
     let (control, supervisor) = UnixStream::pair().unwrap();
+    let (published, doors) = sbx_sys::unix::message_pair().unwrap();
     let links = Links {
         link: kept.link.try_clone().unwrap(),
         control: control.into(),
         ledger: kept.ledger.try_clone().unwrap(),
         names: sbx_net::names_file(&kept.names).unwrap(),
+        published,
         trust: Vec::new(),
     };
     let endpoint = std::thread::spawn(move || sbx_net::process::serve(links));
     supervisor.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut control = Control {
         lines: Some(BufReader::new(supervisor)),
+        doors,
     };
     let ready = control.line();
     assert!(ready.get("ready").is_some(), "{ready}");
@@ -170,6 +174,16 @@ impl Guest {
                 self.next_port,
             )
             .unwrap();
+        self.sockets.add(socket)
+    }
+
+    /// A socket of the guest's that waits for a connection to `port`.
+    pub fn listening(&mut self, port: u16) -> SocketHandle {
+        let mut socket = tcp::Socket::new(
+            tcp::SocketBuffer::new(vec![0; 1 << 20]),
+            tcp::SocketBuffer::new(vec![0; 1 << 20]),
+        );
+        socket.listen(port).unwrap();
         self.sockets.add(socket)
     }
 
@@ -302,6 +316,13 @@ impl Control {
     pub fn order(&mut self, line: &str) {
         let lines = self.lines.as_mut().unwrap();
         lines.get_mut().write_all(line.as_bytes()).unwrap();
+    }
+
+    /// Hands a connection over to a published port of the guest's.
+    pub fn publish(&self, stream: impl AsFd, port: u16) {
+        let said = format!("{{\"port\":{port}}}");
+        let fds = [stream.as_fd()];
+        sbx_sys::unix::send(&self.doors, said.as_bytes(), &fds).unwrap();
     }
 
     /// Orders `open` and these ports of the host.

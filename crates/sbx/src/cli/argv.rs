@@ -16,9 +16,9 @@ pub(crate) struct Prepared {
 
 /// Words that later versions will know.
 pub(crate) const LATER: &[&str] = &[
-    "ports", "secret", "login", "logout", "template", "kit", "init", "trust", "review", "diff",
-    "apply", "discard", "cp", "df", "prune", "reset", "stats", "tui", "snapshot", "fork",
-    "restore", "serve", "mcp", "ssh", "setup",
+    "secret", "login", "logout", "template", "kit", "init", "trust", "review", "diff", "apply",
+    "discard", "cp", "df", "prune", "reset", "stats", "tui", "snapshot", "fork", "restore",
+    "serve", "mcp", "ssh", "setup",
 ];
 
 /// Old spellings of words, and today's.

@@ -91,7 +91,7 @@ pub(crate) struct LogsFlags {
     name: String,
 }
 
-fn name(text: &str) -> Result<SandboxName, Error> {
+pub(super) fn name(text: &str) -> Result<SandboxName, Error> {
     value("NAME", Some(text))?.ok_or_else(|| Error::new(Code::Usage, "no sandbox is named"))
 }
 

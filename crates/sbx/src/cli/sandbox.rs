@@ -9,8 +9,8 @@ use std::str::FromStr;
 use clap::Args;
 use sbx_engine::command::{Code, Error, Subject, User};
 use sbx_spec::{
-    Action, ChoiceError, GuestPath, MountRequest, MountText, Origin, Rule, SandboxRequest,
-    WorkspacePath, WorkspaceRequest,
+    Action, ChoiceError, GuestPath, MountRequest, MountText, Origin, Publication, Rule,
+    SandboxRequest, WorkspacePath, WorkspaceRequest,
 };
 
 use super::Door;
@@ -103,6 +103,10 @@ pub(crate) struct SandboxFlags {
     )]
     deny_network: Vec<String>,
 
+    /// Publish a port of the sandbox on this host: [[IP:]HOST:]GUEST
+    #[arg(short, long, value_name = "PORT", help_heading = "Network")]
+    publish: Vec<String>,
+
     #[command(flatten)]
     pub(crate) variables: VariableFlags,
 
@@ -121,8 +125,6 @@ struct LaterFlags {
     pull: Vec<OsString>,
     #[arg(long, hide = true, num_args = 1, value_name = "REF")]
     kit: Vec<OsString>,
-    #[arg(short, long, hide = true, num_args = 1, value_name = "PORT")]
-    publish: Vec<OsString>,
     #[arg(long, hide = true, num_args = 1, value_name = "PATTERN")]
     hide: Vec<OsString>,
     #[arg(long, hide = true, num_args = 1, value_name = "NAME")]
@@ -140,17 +142,12 @@ impl LaterFlags {
             ("--image", !self.image.is_empty()),
             ("--pull", !self.pull.is_empty()),
             ("--kit", !self.kit.is_empty()),
-            ("--publish", !self.publish.is_empty()),
             ("--hide", !self.hide.is_empty()),
             ("--clone", self.clone),
             ("--devcontainer", self.devcontainer),
         ];
         if let Some((flag, _)) = later.iter().find(|(_, given)| *given) {
-            let error = not_in_this_version(&format!("`{flag}`"));
-            return Err(match *flag {
-                "--publish" => error.hint("an argument of the agent stands after `--`"),
-                _ => error,
-            });
+            return Err(not_in_this_version(&format!("`{flag}`")));
         }
         if !self.plain_env.is_empty() {
             return Err(not_in_this_version("`--plain-env`")
@@ -196,6 +193,8 @@ impl SandboxFlags {
             workdir: self.workdir.as_deref().map(guest_path).transpose()?,
             network: choice("--network", self.network.as_deref())?,
             rules: self.rules()?,
+            publish: publications("--publish", &self.publish)
+                .map_err(|error| error.hint("an argument of the agent stands after `--`"))?,
             name: value("--name", self.name.as_deref())?,
             env: self.variables.resolve(door)?,
         };
@@ -294,6 +293,12 @@ impl SandboxFlags {
         }
         Ok(mounts)
     }
+}
+
+/// Reads published ports, which were typed as `flag`.
+pub(super) fn publications(flag: &str, texts: &[String]) -> Result<Vec<Publication>, Error> {
+    let read = |text: &String| text.parse().map_err(|error| wrong(flag, text, &error));
+    texts.iter().map(read).collect()
 }
 
 /// Splits the positional words: paths are `.`, `..` and what holds a slash;

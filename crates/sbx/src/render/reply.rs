@@ -2,8 +2,8 @@
 
 use anstyle::AnsiColor;
 use sbx_engine::command::{
-    DoctorReply, GcReply, InspectReply, LogLine, Outcome, PlanReply, Reply, SandboxBrief, Status,
-    VersionReply,
+    DoctorReply, GcReply, InspectReply, LogLine, Outcome, PlanReply, PortsReply, Reply,
+    SandboxBrief, Status, VersionReply,
 };
 use sbx_spec::{ByteSize, SandboxSpec};
 
@@ -30,11 +30,26 @@ pub(super) fn text(reply: &Reply, quiet: bool, wide: bool, paint: Paint) -> Stri
         Reply::PolicyEdited(edited) => super::policy::edited(edited),
         Reply::PolicyList(list) => super::policy::listing(list, quiet, wide, paint),
         Reply::Checked(checked) => super::policy::checked(checked, paint),
+        Reply::Ports(ports) => published(ports, quiet),
         Reply::Pending(pending) => super::question::pending(pending, quiet, paint),
         Reply::Answered(answered) => super::question::answered(answered),
         Reply::Audit(found) => super::audit::records(found, paint),
         Reply::Version(version) => versions(version),
     }
+}
+
+fn published(ports: &PortsReply, quiet: bool) -> String {
+    if ports.ports.is_empty() && !quiet {
+        let name = &ports.sandbox;
+        return format!("{name} publishes no port; `sbx ports {name} --publish 8080:80` does\n");
+    }
+    let lines = ports.ports.iter().map(|port| format!("{}\n", port.shown));
+    let closed = if ports.open || quiet {
+        ""
+    } else {
+        "they open when the sandbox starts\n"
+    };
+    lines.chain([closed.to_owned()]).collect()
 }
 
 fn listing(sandboxes: &[SandboxBrief], paint: Paint) -> String {

@@ -5,7 +5,7 @@ use crate::{Home, sbx};
 #[test]
 fn words_of_later_versions_say_so() {
     for word in [
-        "ports", "secret", "template", "kit", "init", "review", "cp", "tui", "serve",
+        "secret", "template", "kit", "init", "review", "cp", "tui", "serve",
     ] {
         sbx(&[word, "ls"]).code(2).stdout_eq(str![""]);
     }
@@ -34,7 +34,7 @@ deny example.com:443: default:unlisted
 fn words_of_later_versions_are_not_in_the_help() {
     let output = sbx(&["--help"]).success();
     let help = String::from_utf8_lossy(&output.get_output().stdout).into_owned();
-    for word in ["ports", "secret", "snapshot", "supervise"] {
+    for word in ["secret", "snapshot", "supervise"] {
         assert!(!help.contains(&format!("\n  {word} ")), "{word}");
     }
 }
@@ -42,8 +42,7 @@ fn words_of_later_versions_are_not_in_the_help() {
 #[test]
 fn flags_of_later_versions_say_so_and_are_not_in_the_help() {
     for args in [
-        &["run", "-p", "8080:80"][..],
-        &["run", "-t", "python"],
+        &["run", "-t", "python"][..],
         &["run", "--kit", "x"],
         &["run", "--image", "x"],
         &["run", "--pull", "always"],
@@ -61,7 +60,7 @@ error: `--[..]` is not in this version
     }
     let output = sbx(&["run", "--help"]).success();
     let help = String::from_utf8_lossy(&output.get_output().stdout).into_owned();
-    for flag in ["--template", "--kit", "--publish", "--clone", "--hide"] {
+    for flag in ["--template", "--kit", "--clone", "--hide"] {
         assert!(!help.contains(flag), "{flag}");
     }
 }

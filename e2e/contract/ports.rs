@@ -1,0 +1,99 @@
+//! Ports of a sandbox on this host.
+
+use std::io::Read;
+use std::net::{TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use e2e::{Home, Sandbox};
+
+/// Says what it is told, upside down; by the address of a client.
+const SERVER: &str = r#"
+import http.server
+class Server(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = b"inside " + self.path.encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *_): pass
+http.server.ThreadingHTTPServer(("0.0.0.0", 80), Server).serve_forever()
+"#;
+
+/// How long a server inside may take to listen: emulated, it starts slowly.
+const PATIENCE: Duration = Duration::from_secs(100);
+
+fn serve(sandbox: &Sandbox<'_>) {
+    let serve = ["-d", "-u", "root"];
+    sandbox
+        .exec_with(serve, ["python3", "-c", SERVER])
+        .succeeds();
+}
+
+/// What the host reads from one of its ports; nothing while nobody listens
+/// behind it.
+fn get(address: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    std::io::Write::write_all(&mut stream, b"GET /x HTTP/1.0\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    (!answer.is_empty()).then_some(answer)
+}
+
+fn comes(address: &str) -> String {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        if let Some(answer) = get(address) {
+            return answer;
+        }
+        assert!(Instant::now() < until, "nothing came from {address}");
+    }
+}
+
+#[test]
+fn a_published_port_is_the_hosts_and_comes_back_with_its_sandbox() {
+    let home = Home::new();
+    let sandbox = home.sandbox_with("server", &["-p", "80", "-p", "[::1]::80"]);
+    let published = || {
+        let ports = home.sbx(["ports", "server", "--json"]).succeeds().json();
+        let addresses = ports["ports"].as_array().unwrap().iter();
+        addresses
+            .map(|port| match port["address"].as_str().unwrap() {
+                "::1" => format!("[::1]:{}", port["host"]),
+                address => format!("{address}:{}", port["host"]),
+            })
+            .collect::<Vec<_>>()
+    };
+    let addresses = published();
+    let [v4, v6] = addresses.as_slice() else {
+        panic!("{addresses:?}");
+    };
+    serve(&sandbox);
+    for address in [v4, v6] {
+        assert!(comes(address).ends_with("inside /x"), "{address}");
+    }
+    let listed = home.sbx(["ls"]).succeeds().text();
+    assert!(listed.contains(&format!("{v4}->80/tcp")), "{listed}");
+    let log = home.sbx(["policy", "log", "server"]).succeeds().text();
+    assert!(log.contains("published"), "{log}");
+
+    // The host's port stays the same over a restart.
+    home.sbx(["stop", "server"]).succeeds();
+    assert_eq!(get(v4), None);
+    assert_eq!(published(), addresses);
+    serve(&sandbox);
+    assert!(comes(v4).ends_with("inside /x"));
+
+    // Changes count at once, and none is half made.
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = format!("{}:80", taken.local_addr().unwrap().port());
+    let change = ["ports", "server", "--unpublish", "80", "--publish"];
+    let refused = home.sbx(change).arg(&taken).output().with_code(1);
+    assert!(refused.errors().contains("cannot publish port 80"));
+    assert!(comes(v4).ends_with("inside /x"));
+    home.sbx(change).arg("127.0.0.1:0:80").succeeds();
+    assert_eq!(get(v4), None);
+    let now = published();
+    assert_ne!(now, addresses);
+    assert!(comes(&now[1]).ends_with("inside /x"), "{now:?}");
+}
