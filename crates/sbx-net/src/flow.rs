@@ -1,6 +1,7 @@
 //! One TCP connection of the guest from its SYN to its end.
 
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use sbx_spec::Reason;
@@ -25,7 +26,7 @@ pub(crate) struct Flow {
     /// Both ends as the guest sees them.
     pub(crate) ends: Ends,
     /// What opened it, while the outside has not answered.
-    pub(crate) syn: Option<Syn>,
+    pub(crate) first: Option<First>,
     /// What was asked.
     pub(crate) intent: Intent,
     /// Its guest waits for the answer of a proxy: how, where that is so.
@@ -57,6 +58,31 @@ pub(crate) enum State {
     Dns(Box<DnsStream>),
     /// Asks a proxy for something.
     Asking(Box<Asking>),
+    /// Carries datagrams.
+    Exchanging(Box<Exchange>),
+}
+
+/// Datagrams both ways.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    /// A socket that is connected to the other side.
+    pub(crate) fd: OwnedFd,
+    pub(crate) pass: Pass,
+    /// The kernel may have datagrams for us.
+    pub(crate) readable: bool,
+    /// Bytes from the guest.
+    pub(crate) sent: u64,
+    /// Bytes to the guest.
+    pub(crate) received: u64,
+}
+
+/// What a guest sent first.
+#[derive(Debug)]
+pub(crate) enum First {
+    /// The beginning of a connection.
+    Syn(Syn),
+    /// A datagram: the whole IP packet.
+    Datagram(Vec<u8>),
 }
 
 /// A guest's connection to a proxy.

@@ -120,6 +120,17 @@ pub const BUFFERS: [(usize, usize); 3] =
 /// reset.
 pub const PUBLISHED: usize = 1_024;
 
+/// Pairs of ends that exchange datagrams at once. The next datagram is
+/// refused.
+pub const EXCHANGES: usize = 256;
+
+/// How long nothing may be said between two such ends. Then they are
+/// forgotten.
+pub const EXCHANGE_TIME: Duration = Duration::from_secs(30);
+
+/// Longest datagram from outside, in bytes. The rest of a longer one is lost.
+pub const DATAGRAM: usize = 16 * 1024;
+
 /// Questions for the user at once, and answers that are remembered. The next
 /// connection or request is denied.
 pub const QUESTIONS: usize = 64;

@@ -6,6 +6,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::time::Instant;
 
+use sbx_spec::Protocol;
 use slab::Slab;
 
 use crate::entry::tcp::Ends;
@@ -46,7 +47,7 @@ impl Key {
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     flows: Slab<Flow>,
-    by_ends: HashMap<Ends, Key>,
+    by_ends: HashMap<(Protocol, Ends), Key>,
     generation: u32,
     ready: VecDeque<Key>,
     timers: BinaryHeap<Reverse<(Instant, Key)>>,
@@ -57,8 +58,8 @@ impl Table {
         self.flows.len()
     }
 
-    pub(crate) fn find(&self, ends: &Ends) -> Option<Key> {
-        self.by_ends.get(ends).copied()
+    pub(crate) fn find(&self, protocol: Protocol, ends: &Ends) -> Option<Key> {
+        self.by_ends.get(&(protocol, *ends)).copied()
     }
 
     pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut Flow> {
@@ -76,7 +77,7 @@ impl Table {
     pub(crate) fn insert(&mut self, mut flow: Flow) -> Key {
         self.generation = (self.generation + 1) % Key::GENERATIONS;
         flow.generation = self.generation;
-        let ends = flow.ends;
+        let ends = (flow.intent.flow.protocol, flow.ends);
         let place = self.flows.insert(flow);
         let key = Key {
             place: u32::try_from(place).unwrap_or(u32::MAX),
@@ -87,7 +88,8 @@ impl Table {
     }
 
     pub(crate) fn remove(&mut self, key: Key) -> Option<Flow> {
-        let ends = self.get_mut(key)?.ends;
+        let flow = self.get_mut(key)?;
+        let ends = (flow.intent.flow.protocol, flow.ends);
         self.by_ends.remove(&ends);
         self.flows.try_remove(usize::try_from(key.place).ok()?)
     }

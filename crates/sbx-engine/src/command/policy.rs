@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use sbx_spec::{
     Action, Answer, Host, HostPort, Method, NetworkPreset, Resource, Rule, RuleId, SandboxName,
-    Verdict,
+    Transport, Verdict,
 };
 use serde::{Deserialize, Serialize};
 
@@ -55,8 +55,10 @@ pub enum RuleChoice {
 pub struct PolicyCheck {
     /// Where to.
     pub host: Host,
-    /// TCP port.
+    /// Its port.
     pub port: u16,
+    /// Over which transport.
+    pub transport: Transport,
     /// What would be asked on it, where that matters.
     pub request: Option<CheckedRequest>,
     /// For which sandbox; `None` for a new one that says nothing itself.
@@ -122,6 +124,9 @@ pub struct PolicyListed {
     /// Which requests of HTTP, such as `GET,HEAD /path/**`; `None` for all
     /// that is done there.
     pub requests: Option<String>,
+    /// `tcp` or `udp`, where that was said; where not, a denial is about all
+    /// and anything else about TCP and echoes.
+    pub transport: Option<Transport>,
     /// Where it was written: `user`, `sandbox`, `preset:GROUP`, `kit:NAME`
     /// or `tool:NAME`.
     pub origin: String,
@@ -131,9 +136,10 @@ impl PolicyListed {
     /// What it is about, as a policy file has it.
     #[must_use]
     pub fn about(&self) -> String {
-        match &self.requests {
-            Some(requests) => format!("{} {requests}", self.resource),
-            None => self.resource.to_string(),
+        match (&self.requests, self.transport) {
+            (Some(requests), _) => format!("{} {requests}", self.resource),
+            (None, Some(transport)) => format!("{} {}", self.resource, transport.name()),
+            (None, None) => self.resource.to_string(),
         }
     }
 
@@ -145,6 +151,7 @@ impl PolicyListed {
             action: rule.action(),
             resource: rule.resource().clone(),
             requests: rule.http().map(ToString::to_string),
+            transport: rule.transport(),
             origin: rule.origin().to_string(),
         }
     }

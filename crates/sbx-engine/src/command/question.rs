@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use sbx_spec::{DnsName, Resource, SandboxName};
+use sbx_spec::{DnsName, Resource, SandboxName, Transport};
 use serde::{Deserialize, Serialize};
 
 use super::PolicyEdited;
@@ -53,6 +53,8 @@ pub struct Question {
     pub resource: Resource,
     /// The name that led to an address, where the rule asks about that.
     pub host: Option<DnsName>,
+    /// Over which transport.
+    pub protocol: Transport,
     /// The method, where a rule asks about requests of HTTP.
     pub method: Option<String>,
     /// The path without its query, likewise; left out where it is not
@@ -81,6 +83,7 @@ impl Question {
         match (&self.method, &self.path) {
             (Some(method), Some(path)) => format!("{method} {resource}{path}"),
             (Some(method), None) => format!("{method} {resource}"),
+            (None, _) if self.protocol == Transport::Udp => format!("{resource} udp"),
             (None, _) => resource.to_string(),
         }
     }

@@ -3,7 +3,9 @@
 //!
 //! Never: keeps a question (its sandbox does).
 
-use sbx_spec::{Action, HttpCondition, Method, Origin, PathGlob, PolicyEdit, Rule, SandboxName};
+use sbx_spec::{
+    Action, HttpCondition, Method, Origin, PathGlob, PolicyEdit, Rule, SandboxName, Transport,
+};
 
 use tokio::sync::mpsc;
 
@@ -145,7 +147,10 @@ fn rule(question: &Question) -> Result<Rule, String> {
     let http = HttpCondition::new(method.into_iter().collect::<Vec<_>>(), path)
         .map_err(|error| failed(&error))?;
     Rule::new(Action::Approve, question.resource.clone(), Origin::Sandbox)
-        .map(|rule| rule.with_http(http))
+        .map(|rule| {
+            let udp = (question.protocol == Transport::Udp).then_some(Transport::Udp);
+            rule.with_http(http).with_transport(udp)
+        })
         .map_err(|error| failed(&error))
 }
 
@@ -159,6 +164,7 @@ mod tests {
             number: 1,
             resource: resource.parse().unwrap(),
             host: None,
+            protocol: Transport::Tcp,
             method: method.map(str::to_owned),
             path: path.flatten().map(str::to_owned),
             rule: "user ask **".to_owned(),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use sbx_spec::{
     Answer, CanonicalPath, Destination, Flow, Host, HttpRequest, NetworkPreset, Policy, Protocol,
-    Verdict, decide, decide_request,
+    Transport, Verdict, decide, decide_request,
 };
 
 use super::Engine;
@@ -50,7 +50,10 @@ impl Engine {
 async fn judge(policy: &Policy, check: &PolicyCheck) -> (Verdict, Vec<IpAddr>) {
     let decide = |destination| {
         let flow = Flow {
-            protocol: Protocol::Tcp,
+            protocol: match check.transport {
+                Transport::Tcp => Protocol::Tcp,
+                Transport::Udp => Protocol::Udp,
+            },
             destination,
             port: check.port,
         };

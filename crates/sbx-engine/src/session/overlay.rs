@@ -224,6 +224,7 @@ mod tests {
             number,
             resource: "a.example:443".parse().unwrap(),
             host: None,
+            protocol: sbx_spec::Transport::Tcp,
             method: None,
             path: None,
             rule: "user ask **".to_owned(),

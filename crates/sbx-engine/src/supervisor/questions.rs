@@ -11,7 +11,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
 use sbx_net::limits;
-use sbx_spec::{CanonicalPath, DnsName, Method, Resource};
+use sbx_spec::{CanonicalPath, DnsName, Method, Resource, Transport};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
 
@@ -62,6 +62,7 @@ struct Told {
     question: u64,
     resource: Resource,
     host: Option<DnsName>,
+    proto: Transport,
     method: Option<String>,
     path: Option<String>,
     rule: String,
@@ -226,6 +227,7 @@ impl Open {
             number: self.number,
             resource: self.told.resource.clone(),
             host: self.told.host.clone(),
+            protocol: self.told.proto,
             method: self.told.method.clone(),
             path: self.told.path.clone(),
             rule: self.told.rule.clone(),
@@ -293,8 +295,9 @@ mod tests {
         let questions = Questions::new();
         for line in [
             "{}",
-            r#"{"ask":{"question":7,"resource":"*","rule":""}}"#,
-            r#"{"ask":{"question":7,"resource":"a.example","path":"/../x","rule":""}}"#,
+            r#"{"ask":{"question":7,"resource":"*","proto":"tcp","rule":""}}"#,
+            r#"{"ask":{"question":7,"resource":"a.example","proto":"icmp","rule":""}}"#,
+            r#"{"ask":{"question":7,"resource":"a.example","proto":"tcp","path":"/../x","rule":""}}"#,
             r#"{"settled":{"question":7,"how":"somehow"}}"#,
         ] {
             assert!(!questions.hear(line), "{line}");

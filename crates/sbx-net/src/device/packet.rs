@@ -53,6 +53,15 @@ pub(crate) fn parse(frame: &[u8]) -> Option<(EthernetAddress, Carried<'_>)> {
     Some((sender, carried))
 }
 
+/// A packet without its frame.
+pub(crate) fn parse_ip(bytes: &[u8]) -> Option<Packet<'_>> {
+    match bytes.first()? >> 4 {
+        4 => parse_v4(bytes),
+        6 => parse_v6(bytes),
+        _ => None,
+    }
+}
+
 fn parse_v4(body: &[u8]) -> Option<Packet<'_>> {
     let packet = Ipv4Packet::new_checked(body).ok()?;
     if packet.version() != 4 || packet.more_frags() || packet.frag_offset() != 0 {

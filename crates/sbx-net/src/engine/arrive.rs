@@ -14,7 +14,7 @@ use crate::device::neighbour;
 use crate::device::packet::{self, Carried, Outlet, Packet};
 use crate::entry::{dns, icmp, tcp, udp};
 use crate::error::{Attempt, Error};
-use crate::flow::{Flow, State, Syn};
+use crate::flow::{First, Flow, State, Syn};
 use crate::gate::{Decision, Intent};
 use crate::layout;
 use crate::limits;
@@ -111,25 +111,7 @@ impl Engine {
             }
             return;
         }
-        let intent = Intent::new(
-            Protocol::Udp,
-            packet.destination,
-            datagram.destination,
-            &self.names,
-        );
-        let decision = self.gate.judge(&intent, self.now);
-        let mut outlet = Outlet {
-            output: &mut self.output,
-            guest: self.guest,
-        };
-        icmp::refuse(packet, icmp::Refusal::Port, &mut outlet);
-        // Nothing relays UDP yet, so what the policy may one day allow is
-        // refused all the same.
-        let reason = match decision {
-            Decision::Deny(reason) | Decision::Ask(_, reason) => reason,
-            _ => "default:udp".into(),
-        };
-        self.denied(&intent, reason);
+        self.exchange(packet, &datagram);
     }
 
     pub(super) fn answer_dns(&mut self, query: &[u8], carrier: dns::Carrier) -> Option<Vec<u8>> {
@@ -156,7 +138,7 @@ impl Engine {
         let Some(segment) = tcp::parse(packet) else {
             return;
         };
-        let Some(key) = self.table.find(&segment.ends) else {
+        let Some(key) = self.table.find(Protocol::Tcp, &segment.ends) else {
             if segment.opens {
                 self.open(packet, &segment);
             } else if !segment.resets {
@@ -198,7 +180,7 @@ impl Engine {
             State::Held | State::Resolving | State::Dialling(_) if segment.resets => {
                 self.close(key, "reset");
             }
-            State::Held | State::Resolving | State::Dialling(_) => {}
+            State::Held | State::Resolving | State::Dialling(_) | State::Exchanging(_) => {}
         }
     }
 
@@ -234,7 +216,7 @@ impl Engine {
             decision => {
                 self.dialling += 1;
                 let key = self.insert(
-                    (segment.ends, Some(syn)),
+                    (segment.ends, Some(First::Syn(syn))),
                     intent,
                     State::Resolving,
                     limits::RESOLVE_TIME,
@@ -250,7 +232,7 @@ impl Engine {
 
     pub(super) fn insert(
         &mut self,
-        (ends, syn): (tcp::Ends, Option<Syn>),
+        (ends, first): (tcp::Ends, Option<First>),
         intent: Intent,
         state: State,
         within: Duration,
@@ -261,7 +243,7 @@ impl Engine {
         let key = self.table.insert(Flow {
             id,
             ends,
-            syn,
+            first,
             intent,
             parked: None,
             state,

@@ -6,6 +6,7 @@
 
 mod adapter;
 mod arrive;
+mod exchange;
 mod handed;
 mod held;
 mod name_server;
@@ -19,7 +20,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
-use sbx_spec::{Destination, DnsName};
+use sbx_spec::{Destination, DnsName, Protocol};
 use smoltcp::wire::EthernetAddress;
 
 use crate::buffers::Buffers;
@@ -105,6 +106,7 @@ pub(crate) struct Engine {
     adapters: usize,
     doors: Doors,
     published: usize,
+    exchanges: usize,
     dns_rate: Rate,
     guest: EthernetAddress,
     next_id: u64,
@@ -163,6 +165,7 @@ impl Engine {
             adapters: 0,
             doors: Doors::new(published),
             published: 0,
+            exchanges: 0,
             dns_rate: Rate::new(limits::DNS_RATE, now),
             guest: layout::GUEST_MAC,
             next_id: 1,
@@ -374,6 +377,7 @@ impl Engine {
                     upstream.pipe.writable |= writable;
                 }
             }
+            State::Exchanging(exchange) => exchange.readable |= readable,
             State::Held | State::Resolving | State::Dns(_) | State::Asking(_) => {}
         }
         self.table.queue(key);
@@ -424,6 +428,9 @@ impl Engine {
         let Some(flow) = self.table.get_mut(key) else {
             return;
         };
+        if flow.intent.flow.protocol == Protocol::Udp {
+            return self.open_exchange(key, passes);
+        }
         flow.deadline = Some(deadline);
         flow.state = dialling(passes, self.now);
         self.table.set_timer(key, deadline);

@@ -133,7 +133,7 @@ impl Engine {
             self.doors.next = port.checked_add(1).unwrap_or(*EPHEMERAL.start());
             let server = SocketAddr::new(IpAddr::V4(layout::GATEWAY_V4), port);
             let ends = tcp::Ends { guest, server };
-            if self.table.find(&ends).is_none() {
+            if self.table.find(Protocol::Tcp, &ends).is_none() {
                 return Some(ends);
             }
         }

@@ -9,7 +9,7 @@ use super::{Engine, NO_ADDRESS, adapter, handed};
 use crate::control::{EndRecord, FlowRecord};
 use crate::device::packet::Outlet;
 use crate::entry::tcp;
-use crate::flow::{Demand, Flow, Relay, Role, Served, State};
+use crate::flow::{Demand, Exchange, First, Flow, Relay, Role, Served, State};
 use crate::gate::{Intent, Pass};
 use crate::limits;
 use crate::relay::raw::{self, Upstream};
@@ -62,6 +62,7 @@ impl Engine {
             State::Asking(_) => self.serve_asking(key),
             State::Relaying(_) => self.serve_relay(key),
             State::Dns(_) => self.serve_dns(key),
+            State::Exchanging(_) => self.serve_exchange(key),
         }
         let Some(flow) = self.table.get_mut(key) else {
             return;
@@ -80,6 +81,7 @@ impl Engine {
             State::Held => {}
             State::Resolving => self.deny(key, "limit:resolve-time".into()),
             State::Dialling(_) => self.dial_failed(key, "timed out"),
+            State::Exchanging(_) => self.close(key, "closed"),
             State::Relaying(relay) if relay.established => self.never_opened(key),
             State::Relaying(_) | State::Dns(_) | State::Asking(_) => {
                 self.abort(key, "handshake timed out");
@@ -190,7 +192,7 @@ impl Engine {
             return self.buffers.give_back(claim);
         };
         let stack = crate::stack::Stack::listen(flow.ends.server, size, seed, now);
-        let (Some(mut stack), Some(syn)) = (stack, flow.syn.take()) else {
+        let (Some(mut stack), Some(First::Syn(syn))) = (stack, flow.first.take()) else {
             self.buffers.give_back(claim);
             return self.close(key, "reset");
         };
@@ -277,7 +279,9 @@ impl Engine {
             State::Relaying(relay) => &mut relay.stack,
             State::Dns(stream) => &mut stream.stack,
             State::Asking(asking) => &mut asking.parked.stack,
-            State::Held | State::Resolving | State::Dialling(_) => return self.close(key, how),
+            State::Held | State::Resolving | State::Dialling(_) | State::Exchanging(_) => {
+                return self.close(key, how);
+            }
         };
         stack.socket().abort();
         // A full link loses the reset; the guest gets another for its next segment.
@@ -291,14 +295,31 @@ impl Engine {
             return;
         };
         let Flow {
-            id, state, parked, ..
+            id,
+            intent,
+            state,
+            parked,
+            ..
         } = flow;
+        if intent.flow.protocol == Protocol::Udp {
+            self.exchanges -= 1;
+        }
         if let Some(parked) = parked {
             self.ledger.erase(key);
             self.buffers.give_back(parked.claim);
         }
         match state {
             State::Held | State::Resolving | State::Dialling(_) => self.dialling -= 1,
+            State::Exchanging(exchange) => {
+                let Exchange { sent, received, .. } = *exchange;
+                let record = EndRecord {
+                    id,
+                    sent,
+                    received,
+                    how,
+                };
+                self.control.end(&record, self.now);
+            }
             State::Asking(asking) => {
                 self.ledger.erase(key);
                 self.adapters -= 1;
@@ -352,15 +373,17 @@ impl Engine {
             return;
         };
         let (id, ends, intent) = (flow.id, flow.ends, flow.intent.clone());
-        let syn = flow.syn.take();
+        let first = flow.first.take();
         let parked = flow.parked.take();
         self.record(id, &intent, ("deny", &reason), None, None);
         if let Some(parked) = parked {
             return self.refuse_parked(key, *parked, Some(&reason));
         }
         self.close(key, "denied");
-        if let Some(syn) = syn {
-            self.turn_away(ends, &syn, &intent, &reason);
+        match first {
+            Some(First::Syn(syn)) => self.turn_away(ends, &syn, &intent, &reason),
+            Some(First::Datagram(bytes)) => self.refuse_datagram(&bytes),
+            None => {}
         }
     }
 
@@ -383,6 +406,7 @@ impl Engine {
             // Questions are looked at one by one.
             State::Dns(_) | State::Asking(_) | State::Held => None,
             State::Resolving => objection(None, true),
+            State::Exchanging(exchange) => objection(Some(exchange.pass.address().ip()), false),
             State::Relaying(relay) => relay.role.pass().and_then(|pass| {
                 let inspected = matches!(
                     relay.role,
@@ -409,8 +433,13 @@ impl Engine {
         let Some(reason) = objected else {
             return false;
         };
-        if let State::Relaying(relay) = &flow.state {
-            let address = relay.role.pass().map(|pass| pass.address().ip());
+        let stands = match &flow.state {
+            State::Relaying(relay) => Some(relay.role.pass()),
+            State::Exchanging(exchange) => Some(Some(&exchange.pass)),
+            _ => None,
+        };
+        if let Some(pass) = stands {
+            let address = pass.map(|pass| pass.address().ip());
             let (id, intent) = (flow.id, flow.intent.clone());
             self.record(id, &intent, ("deny", &reason), address, None);
             self.abort(key, "policy");
@@ -420,7 +449,7 @@ impl Engine {
         true
     }
 
-    fn dial_failed(&mut self, key: Key, why: &'static str) {
+    pub(super) fn dial_failed(&mut self, key: Key, why: &'static str) {
         let Some(flow) = self.table.get_mut(key) else {
             return;
         };
@@ -432,9 +461,11 @@ impl Engine {
             ),
             _ => (None, NO_ADDRESS.into()),
         };
-        let (syn, parked) = (flow.syn.take(), flow.parked.take());
-        if let Some(syn) = syn {
-            self.refuse(&ends, syn.reset);
+        let (first, parked) = (flow.first.take(), flow.parked.take());
+        match first {
+            Some(First::Syn(syn)) => self.refuse(&ends, syn.reset),
+            Some(First::Datagram(bytes)) => self.refuse_datagram(&bytes),
+            None => {}
         }
         self.record(id, &intent, ("allow", &reason), address, Some(why));
         if let Some(parked) = parked {

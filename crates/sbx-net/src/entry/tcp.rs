@@ -6,7 +6,7 @@ use smoltcp::wire::{IpProtocol, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber};
 
 use crate::device::packet::{Outlet, Packet, checksums};
 
-/// The two ends of a connection, as the guest sees them.
+/// The two ends of a connection, or of datagrams, as the guest sees them.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Ends {
     /// The guest's end.

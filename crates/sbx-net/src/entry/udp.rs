@@ -2,6 +2,7 @@
 
 use smoltcp::wire::{IpProtocol, UdpPacket, UdpRepr};
 
+use super::tcp::Ends;
 use crate::device::packet::{Outlet, Packet, checksums};
 
 /// A datagram whose lengths are consistent.
@@ -32,11 +33,20 @@ pub(crate) fn answer(
     message: &[u8],
     outlet: &mut Outlet<'_>,
 ) {
-    let udp = UdpRepr {
-        src_port: datagram.destination,
-        dst_port: datagram.source,
+    let ends = Ends {
+        guest: (packet.source, datagram.source).into(),
+        server: (packet.destination, datagram.destination).into(),
     };
-    let addresses = (packet.destination, packet.source);
+    send(&ends, message, outlet);
+}
+
+/// Sends a datagram to the guest's end.
+pub(crate) fn send(ends: &Ends, message: &[u8], outlet: &mut Outlet<'_>) {
+    let udp = UdpRepr {
+        src_port: ends.server.port(),
+        dst_port: ends.guest.port(),
+    };
+    let addresses = (ends.server.ip(), ends.guest.ip());
     let length = udp.header_len() + message.len();
     outlet.send(
         addresses,

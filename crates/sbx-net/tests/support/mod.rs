@@ -262,6 +262,21 @@ impl Guest {
         got
     }
 
+    /// Waits for a frame that `is` it; others are lost.
+    pub fn until_raw(&mut self, what: &str, mut is: impl FnMut(&[u8]) -> bool) {
+        let limit = Instant::now() + PATIENCE;
+        loop {
+            self.wire.read();
+            while let Some(frame) = self.wire.frames.pop_front() {
+                if is(&frame) {
+                    return;
+                }
+            }
+            assert!(Instant::now() < limit, "{what} did not come");
+            self.wire.wait(Duration::from_millis(20));
+        }
+    }
+
     /// One question over UDP, one answer.
     pub fn ask(&mut self, query: &[u8]) -> Vec<u8> {
         self.next_port += 1;

@@ -149,6 +149,9 @@ impl Verdict {
 /// elsewhere would be a tunnel.
 const DNS_PORTS: [u16; 2] = [53, 853];
 
+/// The port of HTTP over QUIC.
+const QUIC: u16 = 443;
+
 /// What is denied because no rule is about it.
 const UNLISTED: &str = "default:unlisted";
 
@@ -199,8 +202,8 @@ impl Court<'_> {
     fn judge(&self) -> Verdict {
         let verdict = self.judge_by_destination();
         match (self.flow.protocol, verdict.answer) {
-            // An echo carries no request, and does not wait for anyone.
-            (Protocol::Icmp, Answer::Inspect) => Verdict::deny(UNLISTED),
+            // Neither carries a request, and an echo waits for nobody.
+            (Protocol::Icmp | Protocol::Udp, Answer::Inspect) => Verdict::deny(UNLISTED),
             (Protocol::Icmp, Answer::Ask) => Verdict::deny(verdict.reason),
             _ => verdict,
         }
@@ -241,6 +244,7 @@ impl Court<'_> {
         let mut perhaps = Said::Nothing;
         for rule in &self.policy.rules {
             if rule.action() != action
+                || !rule.covers_protocol(self.flow.protocol)
                 || !rule.resource().covers_port(self.flow.port)
                 || !covers(rule)
             {
@@ -338,11 +342,13 @@ impl Court<'_> {
 /// What is refused whatever the rules say.
 fn of_transport(flow: &Flow) -> Option<&'static str> {
     match flow.protocol {
-        Protocol::Tcp if flow.port == 0 => Some("default:port-zero"),
-        Protocol::Tcp if flow.destination == Destination::HostService => None,
-        Protocol::Tcp if DNS_PORTS.contains(&flow.port) => Some("default:dns-port"),
-        Protocol::Tcp | Protocol::Icmp => None,
-        Protocol::Udp => Some("default:udp"),
+        Protocol::Icmp => None,
+        _ if flow.port == 0 => Some("default:port-zero"),
+        // Its clients fall back to TCP, which can be looked into.
+        Protocol::Udp if flow.port == QUIC => Some("default:quic"),
+        _ if flow.destination == Destination::HostService => None,
+        _ if DNS_PORTS.contains(&flow.port) => Some("default:dns-port"),
+        Protocol::Tcp | Protocol::Udp => None,
     }
 }
 
@@ -711,6 +717,33 @@ mod tests {
         assert!(asked(&policy, &flow, "GET", "/ok").is_allow());
         let other = asked(&policy, &flow, "GET", "/other");
         assert_eq!(other.reason.to_string(), "default:private");
+    }
+
+    #[test]
+    fn datagrams_go_where_a_rule_says_so_and_a_denial_is_about_them_too() {
+        let to = |host: &str, port| Flow {
+            protocol: Protocol::Udp,
+            ..to(host, port)
+        };
+        let policy = policy(
+            &["a.example:123 udp", "b.example", "**:443 udp"],
+            &["c.example"],
+        );
+        for (flow, expected) in [
+            (to("a.example", 123), "+user allow a.example:123 udp"),
+            (to("a.example", 124), "-default:unlisted"),
+            (to("b.example", 123), "-default:unlisted"),
+            (to("c.example", 123), "-user deny c.example"),
+            (to("b.example", 443), "-default:quic"),
+            (to("b.example", 53), "-default:dns-port"),
+            (to("b.example", 0), "-default:port-zero"),
+        ] {
+            assert_eq!(reason(&policy, &flow), expected, "{flow:?}");
+        }
+        assert!(!decide(&policy, &tcp(to("a.example", 1).destination, 123)).is_allow());
+        let denied = super::tests::policy(&["a.example"], &["a.example udp"]);
+        assert!(decide(&denied, &tcp(to("a.example", 1).destination, 80)).is_allow());
+        assert!(!decide(&open(), &to("a.example", 123)).is_allow());
     }
 
     /// Rules of all four kinds, as "ACTION WRITTEN".

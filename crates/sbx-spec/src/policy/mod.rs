@@ -17,4 +17,4 @@ pub use http::{
 };
 pub use preset::{GROUPS, Group, rules as preset_rules};
 pub use resource::{Ports, Resource, ResourceError, Target};
-pub use rule::{Action, Origin, Reason, Rule, RuleError, RuleId};
+pub use rule::{Action, Origin, Reason, Rule, RuleError, RuleId, Transport};

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::decide::Protocol;
 use super::http::{HttpCondition, HttpError, HttpRequest};
 use super::resource::{Resource, ResourceError, Target};
 use crate::host::Denial;
@@ -50,7 +51,31 @@ pub struct Rule {
     resource: Resource,
     #[serde(skip_serializing_if = "Option::is_none")]
     http: Option<HttpCondition>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    transport: Option<Transport>,
     origin: Origin,
+}
+
+/// The transport that a rule is about, where that was said. Where it was not,
+/// a denial is about all, and anything else about TCP and echoes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl Transport {
+    /// Its name in rules.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
 }
 
 /// The name of a rule for `policy rm`: eight hexadecimal digits, the same
@@ -115,8 +140,31 @@ impl Rule {
             action,
             resource,
             http: None,
+            transport: None,
             origin,
         })
+    }
+
+    /// The same, about one transport only.
+    #[must_use]
+    pub fn with_transport(self, transport: Option<Transport>) -> Self {
+        Self { transport, ..self }
+    }
+
+    /// Which transport it is about, where that was said.
+    #[must_use]
+    pub fn transport(&self) -> Option<Transport> {
+        self.transport
+    }
+
+    /// Whether it is about flows of this protocol.
+    pub(super) fn covers_protocol(&self, protocol: Protocol) -> bool {
+        match (self.transport, protocol) {
+            (Some(Transport::Tcp), protocol) => protocol == Protocol::Tcp,
+            (Some(Transport::Udp), protocol) => protocol == Protocol::Udp,
+            (None, Protocol::Udp) => self.action == Action::Deny,
+            (None, Protocol::Tcp | Protocol::Icmp) => true,
+        }
     }
 
     /// The same, about some requests of HTTP only.
@@ -130,20 +178,26 @@ impl Rule {
     /// # Errors
     /// Where it is none.
     pub fn read(action: Action, written: &str, origin: Origin) -> Result<Self, RuleError> {
-        let (resource, http) = match written.split_once(' ') {
-            Some((resource, http)) => (resource, Some(http.parse()?)),
-            None => (written, None),
+        let (resource, http, transport) = match written.split_once(' ') {
+            // Methods have no small letters, and paths begin with a slash.
+            Some((resource, "tcp")) => (resource, None, Some(Transport::Tcp)),
+            Some((resource, "udp")) => (resource, None, Some(Transport::Udp)),
+            Some((resource, http)) => (resource, Some(http.parse()?), None),
+            None => (written, None, None),
         };
-        Ok(Self::new(action, resource.parse()?, origin)?.with_http(http))
+        let rule = Self::new(action, resource.parse()?, origin)?;
+        Ok(rule.with_http(http).with_transport(transport))
     }
 
     /// What it is about in one line, as a policy file has it:
-    /// `a.example:443` or `a.example:443 GET,HEAD /path/**`.
+    /// `a.example:443`, `a.example:443 GET,HEAD /path/**` or
+    /// `a.example:123 udp`.
     #[must_use]
     pub fn written(&self) -> String {
-        match &self.http {
-            Some(http) => format!("{} {http}", self.resource),
-            None => self.resource.to_string(),
+        match (&self.http, self.transport) {
+            (Some(http), _) => format!("{} {http}", self.resource),
+            (None, Some(transport)) => format!("{} {}", self.resource, transport.name()),
+            (None, None) => self.resource.to_string(),
         }
     }
 
@@ -222,11 +276,15 @@ impl<'de> Deserialize<'de> for Rule {
             action: Action,
             resource: Resource,
             http: Option<HttpCondition>,
+            transport: Option<Transport>,
             origin: Origin,
         }
         let plain = Plain::deserialize(deserializer)?;
+        if plain.http.is_some() && plain.transport.is_some() {
+            return Err(serde::de::Error::custom("requests are of HTTP over TCP"));
+        }
         Self::new(plain.action, plain.resource, plain.origin)
-            .map(|rule| rule.with_http(plain.http))
+            .map(|rule| rule.with_http(plain.http).with_transport(plain.transport))
             .map_err(serde::de::Error::custom)
     }
 }

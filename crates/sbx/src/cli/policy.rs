@@ -7,7 +7,7 @@ use sbx_engine::command::{
 };
 use sbx_spec::{
     Action, Host, HostPort, HttpCondition, Method, NetworkPreset, Origin, PathGlob, Resource, Rule,
-    SandboxName,
+    SandboxName, Transport,
 };
 
 use time::OffsetDateTime;
@@ -98,6 +98,10 @@ enum PolicyVerb {
         #[arg(value_name = "TARGET")]
         target: String,
 
+        /// Over this transport
+        #[arg(long, value_name = "PROTOCOL", default_value = "tcp")]
+        protocol: TransportWord,
+
         /// Ask about a request of this method [default: GET, with a path]
         #[arg(long, value_name = "METHOD")]
         method: Option<String>,
@@ -149,6 +153,23 @@ enum PresetWord {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum, Debug)]
+enum TransportWord {
+    /// Connections.
+    Tcp,
+    /// Datagrams: single questions and their answers.
+    Udp,
+}
+
+impl From<TransportWord> for Transport {
+    fn from(word: TransportWord) -> Self {
+        match word {
+            TransportWord::Tcp => Self::Tcp,
+            TransportWord::Udp => Self::Udp,
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum, Debug)]
 enum What {
     /// What can be reached over the network.
     Network,
@@ -163,6 +184,10 @@ struct RuleFlags {
     /// HOST, *.HOST, **.HOST, a range or localhost, each with :PORT if need be
     #[arg(value_name = "RESOURCE", value_delimiter = ',', required = true)]
     resources: Vec<String>,
+
+    /// Only over this transport [default: tcp; of a denial, all]
+    #[arg(long, value_name = "PROTOCOL")]
+    protocol: Option<TransportWord>,
 
     /// Only requests of HTTP with these methods
     #[arg(long = "method", value_name = "METHOD", value_delimiter = ',')]
@@ -258,6 +283,7 @@ impl PolicyFlags {
             PolicyVerb::Log(flags) => PolicyRequest::Log(flags.request()?),
             PolicyVerb::Check {
                 target: text,
+                protocol,
                 method,
                 path,
                 sandbox,
@@ -278,6 +304,7 @@ impl PolicyFlags {
                 PolicyRequest::Check(PolicyCheck {
                     host,
                     port,
+                    transport: protocol.into(),
                     request: request.transpose()?,
                     sandbox,
                 })
@@ -341,12 +368,19 @@ impl RuleFlags {
             PolicyScope::Sandbox(_) => Origin::Sandbox,
         };
         let http = self.http()?;
+        let transport = self.protocol.map(Transport::from);
+        if http.is_some() && transport == Some(Transport::Udp) {
+            let message = "`--method` and `--path` are about HTTP over TCP";
+            return Err(Error::new(Code::Usage, message));
+        }
+        // A rule about requests is about TCP as it is.
+        let transport = transport.filter(|_| http.is_none());
         let rules = self
             .resources
             .iter()
             .map(|text| {
                 let rule = rule("RESOURCE", action, text, origin.clone())?;
-                Ok(rule.with_http(http.clone()))
+                Ok(rule.with_http(http.clone()).with_transport(transport))
             })
             .collect::<Result<_, Error>>()?;
         Ok(PolicyRequest::Add(scope, rules))

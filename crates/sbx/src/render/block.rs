@@ -185,6 +185,7 @@ mod tests {
                 action: Action::Allow,
                 resource: "localhost:8080".parse().unwrap(),
                 requests: None,
+                transport: None,
                 origin: "sandbox".into(),
             }],
             wanted: vec!["api.example:443".into()],
