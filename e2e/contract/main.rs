@@ -23,6 +23,7 @@ mod policy;
 mod ports;
 mod posix;
 mod pressure;
+mod proxied;
 mod requests;
 mod rootless;
 mod sessions;

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use sbx_net::Proxies;
 use sbx_spec::ByteSize;
 use sbx_sys::cgroup::{Controller, Group};
 use sbx_sys::kvm::KvmState;
@@ -41,6 +42,8 @@ pub struct HostFacts {
     /// The trust store that the caller named in place of the host's, with
     /// `SSL_CERT_FILE`.
     pub trust_file: Option<PathBuf>,
+    /// The proxies that the caller's programs use.
+    pub proxies: Proxies,
     /// The user's name and address as git's system-wide configuration.
     pub git_config: Option<String>,
     /// What a control group of the host can limit here, or why there can be
@@ -95,6 +98,7 @@ impl HostFacts {
             timezone: caller.timezone.clone(),
             extra_roots: extra_roots(),
             trust_file: trust_file(caller),
+            proxies: proxies(caller),
             git_config: caller
                 .git
                 .as_ref()
@@ -108,6 +112,23 @@ fn trust_file(caller: &Caller) -> Option<PathBuf> {
     let named = |(name, _): &&(String, String)| name == "SSL_CERT_FILE";
     let (_, value) = caller.archives.iter().find(named)?;
     (!value.is_empty()).then(|| caller.cwd.join(value))
+}
+
+fn proxies(caller: &Caller) -> Proxies {
+    // As curl has it, the form in small letters counts first.
+    let value = |small: &str| {
+        [small.to_owned(), small.to_uppercase()]
+            .iter()
+            .find_map(|name| caller.archives.iter().find(|(found, _)| found == name))
+            .map(|(_, value)| value.trim().to_owned())
+            .filter(|value| !value.is_empty())
+    };
+    Proxies {
+        http: value("http_proxy"),
+        https: value("https_proxy"),
+        all: value("all_proxy"),
+        exceptions: value("no_proxy"),
+    }
 }
 
 /// A program of the distribution: never from the caller's PATH, which a

@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 
+use sbx_net::Proxies;
 use sbx_spec::{
     Accel, Access, ByteSize, EnvVar, GuestPath, KitName, NetworkPreset, Rule, SandboxName,
     SandboxSpec, ShareRole, TmpfsMount, VolumeMount,
@@ -141,6 +142,9 @@ pub struct NetworkPlan {
     /// The trust store that the caller named in place of the host's.
     #[serde(default)]
     pub trust: Option<PathBuf>,
+    /// The proxies that stand between this host and the network.
+    #[serde(default)]
+    pub proxies: Proxies,
 }
 
 /// What the guest is told.
@@ -208,8 +212,16 @@ pub fn plan(
     let mut warnings = Vec::new();
     let network = network.map(|network| NetworkPlan {
         trust: facts.trust_file.clone(),
+        proxies: facts.proxies.clone(),
         ..network
     });
+    if let Some(network) = &network {
+        network.proxies.check().map_err(|error| {
+            Error::new(Code::HostUnfit, "cannot use the proxy of this host")
+                .because(error)
+                .hint("correct HTTPS_PROXY, HTTP_PROXY or ALL_PROXY, or unset it")
+        })?;
+    }
     let networked = network.is_some();
     let program = facts.qemu.clone().ok_or_else(|| {
         Error::new(
@@ -464,6 +476,7 @@ mod tests {
             preset: NetworkPreset::Locked,
             rules: Vec::new(),
             trust: None,
+            proxies: Proxies::default(),
         })
     }
 
@@ -479,6 +492,7 @@ mod tests {
             timezone: None,
             extra_roots: String::new(),
             trust_file: None,
+            proxies: Proxies::default(),
             git_config: None,
             control_group: Err("none is delegated".to_owned()),
         }
@@ -496,6 +510,19 @@ mod tests {
 
     fn code(spec: &SandboxSpec, facts: &HostFacts) -> Code {
         plan(spec, facts, &files(), network()).unwrap_err().code
+    }
+
+    #[test]
+    fn a_proxy_that_cannot_be_spoken_with_stops_the_start() {
+        let with = |proxy: &str| {
+            let mut facts = facts();
+            facts.proxies.https = Some(proxy.to_owned());
+            plan(&spec(), &facts, &files(), network())
+        };
+        assert!(with("http://proxy.example:3128").is_ok());
+        let refused = with("https://me:secret@proxy.example").unwrap_err();
+        assert_eq!(refused.code, Code::HostUnfit);
+        assert!(!format!("{refused:?}").contains("secret"));
     }
 
     #[test]

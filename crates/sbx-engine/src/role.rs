@@ -25,13 +25,15 @@ pub fn run(name: &str) -> Result<(), Error> {
         "supervise" => supervisor::run(role),
         "spawner" => spawner::run(role),
         "net" => {
+            let config: sbx_net::Config = role.config()?;
             let links = sbx_net::process::Links {
                 link: role.fd(4)?,
                 control: role.fd(5)?,
                 ledger: role.fd(6)?,
                 names: role.fd(7)?,
                 published: role.fd(8)?,
-                trust: role.text()?,
+                trust: config.trust.into_bytes(),
+                proxies: config.proxies,
             };
             sbx_net::process::run(links).map_err(|source| ended("net").because(source))
         }
@@ -89,14 +91,7 @@ impl Role {
     /// # Errors
     /// If it is missing, not sealed, too large, or not of this role.
     pub(crate) fn config<T: DeserializeOwned>(&self) -> Result<T, Error> {
-        serde_json::from_slice(&self.text()?).map_err(unread)
-    }
-
-    /// The configuration as it is.
-    ///
-    /// # Errors
-    /// If it is missing, not sealed or too large.
-    fn text(&self) -> Result<Vec<u8>, Error> {
-        memfd::read_sealed(self.fd(3)?, MAX_CONFIG).map_err(unread)
+        let text = memfd::read_sealed(self.fd(3)?, MAX_CONFIG).map_err(unread)?;
+        serde_json::from_slice(&text).map_err(unread)
     }
 }

@@ -17,6 +17,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ledger,
         names: sbx_net::names_file(&[])?,
         published,
+        proxies: sbx_net::Proxies::default(),
         trust: match std::env::args().nth(1) {
             Some(file) => std::fs::read(file)?,
             None => Vec::new(),

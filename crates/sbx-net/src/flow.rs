@@ -50,6 +50,8 @@ pub(crate) enum State {
     Held,
     /// Waits for the host's resolver.
     Resolving,
+    /// Waits for a proxy of the host's.
+    Tunnelling(Pass),
     /// Waits for the outside.
     Dialling(Dialling),
     /// Carries bytes.
@@ -129,7 +131,7 @@ pub(crate) struct Dialling {
     /// When the next one joins.
     pub(crate) next: Instant,
     /// The last address that failed and why.
-    pub(crate) failed: Option<(IpAddr, &'static str)>,
+    pub(crate) failed: Option<(Option<IpAddr>, &'static str)>,
 }
 
 /// Who hears the guest.
@@ -250,10 +252,21 @@ impl Relay {
         }
         let ended = !socket.may_recv() && socket.recv_queue() == 0 && self.established;
         match opening::read(&self.leftover) {
-            Opening::Unclear if ended => Some(Opening::Other),
+            // A server that spoke first speaks no HTTP; TLS is waited for.
+            Opening::Unclear if ended || self.answers_a_server() => Some(Opening::Other),
             Opening::Unclear => None,
             clear => Some(clear),
         }
+    }
+
+    /// Whether the guest has said something after its server did, and that is
+    /// no TLS.
+    fn answers_a_server(&self) -> bool {
+        let may_be_tls = self
+            .leftover
+            .first()
+            .is_none_or(|byte| *byte == opening::HANDSHAKE);
+        self.received > 0 && !may_be_tls
     }
 
     /// Hears the guest from now on.

@@ -126,19 +126,25 @@ pub(crate) enum Decision {
     Answer,
 }
 
-/// The proof that the policy allows a connection to one address. Only this
-/// module can make one, and a dialer takes nothing else.
+/// The proof that the policy allows a connection to one address, or to a name
+/// that only a proxy of the host's resolves. Only this module can make one,
+/// and a dialer takes nothing else.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Pass {
-    address: SocketAddr,
+    address: Option<SocketAddr>,
     reason: Reason,
     inspect: bool,
 }
 
 impl Pass {
-    /// What may be dialled.
-    pub(crate) fn address(&self) -> SocketAddr {
+    /// What may be dialled; `None` where only the name is known.
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
         self.address
+    }
+
+    /// The same without its port.
+    pub(crate) fn ip(&self) -> Option<IpAddr> {
+        self.address.map(|address| address.ip())
     }
 
     /// What allows it.
@@ -293,6 +299,21 @@ impl Gate {
         }
     }
 
+    /// Judges a name that this host cannot resolve and a proxy of its may.
+    pub(crate) fn judge_unresolved(&mut self, intent: &Intent, now: Instant) -> Decision {
+        match self.judge(intent, now) {
+            Decision::Resolve(_) => {
+                let verdict = intent.settle(self.verdict(&intent.flow), &intent.flow);
+                Decision::Dial(vec![Pass {
+                    address: None,
+                    reason: verdict.reason,
+                    inspect: verdict.answer == Answer::Inspect,
+                }])
+            }
+            other => other,
+        }
+    }
+
     /// The host's own addresses change under us (a VPN, a new network): they
     /// are read again when the list is old. Without a list nothing is allowed.
     fn read_host_addresses(&mut self, now: Instant) -> io::Result<()> {
@@ -331,7 +352,7 @@ pub fn host_addresses() -> io::Result<BTreeSet<IpAddr>> {
 
 fn pass(address: IpAddr, port: u16, verdict: &Verdict) -> Pass {
     Pass {
-        address: SocketAddr::new(address.to_canonical(), port),
+        address: Some(SocketAddr::new(address.to_canonical(), port)),
         reason: verdict.reason.clone(),
         inspect: verdict.answer == Answer::Inspect,
     }

@@ -37,8 +37,10 @@ pub mod replay;
 mod resolve;
 mod stack;
 mod table;
+mod upstream;
 
 pub use error::{Attempt, Error};
 pub use gate::host_addresses;
 pub use inspect::{Authority, AuthorityError};
 pub use names::{KnownName, file as names_file};
+pub use upstream::{Config, Proxies, ProxyError};

@@ -25,7 +25,8 @@ pub(crate) enum Opening {
     Malformed(&'static str),
 }
 
-const HANDSHAKE: u8 = 0x16;
+/// The first byte of TLS from a client (RFC 8446, 5.1).
+pub(crate) const HANDSHAKE: u8 = 0x16;
 const MAJOR: u8 = 3;
 
 /// Looks at everything that the guest has said so far.

@@ -47,6 +47,7 @@ impl Effective {
             preset: self.preset,
             rules: self.rules.clone(),
             trust: None,
+            proxies: sbx_net::Proxies::default(),
         })
     }
 }

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, SealFlags};
 use rustix::io::Errno;
+use sbx_net::Proxies;
 use sbx_spec::SandboxName;
 use sbx_sys::cgroup::Group;
 use sbx_sys::file;
@@ -37,6 +38,8 @@ pub(crate) struct SpawnerConfig {
     network: bool,
     /// The trust store that the caller named in place of the host's.
     trust: Option<PathBuf>,
+    /// The proxies that stand between this host and the network.
+    proxies: Proxies,
     /// Whom the parts run as.
     identity: Identity,
     /// The sandbox.
@@ -60,6 +63,11 @@ impl SpawnerConfig {
                 .network
                 .as_ref()
                 .and_then(|network| network.trust.clone()),
+            proxies: plan
+                .network
+                .as_ref()
+                .map(|network| network.proxies.clone())
+                .unwrap_or_default(),
             identity: plan.identity,
             name: plan.name.clone(),
             sandboxes: sandboxes.to_owned(),
@@ -129,7 +137,7 @@ impl Parts {
                 Some(Part {
                     program: program?,
                     argv,
-                    config: trust(config.trust.as_deref())?,
+                    config: net_config(config)?,
                     ids: config.identity.service,
                     slots: vec![
                         Slot::Link,
@@ -333,6 +341,18 @@ fn is_sealed(fd: &OwnedFd) -> bool {
 
 /// The certificates that a network engine believes servers by; nothing where
 /// that is the host's own store, which anybody may read.
+/// What a network engine starts with, besides its links.
+fn net_config(config: &SpawnerConfig) -> Result<Vec<u8>, Error> {
+    let trust = trust(config.trust.as_deref())?;
+    let text = sbx_net::Config {
+        // A certificate in another encoding than this is none.
+        trust: String::from_utf8_lossy(&trust).into_owned(),
+        proxies: config.proxies.clone(),
+    };
+    serde_json::to_vec(&text)
+        .map_err(|source| Error::new(Code::Internal, "cannot write").because(source))
+}
+
 fn trust(named: Option<&Path>) -> Result<Vec<u8>, Error> {
     let Some(path) = named else {
         return Ok(Vec::new());
@@ -406,6 +426,7 @@ mod tests {
             }],
             network: true,
             trust: None,
+            proxies: Proxies::default(),
             identity: Identity {
                 agent: (1000, 1000),
                 service: None,

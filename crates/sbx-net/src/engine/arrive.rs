@@ -168,7 +168,9 @@ impl Engine {
                 stack.receive(packet.bytes, &mut self.output, self.guest, now);
                 self.table.queue(key);
             }
-            State::Held | State::Resolving | State::Dialling(_) if flow.parked.is_some() => {
+            State::Held | State::Resolving | State::Tunnelling(_) | State::Dialling(_)
+                if flow.parked.is_some() =>
+            {
                 if let Some(parked) = &mut flow.parked {
                     parked
                         .stack
@@ -177,10 +179,16 @@ impl Engine {
                 self.table.queue(key);
             }
             // The guest repeats its SYN while we dial; only a reset matters.
-            State::Held | State::Resolving | State::Dialling(_) if segment.resets => {
+            State::Held | State::Resolving | State::Tunnelling(_) | State::Dialling(_)
+                if segment.resets =>
+            {
                 self.close(key, "reset");
             }
-            State::Held | State::Resolving | State::Dialling(_) | State::Exchanging(_) => {}
+            State::Held
+            | State::Resolving
+            | State::Tunnelling(_)
+            | State::Dialling(_)
+            | State::Exchanging(_) => {}
         }
     }
 

@@ -99,7 +99,7 @@ impl Engine {
         flow.deadline = Some(deadline);
         let (id, intent) = (flow.id, flow.intent.clone());
         self.dialling -= 1;
-        let address = Some(pass.address().ip());
+        let address = pass.ip();
         self.record(id, &intent, ("allow", pass.reason()), address, None);
         self.table.set_timer(key, deadline);
         let datagram = packet::parse_ip(&bytes)
@@ -157,7 +157,7 @@ impl Engine {
 }
 
 fn open(pass: &Pass) -> io::Result<std::os::fd::OwnedFd> {
-    let address = pass.address();
+    let address = pass.address().ok_or(io::ErrorKind::AddrNotAvailable)?;
     let family = if address.is_ipv4() {
         AddressFamily::INET
     } else {

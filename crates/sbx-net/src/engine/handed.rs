@@ -121,7 +121,7 @@ impl Engine {
         if let Some(flow) = self.table.get_mut(key)
             && let State::Relaying(relay) = &flow.state
         {
-            let address = relay.role.pass().map(|pass| pass.address().ip());
+            let address = relay.role.pass().and_then(Pass::ip);
             let (id, intent) = (flow.id, flow.intent.clone());
             self.record(id, &intent, ("deny", &reason), address, None);
             self.abort(key, "denied");
@@ -144,9 +144,7 @@ impl Engine {
         let State::Relaying(relay) = &mut flow.state else {
             return Ok(());
         };
-        let Some(address) = relay.role.pass().map(|pass| pass.address().ip()) else {
-            return Ok(());
-        };
+        let address = relay.role.pass().and_then(Pass::ip);
         relay.opened(Role::Inspected);
         let upstream = std::mem::replace(&mut relay.pipe, pipe).into_fd();
         // The inspector waits for it in its own way.
@@ -154,7 +152,10 @@ impl Engine {
         self.inspected += 1;
         let task = Task::Relay {
             upstream,
-            flow: flow.intent.dialled(address),
+            flow: match address {
+                Some(address) => flow.intent.dialled(address),
+                None => flow.intent.flow.clone(),
+            },
         };
         self.inspector.take(Job {
             key,
@@ -290,6 +291,7 @@ impl Engine {
                     rule,
                     answer,
                 } => self.question(subject, rule, Asker::Request(answer)),
+                Report::Tunnelled(key, tunnel) => self.tunnelled(key, tunnel),
                 Report::Broken(key) => self.abort(key, "broken"),
             }
         }

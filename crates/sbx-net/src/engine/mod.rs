@@ -12,6 +12,7 @@ mod held;
 mod name_server;
 mod published;
 mod serve;
+mod tunnel;
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;
@@ -39,6 +40,7 @@ use crate::names::{self, Names};
 use crate::questions::Questions;
 use crate::resolve::{Asked, Resolver};
 use crate::table::{Key, Table};
+use crate::upstream::{Proxies, Ways};
 
 use published::Doors;
 
@@ -77,6 +79,8 @@ pub struct Links {
     /// Whom to believe where TLS is ended here: certificates in PEM, or
     /// nothing for the host's own trust store.
     pub trust: Vec<u8>,
+    /// The proxies that stand between this host and the network.
+    pub proxies: Proxies,
 }
 
 /// Everything of one endpoint.
@@ -107,6 +111,7 @@ pub(crate) struct Engine {
     doors: Doors,
     published: usize,
     exchanges: usize,
+    ways: Ways,
     dns_rate: Rate,
     guest: EthernetAddress,
     next_id: u64,
@@ -124,6 +129,7 @@ impl Engine {
             names,
             published,
             trust: _,
+            proxies,
         } = links;
         let names = names::read(names).map_err(|error| Error::new(Attempt::Names, error))?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)
@@ -166,6 +172,7 @@ impl Engine {
             doors: Doors::new(published),
             published: 0,
             exchanges: 0,
+            ways: Ways::of(&proxies),
             dns_rate: Rate::new(limits::DNS_RATE, now),
             guest: layout::GUEST_MAC,
             next_id: 1,
@@ -378,7 +385,11 @@ impl Engine {
                 }
             }
             State::Exchanging(exchange) => exchange.readable |= readable,
-            State::Held | State::Resolving | State::Dns(_) | State::Asking(_) => {}
+            State::Held
+            | State::Resolving
+            | State::Tunnelling(_)
+            | State::Dns(_)
+            | State::Asking(_) => {}
         }
         self.table.queue(key);
     }
@@ -400,9 +411,17 @@ impl Engine {
         else {
             return;
         };
-        let decision = self
-            .gate
-            .judge_resolved(&flow.intent, name, addresses, self.now);
+        let by_name = addresses.is_empty()
+            && self
+                .ways
+                .way(&flow.intent)
+                .is_some_and(|way| way.resolves());
+        let decision = match by_name {
+            true => self.gate.judge_unresolved(&flow.intent, self.now),
+            false => self
+                .gate
+                .judge_resolved(&flow.intent, name, addresses, self.now),
+        };
         self.pursue(key, decision);
     }
 
@@ -430,6 +449,9 @@ impl Engine {
         };
         if flow.intent.flow.protocol == Protocol::Udp {
             return self.open_exchange(key, passes);
+        }
+        if let Some(way) = self.ways.way(&flow.intent) {
+            return self.tunnel(key, way, passes);
         }
         flow.deadline = Some(deadline);
         flow.state = dialling(passes, self.now);

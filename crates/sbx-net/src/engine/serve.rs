@@ -53,7 +53,9 @@ impl Engine {
             return self.expired(key);
         }
         match &mut flow.state {
-            State::Held | State::Resolving => drop(self.serve_parked(key)),
+            State::Held | State::Resolving | State::Tunnelling(_) => {
+                let _company = self.serve_parked(key);
+            }
             State::Dialling(_) => {
                 if self.serve_parked(key) {
                     self.serve_dial(key);
@@ -80,7 +82,7 @@ impl Engine {
             // Its question has the deadline.
             State::Held => {}
             State::Resolving => self.deny(key, "limit:resolve-time".into()),
-            State::Dialling(_) => self.dial_failed(key, "timed out"),
+            State::Tunnelling(_) | State::Dialling(_) => self.dial_failed(key, "timed out"),
             State::Exchanging(_) => self.close(key, "closed"),
             State::Relaying(relay) if relay.established => self.never_opened(key),
             State::Relaying(_) | State::Dns(_) | State::Asking(_) => {
@@ -126,7 +128,7 @@ impl Engine {
                         place += 1;
                     }
                     Err(error) => {
-                        dialling.failed = Some((upstream.pass.address().ip(), why(&error)));
+                        dialling.failed = Some((upstream.pass.ip(), why(&error)));
                         dialling.trying.swap_remove(place);
                         dialling.next = now;
                     }
@@ -149,7 +151,7 @@ impl Engine {
             };
             let attempt = dialling.attempt;
             dialling.attempt = dialling.attempt.wrapping_add(1);
-            let address = pass.address().ip();
+            let address = pass.ip();
             let dialled = raw::dial(pass).and_then(|upstream| {
                 self.watch(upstream.pipe.as_fd(), key.token(attempt))
                     .map(|()| upstream)
@@ -171,7 +173,7 @@ impl Engine {
     }
 
     /// The outside has answered: now the guest's SYN is, too.
-    fn accept(&mut self, key: Key, upstream: Upstream) {
+    pub(super) fn accept(&mut self, key: Key, upstream: Upstream) {
         let now = self.smoltcp_now();
         if let Some(flow) = self.table.get_mut(key)
             && let Some(parked) = flow.parked.take()
@@ -224,13 +226,7 @@ impl Engine {
             flow.deadline = waits.then_some(until_opened);
         }
         let (id, intent) = (flow.id, flow.intent.clone());
-        self.record(
-            id,
-            &intent,
-            ("allow", pass.reason()),
-            Some(pass.address().ip()),
-            None,
-        );
+        self.record(id, &intent, ("allow", pass.reason()), pass.ip(), None);
         self.table.queue(key);
     }
 
@@ -279,7 +275,11 @@ impl Engine {
             State::Relaying(relay) => &mut relay.stack,
             State::Dns(stream) => &mut stream.stack,
             State::Asking(asking) => &mut asking.parked.stack,
-            State::Held | State::Resolving | State::Dialling(_) | State::Exchanging(_) => {
+            State::Held
+            | State::Resolving
+            | State::Tunnelling(_)
+            | State::Dialling(_)
+            | State::Exchanging(_) => {
                 return self.close(key, how);
             }
         };
@@ -309,7 +309,9 @@ impl Engine {
             self.buffers.give_back(parked.claim);
         }
         match state {
-            State::Held | State::Resolving | State::Dialling(_) => self.dialling -= 1,
+            State::Held | State::Resolving | State::Tunnelling(_) | State::Dialling(_) => {
+                self.dialling -= 1;
+            }
             State::Exchanging(exchange) => {
                 let Exchange { sent, received, .. } = *exchange;
                 let record = EndRecord {
@@ -406,18 +408,19 @@ impl Engine {
             // Questions are looked at one by one.
             State::Dns(_) | State::Asking(_) | State::Held => None,
             State::Resolving => objection(None, true),
-            State::Exchanging(exchange) => objection(Some(exchange.pass.address().ip()), false),
+            State::Tunnelling(pass) => objection(pass.ip(), pass.inspect()),
+            State::Exchanging(exchange) => objection(exchange.pass.ip(), false),
             State::Relaying(relay) => relay.role.pass().and_then(|pass| {
                 let inspected = matches!(
                     relay.role,
                     Role::Inspected(_) | Role::Unopened(_, Demand::Requests)
                 );
-                objection(Some(pass.address().ip()), inspected)
+                objection(pass.ip(), inspected)
             }),
             State::Dialling(dialling) => {
                 let mut last = None;
                 let mut stays = |pass: &Pass| {
-                    let objected = objection(Some(pass.address().ip()), pass.inspect());
+                    let objected = objection(pass.ip(), pass.inspect());
                     let stays = objected.is_none();
                     last = objected.or(last.take());
                     stays
@@ -439,7 +442,7 @@ impl Engine {
             _ => None,
         };
         if let Some(pass) = stands {
-            let address = pass.map(|pass| pass.address().ip());
+            let address = pass.and_then(Pass::ip);
             let (id, intent) = (flow.id, flow.intent.clone());
             self.record(id, &intent, ("deny", &reason), address, None);
             self.abort(key, "policy");
@@ -456,9 +459,10 @@ impl Engine {
         let (id, ends, intent) = (flow.id, flow.ends, flow.intent.clone());
         let (address, reason) = match &flow.state {
             State::Dialling(dialling) => (
-                dialling.failed.map(|(address, _)| address),
+                dialling.failed.and_then(|(address, _)| address),
                 dialling.reason.clone(),
             ),
+            State::Tunnelling(pass) => (pass.ip(), pass.reason().clone()),
             _ => (None, NO_ADDRESS.into()),
         };
         let (first, parked) = (flow.first.take(), flow.parked.take());
@@ -517,7 +521,7 @@ impl Engine {
     }
 }
 
-fn why(error: &io::Error) -> &'static str {
+pub(super) fn why(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => "refused",
         io::ErrorKind::TimedOut => "timed out",

@@ -48,6 +48,7 @@ pub(crate) use trust::Roots;
 use crate::gate::{Intent, Judge};
 use crate::limits;
 use crate::table::Key;
+use crate::upstream::{Proxy, Target};
 
 /// The thread, seen from the loop. It ends when this is dropped.
 #[derive(Debug)]
@@ -60,6 +61,7 @@ pub(crate) struct Inspector {
 enum Order {
     Authority(Authority),
     Job(Box<Job>),
+    Tunnel(Key, Proxy, Target),
 }
 
 /// A connection for the inspector.
@@ -134,6 +136,11 @@ impl Inspector {
         let _gone = self.orders.send(Order::Job(Box::new(job)));
     }
 
+    /// Asks a proxy for a connection; the answer is a report.
+    pub(crate) fn tunnel(&self, key: Key, proxy: Proxy, target: Target) {
+        let _gone = self.orders.send(Order::Tunnel(key, proxy, target));
+    }
+
     pub(crate) fn reports(&self) -> &Reports {
         &self.reports
     }
@@ -155,6 +162,14 @@ async fn work(room: Arc<Room>, mut orders: mpsc::UnboundedReceiver<Order>) {
                 // Without one, TLS is broken off wherever it had to be ended.
                 let leaves = Leaves::of(&authority, Arc::clone(&room.provider));
                 *room.leaves.lock() = leaves.ok();
+            }
+            Order::Tunnel(key, proxy, target) => {
+                let reports = Arc::clone(&room.reports);
+                tokio::spawn(async move {
+                    let asked = timeout(limits::DIAL_TIME, proxy.connect(&target)).await;
+                    let tunnel = asked.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+                    reports.add(Report::Tunnelled(key, tunnel));
+                });
             }
             Order::Job(job) => {
                 let broken = Broken(job.key, Arc::clone(&room.reports));

@@ -32,6 +32,8 @@ pub(crate) enum Report {
         rule: Reason,
         answer: oneshot::Sender<bool>,
     },
+    /// What came of asking a proxy.
+    Tunnelled(Key, io::Result<OwnedFd>),
     /// The guest's side of this connection is to be reset: it is not whole.
     Broken(Key),
 }

@@ -46,7 +46,7 @@ pub(crate) enum Moved {
 
 /// Starts a connection; its socket becomes writable when it stands or fell.
 pub(crate) fn dial(pass: Pass) -> io::Result<Upstream> {
-    let address = pass.address();
+    let address = pass.address().ok_or(io::ErrorKind::AddrNotAvailable)?;
     let family = if address.is_ipv4() {
         AddressFamily::INET
     } else {

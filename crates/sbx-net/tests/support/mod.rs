@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{RecvFlags, SendFlags};
 use sbx_net::process::Links;
-use sbx_net::{Error, KnownName, layout};
+use sbx_net::{Error, KnownName, Proxies, layout};
 use sbx_spec::{Action, NetworkPreset, Origin, Rule, preset_rules};
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
@@ -87,6 +87,7 @@ pub struct Kept {
     pub link: OwnedFd,
     pub ledger: OwnedFd,
     pub names: Vec<KnownName>,
+    pub proxies: Proxies,
 }
 
 fn serve(rules: &[Rule], kept: &Kept) -> (Control, JoinHandle<Result<(), Error>>) {
@@ -99,6 +100,7 @@ fn serve(rules: &[Rule], kept: &Kept) -> (Control, JoinHandle<Result<(), Error>>
         names: sbx_net::names_file(&kept.names).unwrap(),
         published,
         trust: Vec::new(),
+        proxies: kept.proxies.clone(),
     };
     let endpoint = std::thread::spawn(move || sbx_net::process::serve(links));
     supervisor.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -115,11 +117,17 @@ fn serve(rules: &[Rule], kept: &Kept) -> (Control, JoinHandle<Result<(), Error>>
 
 /// Starts an endpoint that another one can follow.
 pub fn start_kept(rules: &[Rule]) -> (Guest, Kept) {
+    start_behind(rules, Proxies::default())
+}
+
+/// The same on a host whose network is behind proxies.
+pub fn start_behind(rules: &[Rule], proxies: Proxies) -> (Guest, Kept) {
     let (link, wire) = sbx_sys::unix::message_pair().unwrap();
     let kept = Kept {
         link,
         ledger: sbx_sys::memfd::fixed("ledger", sbx_net::limits::LEDGER).unwrap(),
         names: Vec::new(),
+        proxies,
     };
     let (control, endpoint) = serve(rules, &kept);
     let mut wire = Wire::new(wire);
