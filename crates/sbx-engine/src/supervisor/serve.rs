@@ -36,7 +36,7 @@ const GUEST_QUEUE: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Most connections at a time: sessions, and short questions beside them.
-const MAX_CLIENTS: usize = 2 * MAX_SESSIONS;
+const MAX_CLIENTS: usize = 3 * MAX_SESSIONS;
 
 /// How far the sandbox is, as its clients see it.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -188,7 +188,7 @@ impl Case {
             return Err(Page::misdirected(authority).of(method, target));
         }
         let mut rules = self.judge.clone();
-        let mut waits: Option<oneshot::Receiver<bool>> = None;
+        let mut waits: Option<(Reason, oneshot::Receiver<bool>)> = None;
         loop {
             rules.seen();
             let (verdict, looked) = self.verdict(method, target)?;
@@ -198,8 +198,12 @@ impl Case {
                     return Err(self.denied(verdict.reason, method, target));
                 }
                 Answer::Ask => {
-                    let answer =
-                        waits.get_or_insert_with(|| self.ask(&verdict.reason, looked.as_ref()));
+                    // What was said to one rule is no answer to another.
+                    let asked = waits.take().filter(|(reason, _)| *reason == verdict.reason);
+                    let (_, answer) = waits.insert(asked.unwrap_or_else(|| {
+                        let answer = self.ask(&verdict.reason, looked.as_ref());
+                        (verdict.reason.clone(), answer)
+                    }));
                     let answer = tokio::select! {
                         biased;
                         () = rules.changed() => continue,

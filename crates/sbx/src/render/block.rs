@@ -113,8 +113,10 @@ fn network(block: &StartBlock) -> String {
         }
     };
     let allowed = written(Action::Allow, "allowed");
+    let asked = written(Action::Ask, "asked about");
+    let approved = written(Action::Approve, "approved");
     let denied = written(Action::Deny, "denied");
-    format!("{preset}{allowed}{denied}")
+    format!("{preset}{allowed}{asked}{approved}{denied}")
 }
 
 /// What is said after the last byte; nothing if there is nothing to say.
