@@ -6,6 +6,7 @@
 mod floor;
 mod machine;
 mod memory;
+mod net;
 mod screen;
 mod share;
 mod start;
@@ -58,7 +59,7 @@ pub(crate) fn run(words: &[&str]) -> Result<String, Failure> {
                     .map_err(|e| Failure::new("read `--rounds`", e))?;
             }
             "--sbx" => sbx = PathBuf::from(value()?),
-            "start" | "screen" | "exec" | "memory" | "share" => parts.push(*word),
+            "start" | "screen" | "exec" | "memory" | "share" | "net" => parts.push(*word),
             other => return Err(Failure::new("measure", format!("there is no `{other}`"))),
         }
     }
@@ -103,6 +104,9 @@ impl Bench {
         }
         if wanted("share") {
             rows.extend(share::measure(self)?);
+        }
+        if wanted("net") {
+            rows.extend(net::measure(self)?);
         }
         Ok(rows)
     }

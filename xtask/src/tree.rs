@@ -65,6 +65,7 @@ impl File {
             || path.starts_with("fuzz/")
             || path.contains("/tests/")
             || path.contains("/examples/")
+            || path.contains("/benches/")
             || path.ends_with("/tests.rs")
     }
 }
