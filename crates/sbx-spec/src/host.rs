@@ -127,6 +127,14 @@ impl DnsName {
     }
 }
 
+/// A name of any alphabet as DNS has it (UTS 46, nothing but letters, digits
+/// and hyphens let through); `None` for what is no name, an address in digits
+/// of another alphabet among it.
+#[must_use]
+pub fn ascii_name(text: &str) -> Option<DnsName> {
+    idna::domain_to_ascii_strict(text).ok()?.parse().ok()
+}
+
 fn is_name_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_'
 }

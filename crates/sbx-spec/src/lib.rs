@@ -25,7 +25,7 @@ mod variables;
 pub use choice::ChoiceError;
 pub use config::{Config, ConfigError, KEYS as CONFIG_KEYS, STOP_GRACE_S};
 pub use difference::{Difference, differences};
-pub use host::{Denial, DnsName, Host, HostError, HostPort};
+pub use host::{Denial, DnsName, Host, HostError, HostPort, ascii_name};
 pub use mount::{MountError, MountText};
 pub use name::{KitName, NameError, SandboxName};
 pub use naming::{

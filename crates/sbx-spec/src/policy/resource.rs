@@ -11,7 +11,7 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::host::{Denial, DnsName, HostError};
+use crate::host::{Denial, DnsName, HostError, ascii_name};
 
 /// Which hosts a rule is about.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -86,7 +86,7 @@ impl fmt::Display for ResourceError {
             ),
             Self::Url => f.write_str("give the host alone, without scheme and path"),
             Self::Dns => f.write_str("names are always answered: there is no rule for DNS"),
-            Self::NotAscii => f.write_str("write a name outside ASCII in its `xn--` form"),
+            Self::NotAscii => f.write_str("it is no name in any alphabet"),
             Self::LocalhostPort => f.write_str("name the port: `localhost:PORT`"),
             Self::Ports(text) => write!(
                 f,
@@ -300,12 +300,32 @@ fn network(text: &str) -> Result<IpNet, ResourceError> {
     Ok(net)
 }
 
+/// A resource with its name as DNS has it.
+fn in_ascii(text: &str) -> Result<String, ResourceError> {
+    let stars = text.len() - text.trim_start_matches(['*', '.']).len();
+    let (pattern, rest) = text.split_at(stars);
+    let (host, ports) = match rest.split_once(':') {
+        Some((host, ports)) => (host, Some(ports)),
+        None => (rest, None),
+    };
+    let host = ascii_name(host).ok_or(ResourceError::NotAscii)?;
+    let resource = match ports {
+        Some(ports) => format!("{pattern}{host}:{ports}"),
+        None => format!("{pattern}{host}"),
+    };
+    // What is left of another alphabet is in the ports.
+    resource
+        .is_ascii()
+        .then_some(resource)
+        .ok_or(ResourceError::NotAscii)
+}
+
 impl FromStr for Resource {
     type Err = ResourceError;
 
     fn from_str(text: &str) -> Result<Self, ResourceError> {
         if !text.is_ascii() {
-            return Err(ResourceError::NotAscii);
+            return in_ascii(text)?.parse();
         }
         if text.contains("://") {
             return Err(ResourceError::Url);
@@ -438,7 +458,6 @@ mod tests {
             "https://a.example",
             "a.example/path",
             "dns:a.example",
-            "bücher.example",
             "localhost",
             "localhost:0",
             "a:0",
@@ -484,13 +503,35 @@ mod tests {
     }
 
     #[test]
+    fn a_name_of_another_alphabet_is_what_dns_has_for_it() {
+        for (text, ascii) in [
+            ("bücher.example", "xn--bcher-kva.example"),
+            ("BÜCHER.Example:443", "xn--bcher-kva.example:443"),
+            ("**.bücher.example", "**.xn--bcher-kva.example"),
+            ("例え。テスト", "xn--r8jz45g.xn--zckzah"),
+        ] {
+            assert_eq!(text.parse::<Resource>(), ascii.parse(), "{text}");
+        }
+        for text in [
+            "bü_cher.example",
+            "＊.example",
+            "a\u{200d}.example",
+            "ü：80",
+            "*ü.example",
+        ] {
+            assert!(text.parse::<Resource>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
     fn a_mistake_is_answered_with_what_to_write() {
         for (text, expected) in [
             ("*", "`**` is every name"),
             ("10.1.2.3/8", "do you mean `10.0.0.0/8`?"),
             ("https://a.example/x", "without scheme and path"),
             ("localhost", "localhost:PORT"),
-            ("bücher.example", "xn--"),
+            ("bü cher.example", "no name in any alphabet"),
+            ("a.example:８０", "no name in any alphabet"),
         ] {
             let error = text.parse::<Resource>().unwrap_err().to_string();
             assert!(error.contains(expected), "{text}: {error}");

@@ -434,6 +434,19 @@ fn target(text: &str) -> Result<(Host, u16, Option<String>), Error> {
         Some(at) => (&rest[..at], Some(rest[at..].to_owned())),
         None => (rest, None),
     };
+    let ascii;
+    let authority = match authority.is_ascii() {
+        true => authority,
+        false => {
+            let (host, port) = authority.split_once(':').unwrap_or((authority, ""));
+            let host = sbx_spec::ascii_name(host).ok_or_else(|| refused(&"it is no name"))?;
+            ascii = match port {
+                "" => host.to_string(),
+                port => format!("{host}:{port}"),
+            };
+            &ascii
+        }
+    };
     if let Ok(HostPort { host, port }) = authority.parse() {
         return Ok((host, port, path));
     }
@@ -484,6 +497,8 @@ mod tests {
             ("a.example", "a.example", 443),
             ("a.example:22", "a.example", 22),
             ("https://a.example/x?y", "a.example", 443),
+            ("https://bücher.example/", "xn--bcher-kva.example", 443),
+            ("bücher.example:80", "xn--bcher-kva.example", 80),
             ("http://a.example", "a.example", 80),
             ("https://a.example:8443/", "a.example", 8443),
             ("192.0.2.1", "192.0.2.1", 443),
