@@ -234,6 +234,8 @@ pub struct StartBlock {
     pub network: NetworkPreset,
     /// The user's own rules and those of the sandbox.
     pub rules: Vec<PolicyListed>,
+    /// Published ports, as `127.0.0.1:8080->80/tcp`.
+    pub ports: Vec<String>,
     /// What the agent would like to reach, where the preset takes nothing over
     /// from kits and no rule is about it.
     pub wanted: Vec<String>,

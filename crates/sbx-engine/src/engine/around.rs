@@ -62,6 +62,7 @@ impl Engine {
                 .filter(|rule| matches!(rule.origin(), Origin::User | Origin::Sandbox))
                 .map(PolicyListed::of)
                 .collect(),
+            ports: self.brief(sandbox).ports,
             wanted: policy.wanted.iter().map(ToString::to_string).collect(),
             plain_credentials: program
                 .credentials

@@ -67,6 +67,9 @@ pub(crate) fn start(block: &StartBlock, paint: Paint) -> String {
         );
         lines.push(("", paint.color(&text, AnsiColor::Yellow)));
     }
+    if !block.ports.is_empty() {
+        lines.push(("ports", escape(&block.ports.join(", "))));
+    }
     for name in &block.plain_credentials {
         let text = format!(
             "{} is passed as a value: the sandbox can read it",
@@ -190,6 +193,7 @@ mod tests {
                 transport: None,
                 origin: "sandbox".into(),
             }],
+            ports: vec!["127.0.0.1:8080->80/tcp".into()],
             wanted: vec!["api.example:443".into()],
             plain_credentials: vec!["ANTHROPIC_API_KEY".into()],
             held: vec![HeldName {
@@ -212,6 +216,7 @@ mod tests {
              allowed localhost:8080\n            \
              agent claude wants more than that; to accept it: sbx policy allow network \
              api.example:443 --sandbox claude-app\n\
+             ports       127.0.0.1:8080->80/tcp\n\
              credential  ANTHROPIC_API_KEY is passed as a value: the sandbox can read it\n\
              held        .git/hooks/\\u{1b}x: changed inside, not on the host\n"
         );

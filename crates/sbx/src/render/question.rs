@@ -54,17 +54,17 @@ const INTERRUPT: u8 = 3;
 
 impl Prompt for Questions {
     fn screen(&self, id: &QuestionId, question: &Question, keys: bool, size: TtySize) -> Vec<u8> {
-        let host = match &question.host {
-            Some(host) => format!("by the name {host}"),
-            None => String::new(),
-        };
         let sandbox = &id.sandbox;
         let about = escape(&question.what());
-        let lines = [
+        let host = question.host.as_ref();
+        let host = host.map(|host| format!("    by the name {host}"));
+        let asked = [
             format!("sbx: the sandbox {sandbox} asks whether it may reach"),
             String::new(),
             format!("    {about}"),
-            format!("    {host}"),
+        ];
+        let choices = [
+            String::new(),
             format!("rule: {}", escape(&question.rule)),
             String::new(),
             "    y  yes, this time".to_owned(),
@@ -79,7 +79,8 @@ impl Prompt for Questions {
         // What is longer than the screen is wide is cut in the middle: both
         // ends of a name matter.
         let width = usize::from(size.cols).max(20);
-        let fitted = lines.iter().map(|line| fit(line, width));
+        let lines = asked.into_iter().chain(host).chain(choices);
+        let fitted = lines.map(|line| fit(&line, width));
         fitted.collect::<Vec<_>>().join("\r\n").into_bytes()
     }
 
