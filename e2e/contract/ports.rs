@@ -68,6 +68,20 @@ fn a_published_port_is_the_hosts_and_comes_back_with_its_sandbox() {
     let [v4, v6] = addresses.as_slice() else {
         panic!("{addresses:?}");
     };
+    let plan = [
+        "run",
+        "--name",
+        "server",
+        "--dry-run",
+        "-p",
+        "80",
+        "-p",
+        "1:81",
+    ];
+    let plan = home.sbx(plan).cwd(sandbox.workspace()).succeeds().text();
+    for port in [&format!("{v4}->80/tcp"), "127.0.0.1:1->81/tcp"] {
+        assert!(plan.contains(port), "{plan}");
+    }
     serve(&sandbox);
     for address in [v4, v6] {
         assert!(comes(address).ends_with("inside /x"), "{address}");

@@ -65,12 +65,7 @@ impl Engine {
             return Ok(());
         }
         let _leave = sandbox.change(PATIENCE)?;
-        let known = published(sandbox)?;
-        let new: Vec<Publication> = wanted
-            .iter()
-            .filter(|wanted| !known.iter().any(|known| known.is(wanted)))
-            .copied()
-            .collect();
+        let new = additional(&published(sandbox)?, wanted);
         self.edit_ports(sandbox, &new, &[]).await
     }
 
@@ -152,6 +147,12 @@ impl Engine {
             .map(|publication| bind(sandbox.name(), publication))
             .collect()
     }
+}
+
+/// What of `wanted` is not published yet.
+pub(super) fn additional(known: &[Publication], wanted: &[Publication]) -> Vec<Publication> {
+    let is_new = |wanted: &&Publication| !known.iter().any(|known| known.is(wanted));
+    wanted.iter().filter(is_new).copied().collect()
 }
 
 /// The published ports of a sandbox.

@@ -6,13 +6,16 @@ use std::time::Duration;
 
 use sbx_proto::message::Bytes;
 use sbx_proto::session::{Exec, HomeFile, Tty, User as GuestUser, When};
-use sbx_spec::{EnvVar, GuestPath, Origin, Rule, SandboxRequest, SandboxSpec, SessionVariables};
+use sbx_spec::{
+    EnvVar, GuestPath, Origin, Publication, Rule, SandboxRequest, SandboxSpec, SessionVariables,
+};
 
 use sbx_images::{HomeContext, Kit};
 
 use tokio::sync::mpsc;
 
 use super::Engine;
+use super::ports::{additional, published};
 use super::prepare::image_error;
 use super::start::{Stay, interrupted};
 use super::target::{Meaning, Target};
@@ -33,7 +36,7 @@ impl Engine {
     pub(super) async fn run(&self, request: RunRequest, ui: &mut dyn Ui) -> Result<Reply, Error> {
         let meaning = self.meaning(&request.subject, &request.sandbox, ui)?;
         if request.dry_run {
-            return self.plan_of(meaning, &request.sandbox.rules);
+            return self.plan_of(meaning, &request.sandbox);
         }
         let (sandbox, spec, created) = self.made(meaning.target)?;
         self.equip(&sandbox, created, &request.sandbox, ui).await?;
@@ -171,22 +174,34 @@ impl Engine {
     /// The plan of what `create` or `run` would do.
     pub(super) fn plan(&self, request: &CreateRequest, ui: &mut dyn Ui) -> Result<Reply, Error> {
         let meaning = self.meaning(&request.subject, &request.sandbox, ui)?;
-        self.plan_of(meaning, &request.sandbox.rules)
+        self.plan_of(meaning, &request.sandbox)
     }
 
-    fn plan_of(&self, meaning: Meaning, rules: &[Rule]) -> Result<Reply, Error> {
+    fn plan_of(&self, meaning: Meaning, request: &SandboxRequest) -> Result<Reply, Error> {
         let (mut spec, exists) = match &meaning.target {
             Target::Existing(_, spec) => (spec.clone(), true),
             Target::New(spec) => (spec.clone(), false),
         };
         let policy = match &meaning.target {
             Target::Existing(sandbox, spec) => self.effective(Some((sandbox, spec)))?,
-            Target::New(spec) => self.foreseen_policy(spec, rules)?,
+            Target::New(spec) => self.foreseen_policy(spec, &request.rules)?,
         };
+        let mut ports = match &meaning.target {
+            Target::Existing(sandbox, _) => published(sandbox)?,
+            Target::New(_) => Vec::new(),
+        };
+        ports.extend(additional(&ports, &request.publish));
         let facts = HostFacts::gather(&self.caller);
         let (files, mut steps) = self.foreseen(&spec)?;
         let plan = crate::plan::plan(&spec, &facts, &files, policy.network())?;
         steps.extend(plan_steps(&plan, exists));
+        if !ports.is_empty() {
+            steps.push(PlanStep {
+                what: "publish ports".to_owned(),
+                detail: ports.iter().map(Publication::shown).collect(),
+                cached: false,
+            });
+        }
         for variable in &mut spec.env {
             variable.value.clear();
         }
