@@ -51,7 +51,6 @@ where
         let _ended = to_server.await;
         Work::Server
     });
-    let mut leaving = false;
     loop {
         tokio::select! {
             accepted = guest.accept() => match accepted {
@@ -66,14 +65,12 @@ where
                         Work::Request
                     });
                 }
-                None if leaving => return Ended::Orderly,
                 None => return Ended::Orderly,
                 Some(Err(_)) => return Ended::Broken,
             },
             Some(done) = works.join_next() => if let Ok(Work::Server) = done {
                 // No new requests; those that are whole are still answered.
                 guest.graceful_shutdown();
-                leaving = true;
             },
         }
     }
