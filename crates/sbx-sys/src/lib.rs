@@ -21,6 +21,7 @@ pub mod memfd;
 pub mod namespaces;
 pub mod process;
 pub mod spawn;
+pub mod tap;
 pub mod unix;
 
 pub use error::{Error, Result};

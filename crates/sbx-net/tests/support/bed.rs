@@ -15,7 +15,6 @@ use sbx_spec::Rule;
 use super::program::{example, program};
 
 const IP: &str = "/usr/sbin/ip";
-const TAP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tap.py");
 const SERVER: &str = "
 import http.server, sys
 class Server(http.server.BaseHTTPRequestHandler):
@@ -99,10 +98,9 @@ pub fn bed_with(test: &str, rules: &[Rule], trust: Option<&Path>) -> Option<Bed>
     let mut argv = vec![endpoint.to_str().unwrap()];
     argv.extend(trust.map(|path| path.to_str().unwrap()));
     bed.spawn("host", &argv, link.into(), OwnedFd::from(control).into());
-    let python = python().unwrap();
+    let tap = example("tap");
     // What the guest says before would be lost, and said again much later.
-    let tap = [python.to_str().unwrap(), TAP, "tap0"];
-    drop(bed.server_with("guest", &tap, vmm.into()));
+    drop(bed.server_with("guest", &[tap.to_str().unwrap(), "tap0"], vmm.into()));
     let ready = bed.line();
     assert!(
         ready["ready"]["walls"]
