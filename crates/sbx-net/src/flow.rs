@@ -199,6 +199,8 @@ pub(crate) struct DnsStream {
     pub(crate) stack: Stack,
     pub(crate) claim: Claim,
     pub(crate) question: Vec<u8>,
+    /// Its question is with other name servers.
+    pub(crate) waiting: bool,
 }
 
 /// What serving a connection came to.

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use sbx_spec::{
     Answer, Destination, DnsName, Flow, HttpRequest, Policy, Protocol, Reason, Rule, Verdict,
-    decide, decide_request,
+    decide, decide_name, decide_request,
 };
 use tokio::sync::watch;
 
@@ -233,6 +233,11 @@ impl Gate {
     /// What the rules say of a flow.
     pub(crate) fn verdict(&self, flow: &Flow) -> Verdict {
         decide(&self.policy.borrow(), flow)
+    }
+
+    /// What the rules say of a question about a name.
+    pub(crate) fn verdict_on_name(&self, name: &DnsName) -> Verdict {
+        decide_name(&self.policy.borrow(), name)
     }
 
     /// Judges an intent.

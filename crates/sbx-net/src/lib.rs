@@ -30,6 +30,7 @@ mod names;
 mod opening;
 pub mod process;
 mod questions;
+mod records;
 mod refusal;
 mod relay;
 #[doc(hidden)]
@@ -38,6 +39,7 @@ mod resolve;
 mod stack;
 mod table;
 mod upstream;
+mod workers;
 
 pub use error::{Attempt, Error};
 pub use gate::host_addresses;

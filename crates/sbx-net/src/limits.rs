@@ -156,6 +156,16 @@ pub const DNS_RATE: u32 = 2_000;
 /// its connection.
 pub const DNS_MESSAGE: usize = 4_096;
 
+/// Longest answer over TCP, and longest answer of another name server that is
+/// read, in bytes. What does not fit is a failure.
+pub const DNS_ANSWER: usize = 16 * 1024;
+
+/// Threads that wait for other name servers.
+pub const RECORD_LOOKUPS: usize = 4;
+
+/// Questions waiting for such a thread. The next one is answered REFUSED.
+pub const RECORD_QUEUE: usize = 64;
+
 /// UDP answers are never longer than this, in bytes, whatever the client
 /// offers.
 pub const DNS_UDP_ANSWER: usize = 1_232;

@@ -8,6 +8,7 @@ use crate::entry::{icmp, tcp, udp};
 use crate::inspect;
 use crate::names::Names;
 use crate::opening::{self, Opening};
+use crate::records::{self, Found, Kind};
 
 /// Reads an Ethernet frame and what it carries. Returns whether anything of
 /// ours would act on it.
@@ -30,9 +31,24 @@ pub fn frame(bytes: &[u8]) -> bool {
 /// whether it got an answer.
 pub fn dns(bytes: &[u8]) -> bool {
     let mut names = Names::default();
-    let refusal = dns::refuse(bytes, "replay");
+    let refusal = dns::refuse(bytes);
     let answers = [Carrier::Udp, Carrier::Tcp].map(|way| dns::answer(bytes, &mut names, way));
     refusal.is_some() || answers.iter().any(Option::is_some)
+}
+
+/// Reads an answer of another name server, and hands on what was read in
+/// every way there is. Returns whether there was something.
+pub fn records(bytes: &[u8]) -> bool {
+    let kinds = [Kind::Mx, Kind::Txt, Kind::Srv];
+    let found = kinds.map(|kind| records::read(bytes, kind));
+    for found in found.iter().flatten() {
+        for way in [Carrier::Udp, Carrier::Tcp] {
+            // A question may stand where the answer is: its beginning is one.
+            let _ = dns::hand_on(bytes, found, way);
+        }
+    }
+    (found.iter().flatten())
+        .any(|found| matches!(found, Found::Records(records) if !records.is_empty()))
 }
 
 /// Reads what a program says to a proxy, in every language there is. Returns

@@ -57,3 +57,11 @@ fn every_request_to_a_proxy_of_the_corpus_is_understood_or_refused() {
         assert_eq!(read, is_good(&file), "{}", file.display());
     }
 }
+
+#[test]
+fn every_answer_of_another_name_server_in_the_corpus_is_read_or_dropped() {
+    for file in corpus("net_records") {
+        let read = sbx_net::replay::records(&std::fs::read(&file).unwrap());
+        assert_eq!(read, is_good(&file), "{}", file.display());
+    }
+}

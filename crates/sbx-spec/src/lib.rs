@@ -36,7 +36,8 @@ pub use policy::{
     Action, Answer, CanonicalPath, Destination, Flow, GROUPS, Group, HttpCondition, HttpError,
     HttpRequest, MAX_POLICY_FILE, MAX_POLICY_RULES, Method, NOT_CANONICAL, Origin, PathGlob,
     Policy, PolicyEdit, PolicyFile, Ports, Protocol, Reason, Resource, ResourceError, Rule,
-    RuleError, RuleId, Target, Transport, Verdict, decide, decide_request, preset_rules,
+    RuleError, RuleId, Target, Transport, Verdict, decide, decide_name, decide_request,
+    preset_rules,
 };
 pub use publish::{MAX_PUBLISHED, Publication, PublicationError};
 pub use request::{

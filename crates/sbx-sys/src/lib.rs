@@ -1,7 +1,7 @@
 //! Safe wrappers over the Linux interfaces sbx needs; the home of unsafe code.
 //!
-//! Owns: descriptors, processes, jails, namespaces, control groups and the
-//! probe for virtualisation. Never: policy, defaults that grant, output, the
+//! Owns: descriptors, processes, jails, namespaces, control groups, the C library's
+//! resolver and the probe for virtualisation. Never: policy, defaults that grant, output, the
 //! environment. Trusts its caller for the arguments and nobody for what is
 //! read back. Everything here is a thin layer over one kernel interface;
 //! what a sandbox is made of is decided elsewhere.
@@ -20,6 +20,7 @@ pub mod lock;
 pub mod memfd;
 pub mod namespaces;
 pub mod process;
+pub mod resolver;
 pub mod spawn;
 pub mod tap;
 pub mod unix;

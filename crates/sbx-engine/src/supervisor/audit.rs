@@ -102,6 +102,7 @@ enum Proto {
     Tcp,
     Udp,
     Icmp,
+    Dns,
 }
 
 /// At most so many bytes of printable ASCII.
@@ -236,6 +237,7 @@ impl Audit {
                 Proto::Tcp => "tcp",
                 Proto::Udp => "udp",
                 Proto::Icmp => "icmp",
+                Proto::Dns => "dns",
             }
             .to_owned(),
             host: told.host.map(|name| name.as_str().to_owned()),

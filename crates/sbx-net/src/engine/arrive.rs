@@ -8,11 +8,13 @@ use std::time::Duration;
 use sbx_spec::Protocol;
 use smoltcp::wire::IpProtocol;
 
+use super::name_server::{Asker, Said};
 use super::{Engine, adapter};
 use crate::device::link::{Received, Room};
 use crate::device::neighbour;
 use crate::device::packet::{self, Carried, Outlet, Packet};
-use crate::entry::{dns, icmp, tcp, udp};
+use crate::entry::tcp::Ends;
+use crate::entry::{icmp, tcp, udp};
 use crate::error::{Attempt, Error};
 use crate::flow::{First, Flow, State, Syn};
 use crate::gate::{Decision, Intent};
@@ -101,8 +103,11 @@ impl Engine {
             return;
         };
         if layout::is_gateway(packet.destination) && datagram.destination == 53 {
-            let reply = self.answer_dns(datagram.payload, dns::Carrier::Udp);
-            if let Some(message) = reply {
+            let asker = Asker::Datagram(Ends {
+                guest: (packet.source, datagram.source).into(),
+                server: (packet.destination, datagram.destination).into(),
+            });
+            if let Said::Reply(message) = self.answer_dns(datagram.payload, asker) {
                 let mut outlet = Outlet {
                     output: &mut self.output,
                     guest: self.guest,
@@ -112,26 +117,6 @@ impl Engine {
             return;
         }
         self.exchange(packet, &datagram);
-    }
-
-    pub(super) fn answer_dns(&mut self, query: &[u8], carrier: dns::Carrier) -> Option<Vec<u8>> {
-        let reply = if self.dns_rate.take(self.now) {
-            dns::answer(query, &mut self.names, carrier)
-        } else {
-            dns::refuse(query, "limit:dns-rate")
-        }?;
-        if let Some(rule) = reply.refused {
-            let protocol = match carrier {
-                dns::Carrier::Udp => Protocol::Udp,
-                dns::Carrier::Tcp => Protocol::Tcp,
-            };
-            let gateway = IpAddr::V4(layout::GATEWAY_V4);
-            self.denied(
-                &Intent::new(protocol, gateway, 53, &self.names),
-                rule.into(),
-            );
-        }
-        Some(reply.message)
     }
 
     fn take_tcp(&mut self, packet: &Packet<'_>) {

@@ -49,6 +49,7 @@ const CONTROL: u64 = u64::MAX - 1;
 const RESOLVER: u64 = u64::MAX - 2;
 const INSPECTOR: u64 = u64::MAX - 3;
 const DOORS: u64 = u64::MAX - 4;
+const RECORDS: u64 = u64::MAX - 5;
 
 /// Why the loop ended in good order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -94,6 +95,7 @@ pub(crate) struct Engine {
     orphans_asked: u32,
     ask_orphans_at: Option<Instant>,
     resolver: Resolver,
+    records: name_server::Lookups,
     inspector: Inspector,
     /// Whether the guest trusts what the inspector is to it.
     has_authority: bool,
@@ -135,6 +137,7 @@ impl Engine {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)
             .map_err(|error| Error::new(Attempt::Wait, error))?;
         let resolver = Resolver::start().map_err(Error::of(Attempt::Resolver))?;
+        let records = name_server::lookups().map_err(Error::of(Attempt::Resolver))?;
         let gate = Gate::default();
         let inspector = Inspector::start(gate.judge_of_requests(), roots)
             .map_err(Error::of(Attempt::Inspector))?;
@@ -156,6 +159,7 @@ impl Engine {
             orphans_asked: 0,
             ask_orphans_at: None,
             resolver,
+            records,
             inspector,
             has_authority: false,
             gate,
@@ -188,6 +192,9 @@ impl Engine {
             .map_err(Error::of(Attempt::Wait))?;
         engine
             .watch(engine.resolver.as_fd(), RESOLVER)
+            .map_err(Error::of(Attempt::Wait))?;
+        engine
+            .watch(engine.records.as_fd(), RECORDS)
             .map_err(Error::of(Attempt::Wait))?;
         engine
             .watch(engine.inspector.reports().as_fd(), INSPECTOR)
@@ -359,6 +366,7 @@ impl Engine {
                     self.control.writable |= writable;
                 }
                 RESOLVER => self.take_answers(),
+                RECORDS => self.take_records(),
                 INSPECTOR => self.take_reports(),
                 DOORS => self.doors.readable |= readable,
                 token => self.wake(token, readable, writable),

@@ -1,22 +1,197 @@
-//! Connections to the endpoint's own name server.
+//! Questions to the endpoint's own name server: the connections they come by,
+//! and whether those that only other servers can answer go to them.
 
+use std::io;
+use std::net::IpAddr;
+
+use sbx_spec::{Protocol, Reason};
 use smoltcp::socket::tcp::State as Tcp;
 
 use super::Engine;
-use crate::device::packet::Packet;
-use crate::entry::{dns, tcp};
+use crate::control::{EndRecord, FlowRecord};
+use crate::device::packet::{Outlet, Packet};
+use crate::entry::dns::{self, Carrier, Outcome, Reply};
+use crate::entry::{tcp, udp};
 use crate::flow::{DnsStream, State};
 use crate::gate::Intent;
+use crate::layout;
 use crate::limits;
+use crate::records::{self, Found, Question};
 use crate::stack::Stack;
 use crate::table::Key;
+use crate::workers::{Full, Workers};
+
+/// Who wants an answer.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Asker {
+    /// Whoever sent a datagram.
+    Datagram(tcp::Ends),
+    /// A connection.
+    Stream(Key),
+}
+
+/// What there is to say at once.
+#[derive(Debug)]
+pub(super) enum Said {
+    /// The answer.
+    Reply(Vec<u8>),
+    /// It will come by [`Engine::take_records`].
+    Later,
+    /// To that, nothing.
+    Nothing,
+}
+
+/// A question that is with other name servers.
+#[derive(Debug)]
+pub(super) struct Lookup {
+    /// Its number in the records.
+    id: u64,
+    asker: Asker,
+    query: Vec<u8>,
+    question: Question,
+}
+
+/// Those who wait for them.
+pub(super) type Lookups = Workers<Lookup, (Lookup, Found)>;
+
+/// Starts them.
+pub(super) fn lookups() -> io::Result<Lookups> {
+    let (threads, room) = (limits::RECORD_LOOKUPS, limits::RECORD_QUEUE);
+    Workers::start("records", threads, room, |lookup: Lookup| {
+        let found = records::look_up(&lookup.question);
+        (lookup, found)
+    })
+}
+
+impl Asker {
+    fn carrier(self) -> Carrier {
+        match self {
+            Self::Datagram(_) => Carrier::Udp,
+            Self::Stream(_) => Carrier::Tcp,
+        }
+    }
+}
 
 impl Engine {
+    /// Answers a message to the name server.
+    pub(super) fn answer_dns(&mut self, query: &[u8], asker: Asker) -> Said {
+        let carrier = asker.carrier();
+        let outcome = match self.dns_rate.take(self.now) {
+            true => dns::answer(query, &mut self.names, carrier),
+            false => dns::refuse(query).map(|message| {
+                let refused = Some("limit:dns-rate");
+                Outcome::Reply(Reply { message, refused })
+            }),
+        };
+        let reply = match outcome {
+            Some(Outcome::Reply(reply)) => reply,
+            Some(Outcome::Ask(question)) => return self.ask_others(question, query, asker),
+            None => return Said::Nothing,
+        };
+        if let Some(rule) = reply.refused {
+            let protocol = match carrier {
+                Carrier::Udp => Protocol::Udp,
+                Carrier::Tcp => Protocol::Tcp,
+            };
+            let gateway = IpAddr::V4(layout::GATEWAY_V4);
+            let intent = Intent::new(protocol, gateway, 53, &self.names);
+            self.denied(&intent, rule.into());
+        }
+        Said::Reply(reply.message)
+    }
+
+    /// Has other name servers asked where the name's rules allow it: what is
+    /// asked goes out, and so a question is a flow.
+    fn ask_others(&mut self, question: Question, query: &[u8], asker: Asker) -> Said {
+        let id = self.next_id;
+        self.next_id += 1;
+        let name = question.name.clone();
+        let verdict = self.gate.verdict_on_name(&name);
+        let lookup = Lookup {
+            id,
+            asker,
+            query: query.to_vec(),
+            question,
+        };
+        let full = || Reason::from("limit:resolver");
+        let refused = match verdict.is_allow() {
+            true => (self.records.ask(lookup).err()).map(|Full| full()),
+            false => Some(verdict.reason.clone()),
+        };
+        let record = FlowRecord {
+            id,
+            verdict: if refused.is_some() { "deny" } else { "allow" },
+            rule: refused.as_ref().unwrap_or(&verdict.reason),
+            proto: "dns",
+            host: Some(name.as_str()),
+            addr: None,
+            port: 53,
+            failed: None,
+        };
+        self.control.flow(&record, self.now);
+        match refused {
+            Some(_) => dns::refuse(query).map_or(Said::Nothing, Said::Reply),
+            None => Said::Later,
+        }
+    }
+
+    /// Hands on what other name servers said.
+    pub(super) fn take_records(&mut self) {
+        for (lookup, found) in self.records.answers() {
+            let Lookup {
+                id,
+                asker,
+                query,
+                question,
+            } = lookup;
+            // The rules may have changed since it was asked.
+            let (how, message) = match self.gate.verdict_on_name(&question.name).is_allow() {
+                true => (found.how(), dns::hand_on(&query, &found, asker.carrier())),
+                false => ("policy", dns::refuse(&query)),
+            };
+            let message = message.unwrap_or_default();
+            let record = EndRecord {
+                id,
+                sent: query.len() as u64,
+                received: message.len() as u64,
+                how,
+            };
+            self.control.end(&record, self.now);
+            match asker {
+                Asker::Datagram(ends) => {
+                    let mut outlet = Outlet {
+                        output: &mut self.output,
+                        guest: self.guest,
+                    };
+                    udp::send(&ends, &message, &mut outlet);
+                }
+                Asker::Stream(key) => {
+                    if let Some(stream) = self.dns_stream(key) {
+                        stream.waiting = false;
+                        stream.reply(&message);
+                        self.keep_dns_stream(key, limits::DNS_STREAM_TIME);
+                        self.table.queue(key);
+                    }
+                }
+            }
+        }
+    }
+
+    fn keep_dns_stream(&mut self, key: Key, time: std::time::Duration) {
+        let deadline = self.now + time;
+        if let Some(flow) = self.table.get_mut(key) {
+            flow.deadline = Some(deadline);
+            self.table.set_timer(key, deadline);
+        }
+    }
+
     /// A connection to the name server.
     pub(super) fn open_dns(&mut self, packet: &Packet<'_>, segment: &tcp::Segment, intent: Intent) {
         let stack = match self.buffers.claim() {
             Some((claim, _)) if self.dns_streams < limits::DNS_STREAMS => {
-                let size = 2 + limits::DNS_MESSAGE;
+                // Twice the longest answer: while one is on its way, the
+                // next has room.
+                let size = 2 * (2 + limits::DNS_ANSWER);
                 match self.listen(&segment.ends, size) {
                     Some(stack) => Some((claim, stack)),
                     None => {
@@ -41,6 +216,7 @@ impl Engine {
             stack,
             claim,
             question: Vec::new(),
+            waiting: false,
         });
         let key = self.insert(
             (segment.ends, None),
@@ -63,13 +239,16 @@ impl Engine {
             let Ok(question) = question else {
                 return self.abort(key, "too long");
             };
-            let answer = self.answer_dns(&question, dns::Carrier::Tcp);
-            let deadline = self.now + limits::DNS_STREAM_TIME;
-            if let Some(flow) = self.table.get_mut(key) {
-                flow.deadline = Some(deadline);
-            }
-            if let (Some(stream), Some(answer)) = (self.dns_stream(key), answer) {
-                stream.reply(&answer);
+            let said = self.answer_dns(&question, Asker::Stream(key));
+            let time = match said {
+                Said::Later => limits::RESOLVE_TIME,
+                Said::Reply(_) | Said::Nothing => limits::DNS_STREAM_TIME,
+            };
+            self.keep_dns_stream(key, time);
+            match (self.dns_stream(key), said) {
+                (Some(stream), Said::Reply(answer)) => stream.reply(&answer),
+                (Some(stream), Said::Later) => stream.waiting = true,
+                _ => {}
             }
         }
         let Some(flow) = self.table.get_mut(key) else {
@@ -78,8 +257,9 @@ impl Engine {
         let State::Dns(stream) = &mut flow.state else {
             return;
         };
+        let waiting = stream.waiting;
         let socket = stream.stack.socket();
-        if socket.state() == Tcp::CloseWait && socket.recv_queue() == 0 {
+        if socket.state() == Tcp::CloseWait && socket.recv_queue() == 0 && !waiting {
             socket.close();
         }
         if !stream.stack.send(&mut self.output, self.guest, now) {
@@ -109,10 +289,13 @@ struct TooLong;
 
 impl DnsStream {
     fn next_question(&mut self) -> Option<Result<Vec<u8>, TooLong>> {
+        if self.waiting {
+            return None;
+        }
         let socket = self.stack.socket();
         let most = 2 + limits::DNS_MESSAGE;
         // A client that does not read its answers is not asked for more.
-        if socket.send_capacity() - socket.send_queue() < limits::DNS_MESSAGE / 2 {
+        if socket.send_capacity() - socket.send_queue() < 2 + limits::DNS_ANSWER {
             return None;
         }
         while self.question.len() < most && socket.can_recv() {

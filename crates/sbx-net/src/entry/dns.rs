@@ -1,11 +1,12 @@
-//! The name server: every valid name has an address, nothing is asked
-//! upstream, and no verdict falls here.
+//! The name server: every valid name has an address, and no verdict falls
+//! here. For the records that only a name's own servers have, it says what to
+//! ask of them.
 //!
 //! Owns: the answer to one message. Never: sockets, policy.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use domain::base::iana::{Class, Opcode, OptRcode, Rtype};
+use domain::base::iana::{Class, Opcode, OptRcode, Rcode, Rtype};
 use domain::base::message_builder::{AnswerBuilder, StaticCompressor};
 use domain::base::{Message, MessageBuilder, Name, ParsedName, ToName, Ttl};
 use domain::rdata::{A, Aaaa, Ptr};
@@ -14,6 +15,7 @@ use sbx_spec::DnsName;
 use crate::layout;
 use crate::limits;
 use crate::names::Names;
+use crate::records::{Data, Found, Kind, Question, Record};
 
 /// How the question came, and so how long the answer may be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -22,6 +24,15 @@ pub(crate) enum Carrier {
     Udp,
     /// A stream; the length prefix is not part of the message.
     Tcp,
+}
+
+/// What becomes of a query.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Outcome {
+    /// Its answer.
+    Reply(Reply),
+    /// Only the name's own servers know; [`hand_on`] makes the answer.
+    Ask(Question),
 }
 
 /// An answer, and why it is a refusal if it is one.
@@ -40,35 +51,53 @@ enum Content {
     A(Ipv4Addr),
     Aaaa(Ipv6Addr),
     Pointer(String),
+    Records(Vec<Record>),
     Nothing,
 }
 
-/// Answers one message. `None` for what is not a query at all: silence.
-pub(crate) fn answer(query: &[u8], names: &mut Names, carrier: Carrier) -> Option<Reply> {
-    let message = Message::from_octets(query).ok()?;
-    if message.header().qr() {
-        return None;
-    }
-    let (rcode, content, refused) = judge(&message, names);
-    let message = compose(&message, rcode, content, carrier)?;
-    Some(Reply { message, refused })
+/// What a query comes to.
+enum Judged {
+    Known(OptRcode, Content, Option<&'static str>),
+    Elsewhere(Question),
 }
 
-/// Answers REFUSED whatever was asked.
-pub(crate) fn refuse(query: &[u8], rule: &'static str) -> Option<Reply> {
+/// Answers one message. `None` for what is not a query at all: silence.
+pub(crate) fn answer(query: &[u8], names: &mut Names, carrier: Carrier) -> Option<Outcome> {
     let message = Message::from_octets(query).ok()?;
     if message.header().qr() {
         return None;
     }
-    let message = compose(&message, OptRcode::REFUSED, Content::Nothing, Carrier::Udp)?;
-    Some(Reply {
-        message,
-        refused: Some(rule),
+    Some(match judge(&message, names) {
+        Judged::Known(rcode, content, refused) => Outcome::Reply(Reply {
+            message: compose(&message, rcode, content, carrier)?,
+            refused,
+        }),
+        Judged::Elsewhere(question) => Outcome::Ask(question),
     })
 }
 
-fn judge(message: &Message<&[u8]>, names: &mut Names) -> (OptRcode, Content, Option<&'static str>) {
-    let failed = |rcode| (rcode, Content::Nothing, None);
+/// Answers a query by what the name's own servers said.
+pub(crate) fn hand_on(query: &[u8], found: &Found, carrier: Carrier) -> Option<Vec<u8>> {
+    let message = Message::from_octets(query).ok()?;
+    let (rcode, content) = match found {
+        Found::Records(records) => (OptRcode::NOERROR, Content::Records(records.clone())),
+        Found::NoName => (OptRcode::NXDOMAIN, Content::Nothing),
+        Found::Failed => (OptRcode::SERVFAIL, Content::Nothing),
+    };
+    compose(&message, rcode, content, carrier)
+}
+
+/// Answers REFUSED whatever was asked.
+pub(crate) fn refuse(query: &[u8]) -> Option<Vec<u8>> {
+    let message = Message::from_octets(query).ok()?;
+    if message.header().qr() {
+        return None;
+    }
+    compose(&message, OptRcode::REFUSED, Content::Nothing, Carrier::Udp)
+}
+
+fn judge(message: &Message<&[u8]>, names: &mut Names) -> Judged {
+    let failed = |rcode| Judged::Known(rcode, Content::Nothing, None);
     if message.header().opcode() != Opcode::QUERY {
         return failed(OptRcode::NOTIMP);
     }
@@ -93,14 +122,11 @@ fn judge(message: &Message<&[u8]>, names: &mut Names) -> (OptRcode, Content, Opt
     let name = match name_of(question.qname()) {
         Ok(name) => name,
         Err(_) => {
-            return (
-                OptRcode::REFUSED,
-                Content::Nothing,
-                Some("dns:malformed-name"),
-            );
+            let rule = Some("dns:malformed-name");
+            return Judged::Known(OptRcode::REFUSED, Content::Nothing, rule);
         }
     };
-    about(&name, question.qtype(), names)
+    about(name, question.qtype(), names)
 }
 
 fn name_of(name: &ParsedName<&[u8]>) -> Result<DnsName, sbx_spec::HostError> {
@@ -113,17 +139,14 @@ fn name_of(name: &ParsedName<&[u8]>) -> Result<DnsName, sbx_spec::HostError> {
     )
 }
 
-fn about(
-    name: &DnsName,
-    kind: Rtype,
-    names: &mut Names,
-) -> (OptRcode, Content, Option<&'static str>) {
-    let found = |content| (OptRcode::NOERROR, content, None);
+fn about(name: DnsName, kind: Rtype, names: &mut Names) -> Judged {
+    let found = |content| Judged::Known(OptRcode::NOERROR, content, None);
+    let no_name = || Judged::Known(OptRcode::NXDOMAIN, Content::Nothing, None);
     if name.is_within("in-addr.arpa") || name.is_within("ip6.arpa") {
-        return match (kind, pointer(name, names)) {
+        return match (kind, pointer(&name, names)) {
             (Rtype::PTR, Some(target)) => found(Content::Pointer(target)),
             (_, Some(_)) => found(Content::Nothing),
-            (_, None) => (OptRcode::NXDOMAIN, Content::Nothing, None),
+            (_, None) => no_name(),
         };
     }
     // RFC 6761; and the name that asks browsers not to go round us.
@@ -131,7 +154,7 @@ fn about(
         || name.is_within("onion")
         || name.as_str() == "use-application-dns.net"
     {
-        return (OptRcode::NXDOMAIN, Content::Nothing, None);
+        return no_name();
     }
     let fixed = match name.as_str() {
         "host.sbx.internal" | "host.docker.internal" => Some(layout::HOST_V4),
@@ -139,14 +162,17 @@ fn about(
         _ if name.is_within("localhost") => Some(Ipv4Addr::LOCALHOST),
         _ => None,
     };
+    if let (Some(kind), None) = (Kind::of(kind), fixed) {
+        return Judged::Elsewhere(Question { name, kind });
+    }
     match (kind, fixed) {
         (Rtype::AAAA, Some(address)) if address.is_loopback() => {
             found(Content::Aaaa(Ipv6Addr::LOCALHOST))
         }
         (Rtype::A, Some(address)) => found(Content::A(address)),
-        (Rtype::A, None) => match names.address(name) {
+        (Rtype::A, None) => match names.address(&name) {
             Some(address) => found(Content::A(address)),
-            None => (OptRcode::REFUSED, Content::Nothing, Some("limit:names")),
+            None => Judged::Known(OptRcode::REFUSED, Content::Nothing, Some("limit:names")),
         },
         _ => found(Content::Nothing),
     }
@@ -206,7 +232,7 @@ fn compose(
     }
     let bytes = additional.finish().into_target();
     let room = match (carrier, &edns) {
-        (Carrier::Tcp, _) => usize::from(u16::MAX),
+        (Carrier::Tcp, _) => limits::DNS_ANSWER,
         (Carrier::Udp, Some(opt)) => {
             usize::from(opt.udp_payload_size()).clamp(512, limits::DNS_UDP_ANSWER)
         }
@@ -215,12 +241,15 @@ fn compose(
     if bytes.len() <= room {
         return Some(bytes);
     }
-    // A question and one record do not reach 512 bytes twice over, but two
-    // names of 255 bytes nearly do.
     let mut short = MessageBuilder::new_vec();
-    *short.header_mut() = header;
-    short.header_mut().set_qr(true);
-    short.header_mut().set_tc(true);
+    let out = short.header_mut();
+    *out = header;
+    out.set_qr(true);
+    match carrier {
+        Carrier::Udp => out.set_tc(true),
+        // There is no larger carrier to ask again by.
+        Carrier::Tcp => out.set_rcode(Rcode::SERVFAIL),
+    }
     Some(short.finish())
 }
 
@@ -238,6 +267,19 @@ fn add(
         Content::Pointer(target) => {
             let target: Name<Vec<u8>> = target.parse().ok()?;
             answer.push((&owner, Class::IN, TTL, Ptr::new(target))).ok()
+        }
+        Content::Records(records) => {
+            for Record { ttl, data } in records {
+                // As long as an address counts: rules may change.
+                let ttl = TTL.min(*ttl);
+                match data {
+                    Data::Mx(mx) => answer.push((&owner, Class::IN, ttl, mx)),
+                    Data::Txt(txt) => answer.push((&owner, Class::IN, ttl, txt)),
+                    Data::Srv(srv) => answer.push((&owner, Class::IN, ttl, srv)),
+                }
+                .ok()?;
+            }
+            Some(())
         }
         Content::Nothing => Some(()),
     }
@@ -269,7 +311,14 @@ mod tests {
     }
 
     fn ask(message: &[u8]) -> Reply {
-        answer(message, &mut Names::default(), Carrier::Udp).unwrap()
+        ask_with(message, &mut Names::default())
+    }
+
+    fn ask_with(message: &[u8], names: &mut Names) -> Reply {
+        match answer(message, names, Carrier::Udp) {
+            Some(Outcome::Reply(reply)) => reply,
+            other => panic!("{other:?}"),
+        }
     }
 
     fn rcode(reply: &Reply) -> u8 {
@@ -347,7 +396,8 @@ mod tests {
             (chaos, 5),
             (query(&[b"a", b"io"], 255, b""), 4),
             (query(&[b"a", b"io"], 252, b""), 4),
-            (query(&[b"a", b"io"], 16, b""), 0),
+            (query(&[b"a", b"io"], 6, b""), 0),
+            (query(&[b"localhost"], 16, b""), 0),
             (query(&[b"a", b"io"], 65, b""), 0),
             (query(&[], A, b""), 0),
             (query(&[b"x", b"invalid"], A, b""), 3),
@@ -358,6 +408,52 @@ mod tests {
         let mut response = query(&[b"a", b"io"], A, b"");
         response[2] |= 0x80;
         assert_eq!(answer(&response, &mut Names::default(), Carrier::Udp), None);
+    }
+
+    #[test]
+    fn what_only_other_servers_know_is_asked_of_them() {
+        for (kind, name) in [(15, "MX"), (16, "TXT"), (33, "SRV")] {
+            let message = query(&[b"_a", b"B", b"io"], kind, b"");
+            match answer(&message, &mut Names::default(), Carrier::Udp) {
+                Some(Outcome::Ask(question)) => {
+                    assert_eq!(question.name.as_str(), "_a.b.io");
+                    assert_eq!(question.kind.name(), name);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn an_answer_of_others_that_does_not_fit_is_cut_or_a_failure() {
+        let record = |length: usize| Record {
+            ttl: Ttl::from_secs(3_600),
+            data: Data::Txt(domain::rdata::Txt::build_from_slice(&vec![b'x'; length]).unwrap()),
+        };
+        let question = query(&[b"A", b"io"], 16, b"");
+        for (found, carrier, rcode, cut, answers) in [
+            (Found::Records(vec![record(300)]), Carrier::Udp, 0, 0, 1),
+            (Found::Records(vec![record(600)]), Carrier::Udp, 0, 2, 0),
+            (
+                Found::Records(vec![record(600); 20]),
+                Carrier::Tcp,
+                0,
+                0,
+                20,
+            ),
+            (Found::Records(vec![record(600); 40]), Carrier::Tcp, 2, 0, 0),
+            (Found::Records(vec![]), Carrier::Udp, 0, 0, 0),
+            (Found::NoName, Carrier::Udp, 3, 0, 0),
+            (Found::Failed, Carrier::Udp, 2, 0, 0),
+        ] {
+            let reply = hand_on(&question, &found, carrier).unwrap();
+            let seen = (reply[3] & 15, reply[2] & 2, reply[7]);
+            assert_eq!(seen, (rcode, cut, answers), "{found:?}");
+            if answers > 0 {
+                // Type, class and a time to live that is no longer than ours.
+                assert_eq!(reply[24..32], [0, 16, 0, 1, 0, 0, 0, 60]);
+            }
+        }
     }
 
     #[test]
@@ -393,7 +489,7 @@ mod tests {
             .iter()
             .map(|label: &String| label.as_bytes())
             .collect();
-        let reply = answer(&query(&labels, PTR, b""), &mut names, Carrier::Udp).unwrap();
+        let reply = ask_with(&query(&labels, PTR, b""), &mut names);
         let expected = b"\x03www\x07example\x03com\0";
         assert!(
             reply
@@ -411,15 +507,14 @@ mod tests {
         let mut last = None;
         for n in 0..=limits::NAMES {
             let label = format!("n{n}");
-            last = answer(
+            last = Some(ask_with(
                 &query(&[label.as_bytes(), b"io"], A, b""),
                 &mut names,
-                Carrier::Udp,
-            );
+            ));
         }
         let last = last.unwrap();
         assert_eq!((rcode(&last), last.refused), (5, Some("limit:names")));
-        let known = answer(&query(&[b"n0", b"io"], A, b""), &mut names, Carrier::Udp).unwrap();
+        let known = ask_with(&query(&[b"n0", b"io"], A, b""), &mut names);
         assert_eq!(rcode(&known), 0);
     }
 
@@ -439,7 +534,7 @@ mod tests {
             }
             message.extend_from_slice(&bytes[keep..]);
             for input in [&bytes, &message] {
-                if let Some(reply) = answer(input, &mut names, Carrier::Udp) {
+                if let Some(Outcome::Reply(reply)) = answer(input, &mut names, Carrier::Udp) {
                     prop_assert!(reply.message.len() <= limits::DNS_UDP_ANSWER);
                     prop_assert_eq!(&reply.message[..2], &input[..2]);
                 }

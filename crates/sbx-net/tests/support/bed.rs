@@ -247,7 +247,8 @@ impl Bed {
         self.ip(&[&["-n", &space], arguments].concat());
     }
 
-    fn file(&self, space: &str, name: &str, text: &str) {
+    /// A file of that space's `/etc`.
+    pub fn file(&self, space: &str, name: &str, text: &str) {
         fs::write(format!("/etc/netns/{}/{name}", self.space(space)), text).unwrap();
     }
 

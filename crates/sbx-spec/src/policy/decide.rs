@@ -180,6 +180,41 @@ pub fn decide_request(policy: &Policy, flow: &Flow, request: &HttpRequest<'_>) -
     .judge()
 }
 
+/// Judges a question about a name that its own name servers answer: allowed
+/// where a connection to the name may go on, on whatever port.
+#[must_use]
+pub fn decide_name(policy: &Policy, name: &DnsName) -> Verdict {
+    let covers = |rule: &&Arc<Rule>| rule.resource().covers_name(name);
+    let policy = Policy {
+        rules: policy.rules.iter().filter(covers).cloned().collect(),
+        host_addresses: BTreeSet::new(),
+    };
+    let verdict = |protocol, port| {
+        let flow = Flow {
+            protocol,
+            destination: Destination::Name(name.clone()),
+            port,
+        };
+        decide(&policy, &flow)
+    };
+    // From one of these ports to the next, the verdict is the same.
+    let refused = DNS_PORTS.into_iter().chain([QUIC]);
+    let ports: BTreeSet<u16> = (policy.rules.iter())
+        .flat_map(|rule| rule.resource().edges())
+        .chain(refused.map(|port| port + 1))
+        .chain([1])
+        .collect();
+    for port in ports {
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            let found = verdict(protocol, port);
+            if let Answer::Allow | Answer::Inspect = found.answer {
+                return Verdict::allow(found.reason);
+            }
+        }
+    }
+    Verdict::deny(verdict(Protocol::Tcp, QUIC).reason)
+}
+
 /// One question.
 struct Court<'a> {
     policy: &'a Policy,
@@ -746,6 +781,39 @@ mod tests {
         assert!(!decide(&open(), &to("a.example", 123)).is_allow());
     }
 
+    #[test]
+    fn a_name_is_asked_about_where_something_of_it_may_be_reached() {
+        let name: DnsName = "a.example".parse().unwrap();
+        for (rules, expected) in [
+            (&[][..], "-default:unlisted"),
+            (&["allow b.example"], "-default:unlisted"),
+            (&["allow a.example:25"], "+user allow a.example:25"),
+            (&["allow *.example GET /x"], "+user allow *.example GET /x"),
+            (
+                &["allow a.example:123 udp"],
+                "+user allow a.example:123 udp",
+            ),
+            (&["allow a.example:53"], "-default:unlisted"),
+            (&["allow **", "deny a.example"], "-user deny a.example"),
+            (&["allow **", "deny **"], "-user deny **"),
+            (&["allow **", "deny a.example:2-65535"], "+user allow **"),
+            (
+                &["allow a.example:80", "deny a.example:1-100"],
+                "-default:unlisted",
+            ),
+            (&["allow **", "ask a.example"], "-user ask a.example"),
+            (
+                &["ask **", "approve a.example:25"],
+                "+user approve a.example:25",
+            ),
+        ] {
+            let rules: Vec<String> = rules.iter().map(ToString::to_string).collect();
+            let verdict = decide_name(&mixed(&rules), &name);
+            let sign = if verdict.is_allow() { "+" } else { "-" };
+            assert_eq!(format!("{sign}{}", verdict.reason), expected, "{rules:?}");
+        }
+    }
+
     /// Rules of all four kinds, as "ACTION WRITTEN".
     fn mixed(rules: &[String]) -> Policy {
         let rules = rules.iter().map(|line| {
@@ -840,6 +908,22 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_name_is_asked_about_exactly_where_some_port_of_it_is_open(
+            rules in prop::collection::vec(any_rule(), 0..8),
+        ) {
+            let policy = mixed(&rules);
+            let name: DnsName = "a.example".parse().unwrap();
+            let open = [Protocol::Tcp, Protocol::Udp].into_iter().any(|protocol| {
+                (1..=u16::MAX).step_by(13).chain(1..10).any(|port| {
+                    let destination = Destination::Name(name.clone());
+                    let flow = Flow { protocol, destination, port };
+                    matches!(decide(&policy, &flow).answer, Answer::Allow | Answer::Inspect)
+                })
+            });
+            prop_assert_eq!(decide_name(&policy, &name).is_allow(), open);
+        }
+
         #[test]
         fn one_more_denial_of_requests_never_allows_one(
             allow in prop::collection::vec(any_written(), 0..6),

@@ -10,7 +10,9 @@ mod preset;
 mod resource;
 mod rule;
 
-pub use decide::{Answer, Destination, Flow, Policy, Protocol, Verdict, decide, decide_request};
+pub use decide::{
+    Answer, Destination, Flow, Policy, Protocol, Verdict, decide, decide_name, decide_request,
+};
 pub use file::{MAX_POLICY_FILE, MAX_POLICY_RULES, PolicyEdit, PolicyFile};
 pub use http::{
     CanonicalPath, HttpCondition, HttpError, HttpRequest, Method, NOT_CANONICAL, PathGlob,

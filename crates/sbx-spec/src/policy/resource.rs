@@ -211,6 +211,12 @@ impl Resource {
         self.ports.is_none_or(|ports| ports.contains(port))
     }
 
+    /// The first port it is about, and the one behind the last.
+    pub(super) fn edges(&self) -> impl Iterator<Item = u16> {
+        let edges = |ports: Ports| [Some(ports.first), ports.last.checked_add(1)];
+        self.ports.into_iter().flat_map(edges).flatten()
+    }
+
     /// Whether its target is a name or a pattern of names that covers `name`.
     #[must_use]
     pub fn covers_name(&self, name: &DnsName) -> bool {
