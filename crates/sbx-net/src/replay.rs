@@ -75,5 +75,11 @@ pub fn opening(bytes: &[u8]) -> bool {
 /// Reads all that a client or a server says on a connection of HTTP/1.
 /// Returns whether it is whole messages that go on.
 pub fn http1(bytes: &[u8]) -> bool {
-    inspect::replay(bytes)
+    inspect::replay::http1(bytes)
+}
+
+/// Serves a guest that says this on a connection of HTTP/2, and may make some
+/// requests. Returns whether one of them goes on.
+pub fn http2(bytes: &[u8]) -> bool {
+    inspect::replay::http2(bytes)
 }

@@ -65,3 +65,11 @@ fn every_answer_of_another_name_server_in_the_corpus_is_read_or_dropped() {
         assert_eq!(read, is_good(&file), "{}", file.display());
     }
 }
+
+#[test]
+fn every_connection_of_http2_in_the_corpus_says_what_it_may_or_reaches_nobody() {
+    for file in corpus("net_http2") {
+        let reached = sbx_net::replay::http2(&std::fs::read(&file).unwrap());
+        assert_eq!(reached, is_good(&file), "{}", file.display());
+    }
+}

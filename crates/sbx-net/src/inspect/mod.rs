@@ -13,14 +13,13 @@ mod head;
 mod http1;
 mod http2;
 mod page;
+pub(crate) mod replay;
 mod reports;
 mod trust;
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use parking_lot::Mutex;
@@ -38,9 +37,7 @@ use tokio_rustls::{LazyConfigAcceptor, StartHandshake, TlsConnector};
 pub(crate) use agree::server_name;
 pub use authority::{Authority, AuthorityError};
 use authority::{Leaves, Offer};
-use body::Input;
 use case::{Case, Page, Scheme};
-use head::{Request, Response};
 use http1::Ended;
 pub(crate) use reports::{Report, Reports};
 pub(crate) use trust::Roots;
@@ -367,44 +364,6 @@ impl Room {
             .await
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
-}
-
-/// Reads messages as a relay does, first as requests and then as answers to a
-/// plain one. What is read has to be read the same once it is written.
-pub(crate) fn replay(bytes: &[u8]) -> bool {
-    let requests = async {
-        let mut input = Input::new(bytes);
-        let mut count = 0;
-        while let Some(head) = input.head().await.ok()? {
-            let request = Request::read(&head).ok()?;
-            let again = Request::read(&request.written());
-            (again.as_ref() == Ok(&request)).then_some(())?;
-            input
-                .body(request.length, &mut tokio::io::sink())
-                .await
-                .ok()?;
-            count += 1;
-        }
-        (count > 0).then_some(())
-    };
-    let answers = async {
-        let asked = Request::read(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").ok()?;
-        let mut input = Input::new(bytes);
-        let mut count = 0;
-        while let Some(head) = input.head().await.ok()? {
-            let answer = Response::read(&head, &asked).ok()?;
-            input
-                .body(answer.length, &mut tokio::io::sink())
-                .await
-                .ok()?;
-            count += 1;
-        }
-        (count > 0).then_some(())
-    };
-    // Neither waits: the bytes are there.
-    let mut context = Context::from_waker(Waker::noop());
-    let whole = |work: Poll<Option<()>>| matches!(work, Poll::Ready(Some(())));
-    whole(pin!(requests).poll(&mut context)) || whole(pin!(answers).poll(&mut context))
 }
 
 /// What a guest's hello offers to speak.
