@@ -1,5 +1,7 @@
 //! Streams through the network engine, in namespaces of the bench's own.
 
+use std::path::Path;
+
 use super::{Bench, Row, median, run_quietly};
 use crate::programs::program;
 use crate::tree::{Failure, root};
@@ -16,13 +18,14 @@ pub(super) fn measure(bench: &Bench) -> Result<Vec<Row>, Failure> {
     let mut streams = program("cargo", &root);
     let lines = run_quietly(streams.args(run).args(["--rounds", &rounds]))?;
     let of = |what: &str, way: &str| median(figures(&lines, what, way));
+    let mut rows = peers(&root, &rounds)?;
     let row = |words: &str, what: &str, unit| Row {
         what: words.to_owned(),
         floor: Some(("TLS untouched".to_owned(), of(what, "spliced"))),
         figure: of(what, "inspected"),
         unit,
     };
-    Ok(vec![
+    rows.extend([
         row(
             "an event of a stream, from its server's write to its client's read",
             "events",
@@ -36,7 +39,57 @@ pub(super) fn measure(bench: &Bench) -> Result<Vec<Row>, Failure> {
             figure: of("memory-after-upload", "inspected"),
             unit: "MB",
         },
-    ])
+    ]);
+    Ok(rows)
+}
+
+/// The same beside others of the trade, as far as they are installed.
+fn peers(root: &Path, rounds: &str) -> Result<Vec<Row>, Failure> {
+    let run = ["bench", "-p", "sbx-net", "--bench", "peers", "--"];
+    let mut bench = program("cargo", root);
+    let lines = run_quietly(bench.args(run).args(["--rounds", rounds]))?;
+    let of = |what: &str, way: &str| {
+        let figures = figures(&lines, what, way);
+        (!figures.is_empty()).then(|| median(figures))
+    };
+    let plain = ["loopback", "passt", "slirp4netns"];
+    let judging = ["direct", "mitmproxy"];
+    let mut rows = Vec::new();
+    for (words, what, unit, others) in [
+        ("one stream", "stream-1", "MB/s", &plain[..]),
+        ("16 streams together", "stream-16", "MB/s", &plain),
+        (
+            "connections, one after the other in 8 threads",
+            "connect",
+            "a second",
+            &plain,
+        ),
+        ("a request of 1 KB and its answer", "request", "µs", &plain),
+        (
+            "TLS connections with one judged request each",
+            "each",
+            "a second",
+            &judging,
+        ),
+        (
+            "judged requests on 8 connections",
+            "kept",
+            "a second",
+            &judging,
+        ),
+    ] {
+        for other in others {
+            if let (Some(floor), Some(figure)) = (of(what, other), of(what, "sbx")) {
+                rows.push(Row {
+                    what: words.to_owned(),
+                    floor: Some(((*other).to_owned(), floor)),
+                    figure,
+                    unit,
+                });
+            }
+        }
+    }
+    Ok(rows)
 }
 
 fn figures(lines: &str, what: &str, way: &str) -> Vec<f64> {

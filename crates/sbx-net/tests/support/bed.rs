@@ -42,6 +42,8 @@ pub struct Bed {
     children: Vec<Child>,
     control: BufReader<UnixStream>,
     link: OwnedFd,
+    /// Spaces of others beside the three.
+    joined: Vec<&'static str>,
 }
 
 /// Why the bed cannot be made here; printed, since a test has no other way
@@ -89,6 +91,7 @@ pub fn bed_with(test: &str, rules: &[Rule], trust: Option<&Path>) -> Option<Bed>
         children: Vec::new(),
         control: BufReader::new(supervisor),
         link: vmm.try_clone().unwrap(),
+        joined: Vec::new(),
     };
     bed.lay_out();
     bed.serve("public", "0.0.0.0", "80");
@@ -271,11 +274,51 @@ impl Bed {
     }
 
     pub fn run(&self, argv: &[&str]) -> Output {
+        self.run_in("guest", argv)
+    }
+
+    pub fn run_in(&self, space: &str, argv: &[&str]) -> Output {
         program(IP)
-            .args(["netns", "exec", &self.space("guest")])
+            .args(["netns", "exec", &self.space(space)])
             .args(argv)
             .output()
             .unwrap()
+    }
+
+    /// Adds an empty space; the file that stands for it.
+    pub fn join(&mut self, space: &'static str) -> String {
+        self.ip(&["netns", "add", &self.space(space)]);
+        self.joined.push(space);
+        format!("/run/netns/{}", self.space(space))
+    }
+
+    /// Starts a program of the host's that gives a space its network, and
+    /// waits until it has one.
+    pub fn peer(&mut self, argv: &[&str], space: &'static str) {
+        self.spawn("host", argv, Stdio::null(), Stdio::null());
+        self.until(&["-n", &self.space(space), "route", "show", "default"]);
+    }
+
+    /// Starts a server and waits until it listens on this port.
+    pub fn listener(&mut self, space: &str, argv: &[&str], port: u16) {
+        self.spawn(space, argv, Stdio::null(), Stdio::null());
+        let port = format!("( sport = :{port} )");
+        let space = self.space(space);
+        self.until(&["netns", "exec", &space, "ss", "-Hltn", &port]);
+    }
+
+    /// Asks until there is an answer: these programs tell nobody when they
+    /// are there.
+    fn until(&mut self, arguments: &[&str]) {
+        loop {
+            let output = program(IP).args(arguments).output().unwrap();
+            if !output.stdout.is_empty() {
+                return;
+            }
+            let last = self.children.last_mut().unwrap();
+            assert!(last.try_wait().unwrap().is_none(), "{arguments:?}");
+            std::thread::yield_now();
+        }
     }
 
     /// The body of a page, or curl's exit status.
@@ -310,7 +353,7 @@ impl Drop for Bed {
             let _gone = child.kill();
             let _gone = child.wait();
         }
-        for space in ["guest", "host", "public"] {
+        for space in ["guest", "host", "public"].iter().chain(&self.joined) {
             let space = self.space(space);
             let _gone = program(IP).args(["netns", "del", &space]).status();
             let _gone = fs::remove_dir_all(format!("/etc/netns/{space}"));
