@@ -103,7 +103,7 @@ fn measure(rounds: usize, directory: &Path) {
         ),
     ];
     if let Some((proxy, authority)) = mitmproxy(&mut bed, directory) {
-        judges.push(("mitmproxy", "host", String::new(), authority, proxy));
+        judges.push(("mitmproxy", "host", proxy.clone(), authority, proxy));
     }
     for _ in 0..rounds {
         for how in ["each", "kept"] {

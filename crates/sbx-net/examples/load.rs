@@ -14,7 +14,7 @@
 #![allow(clippy::print_stdout, reason = "says what it measured")]
 
 use std::io::{self, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -33,6 +33,8 @@ const THREADS: u32 = 8;
 /// Requests whose median counts.
 const REQUESTS: usize = 4_000;
 const REQUEST: usize = 1_024;
+/// What ends the head of a connection's last request.
+const LAST: &str = "\r\nConnection: close\r\n\r\n";
 const BLOCK: usize = 1 << 18;
 
 fn main() -> Result<(), Failed> {
@@ -48,10 +50,12 @@ fn main() -> Result<(), Failed> {
         ["request", address] => requests(address)?,
         ["web", address, name, root, proxy, how] => {
             let proxy = (proxy != "-").then_some(proxy);
+            // Once, so that no name server is measured.
+            let server = proxy.unwrap_or(address).to_socket_addrs()?.next();
             let client = Client {
-                address,
+                server: server.ok_or("that resolves to nothing")?,
                 name,
-                proxy,
+                through: proxy.is_some(),
                 tls: client_tls(root)?,
             };
             client.rate(how == "each")?
@@ -106,24 +110,26 @@ fn answer_web(stream: TcpStream, tls: Arc<ServerConfig>) -> Result<(), Failed> {
     let mut stream = rustls::StreamOwned::new(ServerConnection::new(tls)?, stream);
     let body = "x".repeat(REQUEST);
     let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {REQUEST}\r\n\r\n{body}");
-    while read_to(&mut stream, b"\r\n\r\n", 0)? {
+    while let Some(request) = read_to(&mut stream, b"\r\n\r\n", 0)? {
         stream.write_all(answer.as_bytes())?;
+        if request.ends_with(LAST.as_bytes()) {
+            break;
+        }
     }
     Ok(())
 }
 
-/// Reads a message whose head ends so, with as much behind it; false where
-/// there is none any more.
-fn read_to(stream: &mut impl Read, end: &[u8], body: usize) -> io::Result<bool> {
+/// Reads a message whose head ends so, with as much behind it.
+fn read_to(stream: &mut impl Read, end: &[u8], body: usize) -> io::Result<Option<Vec<u8>>> {
     let mut heard = Vec::new();
     let mut room = [0; 4096];
     loop {
         let head = heard.windows(end.len()).position(|part| part == end);
         if head.is_some_and(|at| heard.len() >= at + end.len() + body) {
-            return Ok(true);
+            return Ok(Some(heard));
         }
         match stream.read(&mut room)? {
-            0 => return Ok(false),
+            0 => return Ok(None),
             count => heard.extend_from_slice(room.get(..count).unwrap_or_default()),
         }
     }
@@ -197,9 +203,10 @@ fn together<T: Send>(
 
 /// A client of HTTPS.
 struct Client<'a> {
-    address: &'a str,
+    server: SocketAddr,
     name: &'a str,
-    proxy: Option<&'a str>,
+    /// The server is a proxy.
+    through: bool,
     tls: Arc<ClientConfig>,
 }
 
@@ -214,10 +221,16 @@ impl Client<'_> {
                     Some(stream) if !each => stream,
                     kept => kept.insert(self.open().map_err(io::Error::other)?),
                 };
-                let request = format!("GET / HTTP/1.1\r\nHost: {}\r\n\r\n", self.name);
+                let end = if each { LAST } else { "\r\n\r\n" };
+                let request = format!("GET / HTTP/1.1\r\nHost: {}{end}", self.name);
                 stream.write_all(request.as_bytes())?;
-                if !read_to(stream, b"\r\n\r\n", REQUEST)? {
+                if read_to(stream, b"\r\n\r\n", REQUEST)?.is_none() {
                     return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                if each {
+                    // Whoever closes first keeps the port for a minute, and
+                    // the client has only so many.
+                    let _closed = stream.read(&mut [0]);
                 }
                 count += 1;
             }
@@ -228,13 +241,13 @@ impl Client<'_> {
     }
 
     fn open(&self) -> Result<rustls::StreamOwned<ClientConnection, TcpStream>, Failed> {
-        let mut stream = TcpStream::connect(self.proxy.unwrap_or(self.address))?;
+        let mut stream = TcpStream::connect(self.server)?;
         stream.set_nodelay(true)?;
-        if self.proxy.is_some() {
+        if self.through {
             let name = self.name;
             let asked = format!("CONNECT {name}:443 HTTP/1.1\r\nHost: {name}:443\r\n\r\n");
             stream.write_all(asked.as_bytes())?;
-            if !read_to(&mut stream, b"\r\n\r\n", 0)? {
+            if read_to(&mut stream, b"\r\n\r\n", 0)?.is_none() {
                 return Err("the proxy closed the connection".into());
             }
         }
