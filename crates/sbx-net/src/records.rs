@@ -110,11 +110,20 @@ pub(crate) fn look_up(question: &Question) -> Found {
     }
 }
 
+/// Bytes of the shortest record: the root, its type, class and time to live,
+/// and the length of no data.
+const RECORD: usize = 11;
+
 /// Reads an answer; `None` where something of it is malformed, or names what
 /// is no name of a host.
 pub(crate) fn read(answer: &[u8], kind: Kind) -> Option<Found> {
     let message = Message::from_octets(answer).ok()?;
     if !message.header().qr() || message.header().rcode() != Rcode::NOERROR {
+        return None;
+    }
+    // Following aliases takes time by the number of records that is claimed,
+    // and of 65,535 it has no sum.
+    if usize::from(message.header_counts().ancount()) > answer.len() / RECORD {
         return None;
     }
     let question = message.sole_question().ok()?;
