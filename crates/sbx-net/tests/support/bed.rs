@@ -302,6 +302,11 @@ impl Bed {
     /// Starts a server and waits until it listens on this port.
     pub fn listener(&mut self, space: &str, argv: &[&str], port: u16) {
         self.spawn(space, argv, Stdio::null(), Stdio::null());
+        self.listening(space, port);
+    }
+
+    /// Waits until the server that was started last listens on this port.
+    pub fn listening(&mut self, space: &str, port: u16) {
         let port = format!("( sport = :{port} )");
         let space = self.space(space);
         self.until(&["netns", "exec", &space, "ss", "-Hltn", &port]);
