@@ -14,6 +14,7 @@
 mod support;
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 
 use sbx_net::layout;
@@ -23,6 +24,10 @@ use support::web::{allowed, certificates};
 
 /// Where the plain server listens, on the host's loopback.
 const PORT: u16 = 9_000;
+
+/// Together less than an endpoint's connections.
+const BUSY: &str = "100";
+const IDLE: &str = "4900";
 
 /// How a client gets to it: from which space, and by which address.
 struct Way {
@@ -90,6 +95,11 @@ fn measure(rounds: usize, directory: &Path) {
         }
     }
 
+    let own = ways.iter().find(|way| way.name == "sbx").unwrap();
+    for _ in 0..rounds {
+        beside_idle(&bed, own, load);
+    }
+
     let server = "192.0.2.80:443".to_owned();
     let authority = bed.trusted().to_str().unwrap().to_owned();
     let mut judges = vec![
@@ -113,6 +123,21 @@ fn measure(rounds: usize, directory: &Path) {
             }
         }
     }
+}
+
+/// How much connections carry, first alone and then beside others that stand
+/// and say nothing.
+fn beside_idle(bed: &Bed, way: &Way, load: &str) {
+    let stream = [load, "stream", &way.address, BUSY];
+    println!("busy alone {}", said(bed, way.space, &stream));
+    let mut idle = bed.start(&[load, "idle", &way.address, IDLE]);
+    let mut up = String::new();
+    let mut says = BufReader::new(idle.stdout.take().unwrap());
+    says.read_line(&mut up).unwrap();
+    assert_eq!(up, "up\n");
+    println!("busy sbx {}", said(bed, way.space, &stream));
+    drop(idle.stdin.take());
+    assert!(idle.wait().unwrap().success());
 }
 
 fn said(bed: &Bed, space: &str, argv: &[&str]) -> String {

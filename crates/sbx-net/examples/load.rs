@@ -3,6 +3,9 @@
 //! ```text
 //! load serve ADDRESS [CERTIFICATE KEY]    says `up`
 //! load stream ADDRESS COUNT               MB/s of COUNT streams together
+//! load idle ADDRESS COUNT                 holds COUNT connections that say
+//!                                         nothing, says `up`, and lets go
+//!                                         when its input ends
 //! load connect ADDRESS                    connections a second
 //! load request ADDRESS                    µs of a request of 1 KB, in the median
 //! load web ADDRESS NAME ROOT PROXY each|kept
@@ -19,6 +22,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, getrlimit, setrlimit};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
@@ -38,6 +42,9 @@ const LAST: &str = "\r\nConnection: close\r\n\r\n";
 const BLOCK: usize = 1 << 18;
 
 fn main() -> Result<(), Failed> {
+    let mut files = getrlimit(Resource::Nofile);
+    files.current = files.maximum;
+    setrlimit(Resource::Nofile, files)?;
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let figure = match *words {
@@ -46,6 +53,7 @@ fn main() -> Result<(), Failed> {
             return serve(address, Some(server_tls(certificate, key)?));
         }
         ["stream", address, count] => streams(address, count.parse()?)?,
+        ["idle", address, count] => return idle(address, count.parse()?),
         ["connect", address] => connections(address)?,
         ["request", address] => requests(address)?,
         ["web", address, name, root, proxy, how] => {
@@ -155,6 +163,20 @@ fn streams(address: &str, count: u32) -> Result<f64, Failed> {
     };
     let bytes: u64 = together(count, stream)?.into_iter().sum();
     Ok(bytes as f64 / 1e6 / begun.elapsed().as_secs_f64())
+}
+
+fn idle(address: &str, count: usize) -> Result<(), Failed> {
+    let held = (0..count)
+        .map(|_| open(address, b'R'))
+        .collect::<io::Result<Vec<_>>>()?;
+    println!("up");
+    io::copy(&mut io::stdin(), &mut io::sink())?;
+    for mut stream in held {
+        stream.shutdown(std::net::Shutdown::Write)?;
+        // Until the other side is through too, it is still there.
+        let _gone = stream.read(&mut [0]);
+    }
+    Ok(())
 }
 
 fn connections(address: &str) -> Result<f64, Failed> {

@@ -66,6 +66,12 @@ fn peers(root: &Path, rounds: &str) -> Result<Vec<Row>, Failure> {
         ),
         ("a request of 1 KB and its answer", "request", "µs", &plain),
         (
+            "100 streams together, beside 4,900 connections that say nothing",
+            "busy",
+            "MB/s",
+            &["alone"],
+        ),
+        (
             "TLS connections with one judged request each",
             "each",
             "a second",
