@@ -1,5 +1,5 @@
-//! The memory of connections, in three sizes: the first connections get the
-//! largest, a crowd gets small ones, and the sum is bounded.
+//! The memory of connections, in two sizes: the first connections get the
+//! large one, a crowd gets small ones, and the sum is bounded.
 
 use crate::limits;
 

@@ -112,9 +112,10 @@ pub const HTTP2_SEND: usize = 64 * 1024;
 pub const REPORTS: usize = 4_096;
 
 /// Buffer of a connection in each direction, by how many connections hold
-/// that size already: bytes, and how many. Together 416 MiB.
-pub const BUFFERS: [(usize, usize); 3] =
-    [(512 * 1024, 128), (64 * 1024, 1_024), (16 * 1024, FLOWS)];
+/// that size already: bytes, and how many. Together 704 MiB. The small ones
+/// hold a packet of the largest size: below that, whoever comes when others
+/// stand idle gets half of what it could have.
+pub const BUFFERS: [(usize, usize); 2] = [(512 * 1024, 64), (64 * 1024, FLOWS)];
 
 /// Connections of the host into published ports at once. The next one is
 /// reset.
@@ -228,7 +229,7 @@ pub const CONTROL_LINE: usize = 2 * 1024 * 1024;
 
 /// Data memory of the whole process, in bytes (RLIMIT_DATA). An allocation
 /// beyond it ends the process.
-pub const MEMORY: u64 = 1_280 * 1024 * 1024;
+pub const MEMORY: u64 = 1_536 * 1024 * 1024;
 
 /// Open descriptors of the process (RLIMIT_NOFILE), sockets of connections
 /// on trial included. Without a free one, connections are reset.
