@@ -4,9 +4,12 @@
 //! Owns: reading. Never: answers, judges, keeps bytes. What is said here is
 //! looked at once, before any of it goes on.
 
+mod server_name;
+
 use rustls::server::Acceptor;
 
 use crate::limits;
+use server_name::Asked;
 
 /// What the first bytes are.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -45,8 +48,14 @@ fn hello(bytes: &[u8]) -> Opening {
     loop {
         match acceptor.accept() {
             Ok(Some(accepted)) => {
-                let name = accepted.client_hello().server_name().map(str::to_owned);
-                return Opening::Tls(name);
+                let known = accepted.client_hello().server_name().map(str::to_owned);
+                return match server_name::read(bytes) {
+                    Asked::Nobody => Opening::Tls(None),
+                    Asked::Host(name) if is_address(&name) => Opening::Tls(None),
+                    // What only one of two readers takes for a name is none.
+                    Asked::Host(name) if is_same(known, &name) => Opening::Tls(Some(name)),
+                    Asked::Host(_) | Asked::Unclear => Opening::Malformed(UNCLEAR_NAME),
+                };
             }
             Ok(None) if rest.is_empty() => break,
             Ok(None) => {}
@@ -61,6 +70,19 @@ fn hello(bytes: &[u8]) -> Opening {
     } else {
         Opening::Unclear
     }
+}
+
+/// The hello names its server in a way that servers read in more than one.
+const UNCLEAR_NAME: &str = "default:tls-server-name";
+
+/// Some clients name an address, which servers ignore.
+fn is_address(name: &str) -> bool {
+    name.parse::<std::net::IpAddr>().is_ok()
+}
+
+fn is_same(known: Option<String>, name: &str) -> bool {
+    let plain = |name: &str| name.trim_end_matches('.').to_ascii_lowercase();
+    known.is_some_and(|known| plain(&known) == plain(name))
 }
 
 /// Empty lines before a request are skipped, as servers do.
