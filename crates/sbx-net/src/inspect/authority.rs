@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, SanType,
+    Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
 };
 use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
@@ -183,7 +183,21 @@ impl Leaves {
         Ok(config)
     }
 
-    fn make(&self, server: &str, offer: Offer) -> Result<ServerConfig, AuthorityError> {
+    /// A number for a certificate: 20 bytes at most, and positive (RFC 5280,
+    /// 4.1.2.2).
+    fn serial(&self) -> Result<SerialNumber, AuthorityError> {
+        let mut number = [0; 16];
+        (self.provider.secure_random)
+            .fill(&mut number)
+            .map_err(|_| failed("the system has no randomness"))?;
+        if let Some(first) = number.first_mut() {
+            *first = *first & 0x7f | 0x40;
+        }
+        Ok(SerialNumber::from_slice(&number))
+    }
+
+    /// What is in the certificate of a server.
+    fn params(&self, server: &str) -> Result<CertificateParams, AuthorityError> {
         let mut params = CertificateParams::default();
         // A common name holds 64 characters; clients look at the other field.
         let short: String = server.chars().take(64).collect();
@@ -193,11 +207,19 @@ impl Leaves {
             Err(_) => SanType::DnsName(server.try_into().map_err(failed)?),
         }];
         params.use_authority_key_identifier_extension = true;
+        // All leaves have one key, from which their number would be derived:
+        // browsers refuse two certificates of one issuer and number.
+        params.serial_number = Some(self.serial()?);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let now = OffsetDateTime::now_utc();
         params.not_before = now - SKEW;
         params.not_after = now + LEAF_LIFE;
+        Ok(params)
+    }
+
+    fn make(&self, server: &str, offer: Offer) -> Result<ServerConfig, AuthorityError> {
+        let params = self.params(server)?;
         let leaf = params.signed_by(&self.key, &self.issuer).map_err(failed)?;
         let chain = vec![leaf.der().clone(), self.chain.clone()];
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(self.key.serialize_der()));
@@ -286,6 +308,25 @@ mod tests {
         assert!(shake(&authority, Arc::clone(&server), "b.example").is_err());
         let stranger = Authority::new("box").unwrap();
         assert!(shake(&stranger, server, "a.example").is_err());
+    }
+
+    #[test]
+    fn every_certificate_has_a_number_of_its_own_and_suits_a_slow_clock() {
+        let authority = Authority::new("box").unwrap();
+        let leaves = Leaves::of(&authority, provider()).unwrap();
+        let params = |name| leaves.params(name).unwrap();
+        let (first, second) = (params("a.example"), params("b.example"));
+        assert_ne!(first.serial_number, second.serial_number);
+        let number = first.serial_number.clone().unwrap();
+        assert!(number.len() <= 20 && number.as_ref()[0] < 0x80);
+        let now = OffsetDateTime::now_utc();
+        let (slow, fast) = (
+            now - time::Duration::hours(23),
+            now + time::Duration::days(29),
+        );
+        for params in [&first, &super::params("box")] {
+            assert!(params.not_before < slow && fast < params.not_after);
+        }
     }
 
     #[test]
