@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use sbx_spec::{Action, CanonicalPath, Destination, Origin, Reason, Rule};
+use sbx_spec::{Action, CanonicalPath, Denial, Destination, Origin, Reason, Rule};
 
 use crate::gate::Intent;
 use crate::inspect::Carries;
@@ -93,7 +93,14 @@ fn remedy(intent: &Intent, target: &str, request: &str, reason: &Reason) -> Stri
             }
         };
     }
-    if intent.is_named() && *reason != Reason::Fixed(UNLISTED) {
+    let of_address = Denial::ALL
+        .map(Denial::rule)
+        .map(Reason::from)
+        .contains(reason);
+    if !of_address && *reason != Reason::Fixed(UNLISTED) {
+        return "No rule can allow it.".to_owned();
+    }
+    if intent.is_named() && of_address {
         return "The name resolves to an address that is denied, which needs a rule of its own."
             .to_owned();
     }
@@ -166,6 +173,14 @@ mod tests {
         assert!(denied.contains("No rule can allow it."), "{denied}");
         let (_, resolved) = of_connection(&intent(name(), 80), &"default:private".into()).unwrap();
         assert!(!resolved.contains("sbx policy"), "{resolved}");
+        for fixed in [
+            "default:dns-port",
+            "default:tls-server-name",
+            "limit:questions",
+        ] {
+            let text = of_proxied(&intent(name(), 53), &fixed.into()).unwrap();
+            assert!(text.contains("No rule can allow it."), "{text}");
+        }
         let rule = Rule::new(Action::Deny, "a.example".parse().unwrap(), Origin::User).unwrap();
         let id = rule.id().to_string();
         let reason = Reason::Rule(std::sync::Arc::new(rule));

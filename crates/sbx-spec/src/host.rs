@@ -296,6 +296,24 @@ pub enum Denial {
 }
 
 impl Denial {
+    /// Every one of them.
+    pub const ALL: [Self; 14] = [
+        Self::Loopback,
+        Self::Unspecified,
+        Self::Private,
+        Self::SharedAddress,
+        Self::LinkLocal,
+        Self::Metadata,
+        Self::Multicast,
+        Self::Broadcast,
+        Self::Synthetic,
+        Self::Reserved,
+        Self::UniqueLocal,
+        Self::SiteLocal,
+        Self::Embedded,
+        Self::HostInterface,
+    ];
+
     /// The rule's name in events and records.
     #[must_use]
     pub fn rule(self) -> &'static str {
