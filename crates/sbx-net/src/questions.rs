@@ -62,7 +62,7 @@ pub(crate) enum Put {
 #[derive(Default, Debug)]
 pub(crate) struct Questions {
     open: Vec<Question>,
-    answered: Vec<(Subject, bool, Instant)>,
+    answered: Vec<(Subject, Reason, bool, Instant)>,
     last: u64,
 }
 
@@ -121,15 +121,19 @@ impl Questions {
         asker: Asker,
         now: Instant,
     ) -> Put {
-        self.answered.retain(|(_, _, until)| *until > now);
-        if let Some((_, yes, _)) = self.answered.iter().find(|(about, ..)| *about == subject) {
+        self.answered.retain(|(.., until)| *until > now);
+        // What was said to one rule is no answer to another.
+        let said = |about: &Subject, rule: &Reason| *about == subject && *rule == reason;
+        let answer = (self.answered.iter()).find(|(about, rule, ..)| said(about, rule));
+        if let Some((.., yes, _)) = answer {
             return Put::Answered(*yes, asker);
         }
         let waiting = self.open.iter().map(|question| question.askers.len());
         if waiting.sum::<usize>() >= limits::HELD {
             return Put::Full(asker);
         }
-        if let Some(question) = self.open.iter_mut().find(|open| open.subject == subject) {
+        let mut open = self.open.iter_mut();
+        if let Some(question) = open.find(|open| said(&open.subject, &open.reason)) {
             question.askers.push(asker);
             return Put::Waits;
         }
@@ -162,7 +166,8 @@ impl Questions {
                 self.answered.remove(0);
             }
             let until = now + limits::ASK_TIME;
-            self.answered.push((question.subject.clone(), yes, until));
+            let (subject, rule) = (question.subject.clone(), question.reason.clone());
+            self.answered.push((subject, rule, yes, until));
         }
         Some(question)
     }
@@ -243,6 +248,24 @@ mod tests {
             Put::New(4)
         ));
         assert_eq!(questions.overdue(later), Some(3));
+    }
+
+    #[test]
+    fn what_is_said_to_one_rule_is_no_answer_to_another() {
+        let (mut questions, now) = (Questions::default(), Instant::now());
+        let mut asked_by = |rule: &'static str| {
+            let asker = Asker::Request(oneshot::channel().0);
+            questions.put(subject("a.example"), rule.into(), asker, now)
+        };
+        assert!(matches!(asked_by("one"), Put::New(1)));
+        assert!(matches!(asked_by("other"), Put::New(2)));
+        questions.settle(1, Some(true), now);
+        let mut again = |rule: &'static str| {
+            let asker = Asker::Request(oneshot::channel().0);
+            questions.put(subject("a.example"), rule.into(), asker, now)
+        };
+        assert!(matches!(again("one"), Put::Answered(true, _)));
+        assert!(matches!(again("other"), Put::Waits));
     }
 
     #[test]
