@@ -135,7 +135,10 @@ impl Engine {
         let State::Exchanging(exchange) = &mut flow.state else {
             return;
         };
-        while exchange.readable {
+        // A sender that is faster than this must not hold everybody else up.
+        let mut left = limits::LINK_INPUT;
+        while exchange.readable && left > 0 {
+            left -= 1;
             match rustix::io::read(&exchange.fd, &mut room) {
                 Ok(count) => {
                     exchange.received += count as u64;
@@ -152,6 +155,9 @@ impl Engine {
                 // Nobody listens there: the guest's program asks again or not.
                 Err(_) => return self.close(key, "refused"),
             }
+        }
+        if exchange.readable {
+            self.table.queue(key);
         }
     }
 }
