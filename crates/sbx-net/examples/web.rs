@@ -158,6 +158,13 @@ async fn http1<S: AsyncRead + AsyncWrite + Unpin>(
                 tokio::io::copy(&mut read, &mut write).await?;
                 return Ok(());
             }
+            "/hang" => {
+                say("hangs");
+                // Ends when the client does, one way or another.
+                let _gone = read.read(&mut [0]).await;
+                say("left");
+                return Ok(());
+            }
             "/both" => {
                 let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: \
                             3\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
@@ -209,6 +216,12 @@ async fn http2<S: AsyncRead + AsyncWrite + Unpin>(
                 let count = data?.len();
                 heard += count;
                 body.flow_control().release_capacity(count)?;
+            }
+            if path == "/hang" {
+                say("hangs");
+                let _gone = std::future::poll_fn(|cx| respond.poll_reset(cx)).await;
+                say("left");
+                return Ok(());
             }
             if path == "/hints" {
                 let mut interim = Response::new(());

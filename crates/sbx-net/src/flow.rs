@@ -237,6 +237,12 @@ impl Relay {
         matches!(self.role, Role::Unopened(_, Demand::Requests))
     }
 
+    /// Whether the guest has said something that nobody hears yet, because it
+    /// is not clear what it will be.
+    pub(crate) fn has_begun(&self) -> bool {
+        matches!(self.role, Role::Unopened(..)) && !self.leftover.is_empty()
+    }
+
     /// Looks at what the guest says first. `None` while that is not clear, and
     /// where it was looked at before.
     pub(crate) fn open(&mut self) -> Option<Opening> {

@@ -13,7 +13,7 @@ use crate::entry::tcp::Ends;
 use crate::flow::Flow;
 
 /// Where a connection is in the table; it names no other one later.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) struct Key {
     place: u32,
     generation: u32,

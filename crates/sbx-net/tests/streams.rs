@@ -15,7 +15,7 @@ use std::io::{BufReader, Read, Write};
 
 use sbx_spec::Action;
 use support::bed::python;
-use support::web::{World, allowed, rule, world};
+use support::web::{World, allowed, line, rule, world};
 
 #[test]
 fn events_pass_as_they_come_and_a_new_denial_ends_them() {
@@ -208,4 +208,28 @@ fn large_bodies_pass_both_ways_without_growing_the_endpoint() {
     }
     let grown = peak() - before;
     assert!(grown < 16 * 1024 * 1024, "{grown} bytes more for {size}");
+}
+
+#[test]
+fn a_request_whose_client_is_gone_ends_at_its_silent_server_too() {
+    let Some(mut world) = world("gone", &allowed(&["www.example:443 GET /**"])) else {
+        return;
+    };
+    let trusted = world.bed.trusted();
+    for version in ["--http1.1", "--http2"] {
+        let argv = [
+            "/usr/bin/curl",
+            "-sS",
+            version,
+            "--cacert",
+            trusted.to_str().unwrap(),
+            "https://www.example/hang",
+        ];
+        let mut client = world.bed.start(&argv);
+        assert!(line(&mut world.tls).starts_with("GET /hang"));
+        assert_eq!(line(&mut world.tls), "hangs", "{version}");
+        client.kill().unwrap();
+        client.wait().unwrap();
+        assert_eq!(line(&mut world.tls), "left", "{version}");
+    }
 }

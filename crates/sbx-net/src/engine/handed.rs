@@ -22,6 +22,8 @@ use crate::table::Key;
 
 /// What was said first is none of what may be said.
 const NOT_A_REQUEST: &str = "default:not-http";
+/// What was said first stays what could become several things.
+const UNFINISHED: &str = "default:opening";
 /// The hello asks for another server than the connection's.
 const OTHER_SERVER: &str = "default:tls-server-name";
 /// The port where requests come in clear.
@@ -66,7 +68,9 @@ fn heard(intent: &Intent, relay: &Relay, opening: Opening) -> Heard {
         Opening::Tls(name) => {
             if !inspect::server_name(&intent.flow.destination, name.as_deref()) {
                 Heard::Deny(OTHER_SERVER.into())
-            } else if pass.inspect() {
+            } else if pass.inspect() || *demand == Demand::Requests {
+                // Where requests are waited for, rules that came meanwhile
+                // count on each of them being judged.
                 Heard::Inspect(Carries::Tls)
             } else {
                 Heard::Splice
@@ -111,9 +115,14 @@ impl Engine {
         }
     }
 
-    /// Ends a connection whose guest may only make requests and makes none.
+    /// Ends a connection whose guest may only make requests and makes none, or
+    /// has begun something and does not go on.
     pub(super) fn never_opened(&mut self, key: Key) {
-        self.break_off(key, NOT_A_REQUEST.into());
+        let waits = self.table.get_mut(key).is_some_and(
+            |flow| matches!(&flow.state, State::Relaying(relay) if relay.waits_for_requests()),
+        );
+        let reason = if waits { NOT_A_REQUEST } else { UNFINISHED };
+        self.break_off(key, reason.into());
     }
 
     /// Denies a connection that stands; it is gone then.

@@ -248,6 +248,9 @@ impl Engine {
             self.half_open -= 1;
             flow.deadline = relay.waits_for_requests().then_some(until_opened);
         }
+        if relay.established && flow.deadline.is_none() && relay.has_begun() {
+            flow.deadline = Some(until_opened);
+        }
         match served {
             Served::Idle => {
                 if let Some(due) = relay.stack.due(now) {
@@ -351,8 +354,14 @@ impl Engine {
                 }
                 self.buffers.give_back(claim);
                 match role {
-                    Role::Refused => return self.refusals -= 1,
-                    Role::Inspected(_) => self.inspected -= 1,
+                    Role::Refused => {
+                        self.inspector.forget(key);
+                        return self.refusals -= 1;
+                    }
+                    Role::Inspected(_) => {
+                        self.inspector.forget(key);
+                        self.inspected -= 1;
+                    }
                     Role::Published => self.published -= 1,
                     Role::Unopened(..) | Role::Spliced(_) => {}
                 }

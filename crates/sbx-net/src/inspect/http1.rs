@@ -81,11 +81,12 @@ where
             Ok(authority) => authority,
             Err(refused) => return self.tell(&Page::malformed(refused)).await,
         };
+        let bare = request.method == "HEAD";
         let case = self.case;
         let asked = case.judge(&request.method, &request.target, authority);
         let asked = match asked.await {
             Ok(asked) => asked,
-            Err(page) => return self.tell(&page).await,
+            Err(page) => return self.tell_of(&page, bare).await,
         };
         let serve = async {
             match self.carry(&request).await {
@@ -169,8 +170,13 @@ where
 
     /// Tells the guest why its request went nowhere, and is done with it.
     async fn tell(&mut self, page: &Page) -> Next {
+        self.tell_of(page, false).await
+    }
+
+    /// The same for a request whose answers are `bare`: heads without a body.
+    async fn tell_of(&mut self, page: &Page, bare: bool) -> Next {
         self.case.refused(page);
-        let told = page::http1(page, &mut self.guest, &mut self.to_guest, false).await;
+        let told = page::http1(page, &mut self.guest, &mut self.to_guest, bare).await;
         Next::Nothing(if told { Ended::Orderly } else { Ended::Broken })
     }
 

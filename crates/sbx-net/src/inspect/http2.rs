@@ -52,8 +52,11 @@ where
         Work::Server
     });
     loop {
+        // A request that its guest took back counts no more for the protocol,
+        // and is still here until its task has ended.
+        let full = works.len() > limits::HTTP2_STREAMS as usize;
         tokio::select! {
-            accepted = guest.accept() => match accepted {
+            accepted = next(&mut guest, full) => match accepted {
                 Some(Ok((request, mut respond))) => {
                     if let Poll::Ready(Err(_)) = poll_fn(|cx| Poll::Ready(requests.poll_ready(cx))).await {
                         respond.send_reset(Reason::REFUSED_STREAM);
@@ -76,6 +79,24 @@ where
     }
 }
 
+/// The next request; none of them while there are enough.
+async fn next<G>(
+    guest: &mut h2::server::Connection<G, Bytes>,
+    full: bool,
+) -> Option<Result<(Request<RecvStream>, SendResponse<Bytes>), h2::Error>>
+where
+    G: AsyncRead + AsyncWrite + Unpin,
+{
+    if !full {
+        return guest.accept().await;
+    }
+    // Those on their way go on.
+    match poll_fn(|cx| guest.poll_closed(cx)).await {
+        Ok(()) => None,
+        Err(error) => Some(Err(error)),
+    }
+}
+
 /// What has ended.
 enum Work {
     /// The connection to the server.
@@ -90,7 +111,12 @@ async fn serve(
     mut respond: SendResponse<Bytes>,
     requests: SendRequest<Bytes>,
 ) {
-    let asked = match judge(case, &request).await {
+    let judged = tokio::select! {
+        judged = judge(case, &request) => judged,
+        // Taken back while the user was asked.
+        _ = poll_fn(|cx| respond.poll_reset(cx)) => return,
+    };
+    let asked = match judged {
         Ok(asked) => asked,
         Err(page) => {
             case.refused(&page);
@@ -152,23 +178,34 @@ async fn carry(
     };
     drop(requests);
     let sending = async {
-        if whole {
-            Ok(())
-        } else {
-            hand_on(body, to_server).await
+        if !whole {
+            // A server may answer without hearing all of it.
+            let _handed = hand_on(body, to_server).await?;
         }
+        Ok::<_, h2::Error>(())
     };
     let answering = async {
-        while let Some(interim) = poll_fn(|cx| answer.poll_informational(cx)).await {
+        loop {
+            let interim = tokio::select! {
+                interim = poll_fn(|cx| answer.poll_informational(cx)) => interim,
+                reset = poll_fn(|cx| respond.poll_reset(cx)) => return Err(reset?.into()),
+            };
+            let Some(interim) = interim else { break };
             respond.send_informational(interim?)?;
         }
-        let (parts, body) = (&mut answer).await?.into_parts();
+        let answer = tokio::select! {
+            answer = &mut answer => answer?,
+            reset = poll_fn(|cx| respond.poll_reset(cx)) => return Err(reset?.into()),
+        };
+        let (parts, body) = answer.into_parts();
         let whole = body.is_end_stream();
         let to_guest = respond.send_response(Response::from_parts(parts, ()), whole)?;
         if whole {
-            Ok(())
-        } else {
-            hand_on(body, to_guest).await
+            return Ok(());
+        }
+        match hand_on(body, to_guest).await? {
+            Handed::Whole => Ok(()),
+            Handed::TakenBack(reason) => Err(reason.into()),
         }
     };
     tokio::pin!(sending, answering);
@@ -190,9 +227,22 @@ async fn carry(
     }
 }
 
+/// How far a body came.
+enum Handed {
+    /// To its end.
+    Whole,
+    /// As far as it was wanted: the stream was reset by who hears.
+    TakenBack(Reason),
+}
+
 /// Hands a body and its trailers on, as fast as the slower side takes it.
-async fn hand_on(mut from: RecvStream, mut to: SendStream<Bytes>) -> Result<(), h2::Error> {
-    while let Some(data) = from.data().await {
+async fn hand_on(mut from: RecvStream, mut to: SendStream<Bytes>) -> Result<Handed, h2::Error> {
+    loop {
+        let data = tokio::select! {
+            data = from.data() => data,
+            reset = poll_fn(|cx| to.poll_reset(cx)) => return Ok(Handed::TakenBack(reset?)),
+        };
+        let Some(data) = data else { break };
         let mut data = data?;
         let count = data.len();
         while !data.is_empty() {
@@ -207,7 +257,65 @@ async fn hand_on(mut from: RecvStream, mut to: SendStream<Bytes>) -> Result<(), 
         from.flow_control().release_capacity(count)?;
     }
     match from.trailers().await? {
-        Some(trailers) => to.send_trailers(trailers),
-        None => to.send_data(Bytes::new(), true),
+        Some(trailers) => to.send_trailers(trailers)?,
+        None => to.send_data(Bytes::new(), true)?,
+    }
+    Ok(Handed::Whole)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::duplex;
+
+    use super::super::replay;
+    use super::*;
+
+    /// Answers what is about the last of things, and holds the rest.
+    async fn server(stream: tokio::io::DuplexStream) {
+        let mut held = Vec::new();
+        let mut server = h2::server::handshake(stream).await.unwrap();
+        while let Some(Ok((request, mut respond))) = server.accept().await {
+            if request.uri().path() == "/ok/last" {
+                respond.send_response(Response::new(()), true).unwrap();
+            } else {
+                held.push(respond);
+            }
+        }
+    }
+
+    #[test]
+    fn requests_that_were_taken_back_make_room_for_others() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .unwrap();
+        let (_gate, case) = replay::case().unwrap();
+        runtime.block_on(async {
+            let (guest, its) = duplex(1 << 16);
+            let (near, far) = duplex(1 << 16);
+            tokio::spawn(server(far));
+            tokio::spawn(async move {
+                let _ended = relay(Arc::new(case), guest, near).await;
+            });
+            let (mut requests, connection) = h2::client::handshake(its).await.unwrap();
+            tokio::spawn(connection);
+            let ask = |path: &str| {
+                let uri = format!("https://a.example/ok/{path}");
+                Request::get(uri).body(()).unwrap()
+            };
+            for _ in 0..3 * limits::HTTP2_STREAMS {
+                requests = requests.ready().await.unwrap();
+                let (answer, mut body) = requests.send_request(ask("held"), false).unwrap();
+                // It is on its way before it is taken back.
+                for _ in 0..32 {
+                    tokio::task::yield_now().await;
+                }
+                body.send_reset(Reason::CANCEL);
+                drop(answer);
+            }
+            requests = requests.ready().await.unwrap();
+            let (answer, _) = requests.send_request(ask("last"), true).unwrap();
+            assert_eq!(answer.await.unwrap().status(), 200);
+        });
     }
 }

@@ -17,6 +17,7 @@ pub(crate) mod replay;
 mod reports;
 mod trust;
 
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -31,6 +32,7 @@ use sbx_spec::{Destination, Flow};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 use tokio::time::timeout;
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake, TlsConnector};
 
@@ -58,6 +60,7 @@ pub(crate) struct Inspector {
 enum Order {
     Authority(Authority),
     Job(Box<Job>),
+    Forget(Key),
     Tunnel(Key, Proxy, Target),
 }
 
@@ -133,6 +136,13 @@ impl Inspector {
         let _gone = self.orders.send(Order::Job(Box::new(job)));
     }
 
+    /// Ends what is still done for a connection that is gone: its server could
+    /// keep silent for ever, and hold what the guest asked for and two
+    /// descriptors.
+    pub(crate) fn forget(&self, key: Key) {
+        let _gone = self.orders.send(Order::Forget(key));
+    }
+
     /// Asks a proxy for a connection; the answer is a report.
     pub(crate) fn tunnel(&self, key: Key, proxy: Proxy, target: Target) {
         let _gone = self.orders.send(Order::Tunnel(key, proxy, target));
@@ -153,6 +163,8 @@ struct Room {
 }
 
 async fn work(room: Arc<Room>, mut orders: mpsc::UnboundedReceiver<Order>) {
+    // One for each connection of the loop's that is the inspector's.
+    let mut tasks: HashMap<Key, AbortHandle> = HashMap::new();
     while let Some(order) = orders.recv().await {
         match order {
             Order::Authority(authority) => {
@@ -169,13 +181,20 @@ async fn work(room: Arc<Room>, mut orders: mpsc::UnboundedReceiver<Order>) {
                 });
             }
             Order::Job(job) => {
-                let broken = Broken(job.key, Arc::clone(&room.reports));
+                let key = job.key;
+                let broken = Broken(key, Arc::clone(&room.reports));
                 let room = Arc::clone(&room);
-                tokio::spawn(async move {
+                let task = tokio::spawn(async move {
                     if room.serve(*job).await == Ended::Orderly {
                         broken.disarm();
                     }
                 });
+                tasks.insert(key, task.abort_handle());
+            }
+            Order::Forget(key) => {
+                if let Some(task) = tasks.remove(&key) {
+                    task.abort();
+                }
             }
         }
     }

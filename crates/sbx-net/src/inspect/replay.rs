@@ -98,7 +98,7 @@ const TURNS: usize = 64;
 const PIPE: usize = 64 * 1024;
 
 /// The gate has to last as long as the case.
-fn case() -> Option<(Gate, Case)> {
+pub(super) fn case() -> Option<(Gate, Case)> {
     let mut gate = Gate::default();
     let rule = Rule::read(Action::Allow, "a.example:443 GET /ok/**", Origin::User).ok()?;
     gate.replace_rules(vec![rule]);
