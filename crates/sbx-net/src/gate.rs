@@ -38,11 +38,7 @@ pub(crate) struct Intent {
 impl Intent {
     /// The intent of a packet to `address`.
     pub(crate) fn new(protocol: Protocol, address: IpAddr, port: u16, names: &Names) -> Self {
-        let named = match address {
-            IpAddr::V4(v4) => names.name(v4),
-            IpAddr::V6(_) => None,
-        };
-        let destination = match named {
+        let destination = match names.name(address) {
             Some(name) => Destination::Name(name.clone()),
             None if layout::is_gateway(address) => Destination::Gateway,
             None if layout::is_host(address) => Destination::HostService,

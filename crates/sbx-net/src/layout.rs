@@ -16,6 +16,9 @@ pub const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfd73, 0x6278, 0x7800, 0, 0, 0, 
 pub const GUEST_V6: Ipv6Addr = Ipv6Addr::new(0xfd73, 0x6278, 0x7800, 0, 0, 0, 0, 2);
 /// The host's loopback, as far as a rule opened it.
 pub const HOST_V6: Ipv6Addr = Ipv6Addr::new(0xfd73, 0x6278, 0x7800, 0, 0, 0, 0, 0xfe);
+/// The first of the addresses that stand for names. The last 16 bits are those
+/// of the name's IPv4 address.
+pub const NAMES_V6: Ipv6Addr = Ipv6Addr::new(0xfd73, 0x6278, 0x7800, 1, 0, 0, 0, 0);
 /// The Ethernet address of everything but the guest.
 pub const GATEWAY_MAC: EthernetAddress = EthernetAddress([0x52, 0x54, 0x00, 0x73, 0x62, 0x01]);
 /// The Ethernet address a guest has until it says otherwise.

@@ -164,6 +164,10 @@ pub const DNS_ANSWER: usize = 16 * 1024;
 /// Threads that wait for other name servers.
 pub const RECORD_LOOKUPS: usize = 4;
 
+/// Questions a second that are asked of other name servers, and as many at
+/// once. More are answered REFUSED: whoever serves an allowed name hears them.
+pub const RECORD_QUESTIONS: u32 = 20;
+
 /// Questions waiting for such a thread. The next one is answered REFUSED.
 pub const RECORD_QUEUE: usize = 64;
 

@@ -1,18 +1,20 @@
 //! The synthetic address of every name that was asked.
 //!
-//! Owns: which name an address of 198.18.0.0/16 stands for. An address is
+//! Owns: which name an address of 198.18.0.0/16 stands for, and the one of IPv6
+//! that goes with it. An address is
 //! derived from its name, never changes hands, and outlives the process:
 //! every new one is told to the supervisor, which hands them all to the next.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::OwnedFd;
 
 use sbx_spec::DnsName;
 use sbx_sys::memfd;
 use serde::{Deserialize, Serialize};
 
+use crate::layout;
 use crate::limits;
 
 /// A name and the address that stands for it in one sandbox.
@@ -62,10 +64,9 @@ impl Names {
     pub(crate) fn restored(known: &[KnownName]) -> Self {
         let mut names = Self::default();
         for KnownName { addr, name } in known.iter().take(limits::NAMES) {
-            let [198, 18, high, low] = addr.octets() else {
+            let Some(place) = place_of((*addr).into()) else {
                 continue;
             };
-            let place = u16::from_be_bytes([high, low]);
             if names.is_free(place) && !names.by_name.contains_key(name) {
                 names.put(place, name);
             }
@@ -115,17 +116,36 @@ impl Names {
     }
 
     /// The name an address stands for.
-    pub(crate) fn name(&self, address: Ipv4Addr) -> Option<&DnsName> {
-        match address.octets() {
-            [198, 18, high, low] => self.by_place.get(&u16::from_be_bytes([high, low])),
-            _ => None,
-        }
+    pub(crate) fn name(&self, address: IpAddr) -> Option<&DnsName> {
+        self.by_place.get(&place_of(address)?)
     }
 
     /// How many names have an address.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.by_name.len()
+    }
+}
+
+/// The IPv6 address that stands for the same name.
+pub(crate) fn in_v6(address: Ipv4Addr) -> Ipv6Addr {
+    let [_, _, high, low] = address.octets();
+    let [segments @ .., _] = layout::NAMES_V6.segments();
+    let [a, b, c, d, e, f, g] = segments;
+    Ipv6Addr::new(a, b, c, d, e, f, g, u16::from_be_bytes([high, low]))
+}
+
+fn place_of(address: IpAddr) -> Option<u16> {
+    match address {
+        IpAddr::V4(v4) => match v4.octets() {
+            [198, 18, high, low] => Some(u16::from_be_bytes([high, low])),
+            _ => None,
+        },
+        IpAddr::V6(v6) => {
+            let [above @ .., place] = v6.segments();
+            let [ours @ .., _] = layout::NAMES_V6.segments();
+            (above == ours).then_some(place)
+        }
     }
 }
 
@@ -154,9 +174,12 @@ mod tests {
         let first = names.address(&a).unwrap();
         assert_ne!(first, names.address(&b).unwrap());
         assert_eq!(names.address(&a), Some(first));
-        assert_eq!(names.name(first), Some(&a));
+        assert_eq!(names.name(first.into()), Some(&a));
+        assert_eq!(names.name(in_v6(first).into()), Some(&a));
+        let beside: Ipv6Addr = "fd73:6278:7800:2::1".parse().unwrap();
+        assert_eq!(names.name(beside.into()), None);
         assert_eq!(Names::default().address(&a), Some(first));
-        assert_eq!(names.name(Ipv4Addr::new(198, 19, 255, 1)), None);
+        assert_eq!(names.name(IpAddr::from([198, 19, 255, 1])), None);
     }
 
     #[test]
@@ -181,7 +204,7 @@ mod tests {
         told.push(lie([198, 18, 1, 1], "a.example"));
         let mut restored = Names::restored(&told);
         assert_eq!(restored.len(), 2);
-        assert_eq!(restored.name(first), Some(&name("a.example")));
+        assert_eq!(restored.name(first.into()), Some(&name("a.example")));
         assert_eq!(restored.address(&name("b.example")), Some(second));
         assert_eq!(restored.untold(), None);
     }

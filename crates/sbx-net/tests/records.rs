@@ -266,7 +266,7 @@ fn the_next_question_of_a_flood_is_refused_and_not_held() {
     let Some(mut asked) = Asked::new("held", &["slow.example", "go.example"]) else {
         return;
     };
-    let most = limits::RECORD_LOOKUPS + limits::RECORD_QUEUE;
+    let most = limits::RECORD_QUESTIONS;
     let flood = format!(
         "
 import socket
@@ -279,7 +279,7 @@ print(s.recv(65535).hex(), flush=True)
 input()
 ",
         hex(&query("slow.example", TXT)),
-        most + 1
+        2 * most
     );
     let python = python().unwrap();
     let mut client = asked.bed.start(&[python.to_str().unwrap(), "-c", &flood]);
@@ -290,7 +290,7 @@ input()
     loop {
         let flow = asked.bed.flow();
         if flow["verdict"] == "deny" {
-            assert_eq!(flow["rule"], "limit:resolver");
+            assert_eq!(flow["rule"], "limit:dns-rate");
             break;
         }
     }

@@ -115,6 +115,7 @@ impl Engine {
         };
         let full = || Reason::from("limit:resolver");
         let refused = match verdict.is_allow() {
+            true if !self.record_rate.take(self.now) => Some("limit:dns-rate".into()),
             true => (self.records.ask(lookup).err()).map(|Full| full()),
             false => Some(verdict.reason.clone()),
         };

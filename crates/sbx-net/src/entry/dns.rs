@@ -4,7 +4,7 @@
 //!
 //! Owns: the answer to one message. Never: sockets, policy.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use domain::base::iana::{Class, Opcode, OptRcode, Rcode, Rtype};
 use domain::base::message_builder::{AnswerBuilder, StaticCompressor};
@@ -14,7 +14,7 @@ use sbx_spec::DnsName;
 
 use crate::layout;
 use crate::limits;
-use crate::names::Names;
+use crate::names::{self, Names};
 use crate::records::{Data, Found, Kind, Question, Record};
 
 /// How the question came, and so how long the answer may be.
@@ -157,41 +157,60 @@ fn about(name: DnsName, kind: Rtype, names: &mut Names) -> Judged {
         return no_name();
     }
     let fixed = match name.as_str() {
-        "host.sbx.internal" | "host.docker.internal" => Some(layout::HOST_V4),
-        "gateway.sbx.internal" | "gateway.docker.internal" => Some(layout::GATEWAY_V4),
-        _ if name.is_within("localhost") => Some(Ipv4Addr::LOCALHOST),
+        "host.sbx.internal" | "host.docker.internal" => Some((layout::HOST_V4, layout::HOST_V6)),
+        "gateway.sbx.internal" | "gateway.docker.internal" => {
+            Some((layout::GATEWAY_V4, layout::GATEWAY_V6))
+        }
+        _ if name.is_within("localhost") => Some((Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST)),
         _ => None,
     };
     if let (Some(kind), None) = (Kind::of(kind), fixed) {
         return Judged::Elsewhere(Question { name, kind });
     }
-    match (kind, fixed) {
-        (Rtype::AAAA, Some(address)) if address.is_loopback() => {
-            found(Content::Aaaa(Ipv6Addr::LOCALHOST))
-        }
-        (Rtype::A, Some(address)) => found(Content::A(address)),
-        (Rtype::A, None) => match names.address(&name) {
-            Some(address) => found(Content::A(address)),
-            None => Judged::Known(OptRcode::REFUSED, Content::Nothing, Some("limit:names")),
-        },
-        _ => found(Content::Nothing),
+    if !matches!(kind, Rtype::A | Rtype::AAAA) {
+        return found(Content::Nothing);
+    }
+    let both = fixed.or_else(|| {
+        let v4 = names.address(&name)?;
+        Some((v4, names::in_v6(v4)))
+    });
+    match both {
+        Some((v4, _)) if kind == Rtype::A => found(Content::A(v4)),
+        Some((_, v6)) => found(Content::Aaaa(v6)),
+        None => Judged::Known(OptRcode::REFUSED, Content::Nothing, Some("limit:names")),
     }
 }
 
 /// The name behind one of our own addresses, asked backwards.
 fn pointer(name: &DnsName, names: &Names) -> Option<String> {
+    let address = reversed_v4(name).map(IpAddr::V4);
+    let address = address.or_else(|| reversed_v6(name).map(IpAddr::V6))?;
+    if layout::is_gateway(address) {
+        return Some("gateway.sbx.internal".to_owned());
+    }
+    if layout::is_host(address) {
+        return Some("host.sbx.internal".to_owned());
+    }
+    names.name(address).map(|name| name.as_str().to_owned())
+}
+
+fn reversed_v4(name: &DnsName) -> Option<Ipv4Addr> {
     let reversed = name.as_str().strip_suffix(".in-addr.arpa")?;
-    let mut octets = reversed.split('.').map(|label| label.parse::<u8>().ok());
-    let mut next = || octets.next().flatten();
-    let (d, c, b, a) = (next()?, next()?, next()?, next()?);
-    if octets.next().is_some() {
-        return None;
-    }
-    match Ipv4Addr::new(a, b, c, d) {
-        layout::GATEWAY_V4 => Some("gateway.sbx.internal".to_owned()),
-        layout::HOST_V4 => Some("host.sbx.internal".to_owned()),
-        address => names.name(address).map(|name| name.as_str().to_owned()),
-    }
+    let octets = reversed.split('.').map(|label| label.parse::<u8>().ok());
+    let octets: Vec<u8> = octets.rev().collect::<Option<_>>()?;
+    <[u8; 4]>::try_from(octets).ok().map(Ipv4Addr::from)
+}
+
+/// RFC 3596, 2.5.
+fn reversed_v6(name: &DnsName) -> Option<Ipv6Addr> {
+    let reversed = name.as_str().strip_suffix(".ip6.arpa")?;
+    let mut count = 0;
+    let bits = reversed.split('.').rev().try_fold(0_u128, |bits, label| {
+        count += 1;
+        let nibble = u128::from_str_radix(label, 16).ok()?;
+        (label.len() == 1 && count <= 32).then_some(bits << 4 | nibble)
+    })?;
+    (count == 32).then_some(Ipv6Addr::from(bits))
 }
 
 fn compose(
@@ -350,13 +369,25 @@ mod tests {
     }
 
     #[test]
-    fn a_name_without_ipv6_is_an_empty_answer_and_not_an_error() {
+    fn a_name_has_one_address_of_each_family_and_nothing_where_neither_is_asked() {
+        let mut names = Names::default();
+        let v4 = ask_with(&query(&[b"a", b"io"], A, b""), &mut names).message;
+        let v6 = ask_with(&query(&[b"a", b"io"], AAAA, b""), &mut names).message;
+        let prefix = [0xfd, 0x73, 0x62, 0x78, 0x78, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+        let (rest, place) = v6.split_at(v6.len() - 2);
+        assert!(rest.ends_with(&prefix), "{v6:02x?}");
+        assert!(v4.ends_with(&[&[198, 18][..], place].concat()), "{v4:02x?}");
+        for (name, last) in [(&b"host"[..], 0xfe), (b"gateway", 1)] {
+            let fixed = ask(&query(&[name, b"sbx", b"internal"], AAAA, b"")).message;
+            assert!(fixed.starts_with(&v4[..4]) && fixed.ends_with(&[0, 0, last]));
+        }
         let golden = [
             &[0x12, 0x34, 0x81, 0x80, 0, 1, 0, 0, 0, 0, 0, 0, 1][..],
-            &[b'a', 2, b'i', b'o', 0, 0, 28, 0, 1],
+            &[b'a', 2, b'i', b'o', 0, 0, 65, 0, 1],
         ]
         .concat();
-        assert_eq!(ask(&query(&[b"a", b"io"], AAAA, b"")).message, golden);
+        // HTTPS, which could bring keys that hide a server's name.
+        assert_eq!(ask(&query(&[b"a", b"io"], 65, b"")).message, golden);
     }
 
     #[test]
@@ -497,6 +528,21 @@ mod tests {
                 .windows(expected.len())
                 .any(|window| window == expected)
         );
+        let v6 = names::in_v6([198, 18, c, d].into());
+        let nibbles = v6.octets().into_iter().rev();
+        let nibbles = nibbles.flat_map(|octet| [octet & 15, octet >> 4]);
+        let nibbles: Vec<String> = nibbles.map(|nibble| format!("{nibble:x}")).collect();
+        let mut labels: Vec<&[u8]> = nibbles.iter().map(|label| label.as_bytes()).collect();
+        labels.extend([&b"ip6"[..], b"arpa"]);
+        let reply = ask_with(&query(&labels, PTR, b""), &mut names);
+        assert!(
+            reply
+                .message
+                .windows(expected.len())
+                .any(|window| window == expected)
+        );
+        labels.remove(0);
+        assert_eq!(rcode(&ask_with(&query(&labels, PTR, b""), &mut names)), 3);
         let stranger: [&[u8]; 6] = [b"8", b"8", b"8", b"8", b"in-addr", b"arpa"];
         assert_eq!(rcode(&ask(&query(&stranger, PTR, b""))), 3);
     }
