@@ -16,6 +16,8 @@ mod ask;
 mod audit;
 mod check;
 mod doctor;
+#[cfg(test)]
+mod fake;
 mod gc;
 mod inspect;
 mod life;

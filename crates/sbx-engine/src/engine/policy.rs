@@ -21,7 +21,7 @@ use crate::command::{
     Code, Error, PolicyEdited, PolicyListReply, PolicyListed, PolicyRequest, PolicyScope,
     PresetFrom, Reply, RuleChoice, Ui,
 };
-use crate::plan::NetworkPlan;
+use crate::plan::{NetworkPlan, Plan};
 use crate::store::{Phase, SandboxDir, State};
 
 /// The policy of the user in the configuration directory, and of a sandbox
@@ -200,23 +200,27 @@ impl Engine {
         Ok(Reply::PolicyEdited(edited))
     }
 
-    /// Makes sure that a sandbox that just came up judges by what is written
-    /// down now and not when its start began.
+    /// Makes sure that a sandbox judges by what is written down now, and not
+    /// when its start began or whoever started it was killed: `planned` is
+    /// what it was started with, where this command started it.
     ///
     /// # Errors
     /// If the policy cannot be read, or the sandbox does not take it.
     pub(super) async fn refresh_policy(
         &self,
         sandbox: &SandboxDir,
-        planned: Option<&NetworkPlan>,
+        planned: Option<&Plan>,
     ) -> Result<(), Error> {
+        // Whoever edits a policy holds this until everybody knows: what is
+        // read here is not told after something newer.
+        let _leave = self.policy_lock().await?;
         let spec = sandbox.record()?.spec;
         let now = self.effective(Some((sandbox, &spec)))?;
-        match planned {
-            Some(planned) if planned.rules != now.rules => {
-                self.make_known(sandbox, &now).await.map(drop)
-            }
-            _ => Ok(()),
+        let known = planned.map(|plan| plan.network.as_ref());
+        match known {
+            Some(None) => Ok(()),
+            Some(Some(network)) if network.rules == now.rules => Ok(()),
+            Some(Some(_)) | None => self.make_known(sandbox, &now).await.map(drop),
         }
     }
 
@@ -279,7 +283,9 @@ impl Engine {
     }
 
     /// Tells running sandboxes what counts now. One that cannot be told is
-    /// stopped: it would go on by rules that somebody just took back.
+    /// stopped: it would go on by rules that somebody just took back. One on
+    /// its way up is told before its first session
+    /// ([`Self::refresh_policy`]).
     async fn make_known_to_all(&self, scope: &PolicyScope, edit: &mut Edit) -> Result<(), Error> {
         let concerned = match scope {
             PolicyScope::User => self.store().list()?,
@@ -433,3 +439,6 @@ fn write(path: &std::path::Path, text: &str) -> Result<(), Error> {
         .and_then(|directory| file::replace_at(&directory, name, text.as_bytes()))
         .map_err(|source| failed().because(source))
 }
+
+#[cfg(test)]
+mod tests;

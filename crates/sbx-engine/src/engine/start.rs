@@ -43,6 +43,8 @@ impl Engine {
         // One command starts it; the others find it running.
         let _leave = sandbox.change(PATIENCE)?;
         if settled(sandbox).await? {
+            // Whoever started it may have been killed before it told.
+            self.refresh_policy(sandbox, None).await?;
             if stay == Stay::UntilStopped {
                 crate::client::stay(&self.runtime(sandbox.name())).await?;
             }
@@ -77,7 +79,11 @@ impl Engine {
             started = self.supervise(sandbox, &plan, &bound, stay, ui).await;
         }
         started?;
-        self.refresh_policy(sandbox, plan.network.as_ref()).await?;
+        if let Err(error) = self.refresh_policy(sandbox, Some(&plan)).await {
+            // It would go on by rules that are not those that are written.
+            self.bring_down(sandbox, Duration::ZERO).await?;
+            return Err(error);
+        }
         Ok((Entered::Started, Some(plan)))
     }
 
