@@ -114,7 +114,8 @@ fn trust_file(caller: &Caller) -> Option<PathBuf> {
     (!value.is_empty()).then(|| caller.cwd.join(value))
 }
 
-fn proxies(caller: &Caller) -> Proxies {
+/// The proxies that the caller's programs use.
+pub(crate) fn proxies(caller: &Caller) -> Proxies {
     // As curl has it, the form in small letters counts first.
     let value = |small: &str| {
         [small.to_owned(), small.to_uppercase()]

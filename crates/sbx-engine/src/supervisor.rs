@@ -39,6 +39,7 @@ use crate::store::{RunRecord, Store};
 
 pub(crate) use audit::{MAX_FILE as MAX_AUDIT_FILE, NAME as AUDIT_NAME, OLDER as AUDIT_OLDER};
 pub(crate) use log::{MAX_FILE as MAX_LOG_FILE, NAME as LOG_NAME, OLDER as LOG_OLDER};
+pub(crate) use names::named;
 pub(crate) use wire::{FrameReader, write as write_frame};
 
 /// Where the starter is told how it goes.

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use sbx_spec::{
-    Answer, Destination, DnsName, Flow, HttpRequest, Policy, Protocol, Reason, Rule, Verdict,
-    decide, decide_name, decide_request,
+    Answer, Destination, DnsName, Flow, Host, HttpRequest, Policy, Protocol, RESERVED_NAME, Reason,
+    ResolvedName, Rule, Verdict, decide, decide_name, decide_request, judge_resolved,
 };
 use tokio::sync::watch;
 
@@ -38,12 +38,7 @@ pub(crate) struct Intent {
 impl Intent {
     /// The intent of a packet to `address`.
     pub(crate) fn new(protocol: Protocol, address: IpAddr, port: u16, names: &Names) -> Self {
-        let destination = match names.name(address) {
-            Some(name) => Destination::Name(name.clone()),
-            None if layout::is_gateway(address) => Destination::Gateway,
-            None if layout::is_host(address) => Destination::HostService,
-            None => Destination::Address(address),
-        };
+        let destination = Destination::of_address(address, |v4| names.name(v4).cloned());
         Self {
             flow: Flow {
                 protocol,
@@ -53,6 +48,28 @@ impl Intent {
             address,
             approved: Vec::new(),
         }
+    }
+
+    /// The intent of a program that names a server to a proxy of the gateway,
+    /// or why there can be none.
+    pub(crate) fn asked(host: &Host, port: u16, names: &Names) -> (Self, Option<Reason>) {
+        let (protocol, gateway) = (Protocol::Tcp, layout::GATEWAY_V4.into());
+        let name = match host {
+            Host::Address(address) => return (Self::new(protocol, *address, port, names), None),
+            Host::Name(name) => name,
+        };
+        let known = Destination::of_name(name);
+        let denied = known.is_none().then(|| RESERVED_NAME.into());
+        let intent = Self {
+            flow: Flow {
+                protocol,
+                destination: known.unwrap_or_else(|| Destination::Name(name.clone())),
+                port,
+            },
+            address: gateway,
+            approved: Vec::new(),
+        };
+        (intent, denied)
     }
 
     /// The user said yes.
@@ -277,26 +294,16 @@ impl Gate {
         let Ok(()) = self.read_host_addresses(now) else {
             return Decision::Deny(HOST_ADDRESSES_UNKNOWN.into());
         };
-        let (mut passes, mut asked) = (Vec::new(), None);
-        let mut denied = Reason::Fixed("default:no-address");
-        for address in addresses.iter().take(limits::CANDIDATES) {
-            let flow = Flow {
-                destination: Destination::Resolved(name.clone(), *address),
-                ..intent.flow.clone()
-            };
-            let verdict = intent.settle(self.verdict(&flow), &flow);
-            match verdict.answer {
-                Answer::Deny => denied = verdict.reason,
-                Answer::Ask => asked = asked.or(Some((flow, verdict.reason))),
-                Answer::Allow | Answer::Inspect => {
-                    passes.push(pass(*address, flow.port, &verdict));
-                }
-            }
-        }
-        match asked {
-            _ if !passes.is_empty() => Decision::Dial(passes),
-            Some((flow, reason)) => Decision::Ask(flow, reason),
-            None => Decision::Deny(denied),
+        let verdict = |flow: &Flow| intent.settle(self.verdict(flow), flow);
+        match judge_resolved(&intent.flow, name, addresses, verdict) {
+            ResolvedName::Deny(reason) => Decision::Deny(reason),
+            ResolvedName::Ask(flow, reason) => Decision::Ask(flow, reason),
+            ResolvedName::Dial(dialled) => Decision::Dial(
+                dialled
+                    .iter()
+                    .map(|(address, verdict)| pass(*address, intent.flow.port, verdict))
+                    .collect(),
+            ),
         }
     }
 
@@ -358,3 +365,6 @@ fn pass(address: IpAddr, port: u16, verdict: &Verdict) -> Pass {
         inspect: verdict.answer == Answer::Inspect,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,32 +2,17 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+pub use sbx_spec::{GATEWAY_V4, GATEWAY_V6, HOST_V4, HOST_V6, HTTP_PROXY, SOCKS_PROXY};
 use smoltcp::wire::EthernetAddress;
 
-/// The gateway and name server.
-pub const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(198, 19, 255, 1);
 /// The guest.
 pub const GUEST_V4: Ipv4Addr = Ipv4Addr::new(198, 19, 255, 2);
-/// The host's loopback, as far as a rule opened it.
-pub const HOST_V4: Ipv4Addr = Ipv4Addr::new(198, 19, 255, 254);
-/// The gateway and name server.
-pub const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfd73, 0x6278, 0x7800, 0, 0, 0, 0, 1);
 /// The guest.
 pub const GUEST_V6: Ipv6Addr = Ipv6Addr::new(0xfd73, 0x6278, 0x7800, 0, 0, 0, 0, 2);
-/// The host's loopback, as far as a rule opened it.
-pub const HOST_V6: Ipv6Addr = Ipv6Addr::new(0xfd73, 0x6278, 0x7800, 0, 0, 0, 0, 0xfe);
-/// The first of the addresses that stand for names. The last 16 bits are those
-/// of the name's IPv4 address.
-pub const NAMES_V6: Ipv6Addr = Ipv6Addr::new(0xfd73, 0x6278, 0x7800, 1, 0, 0, 0, 0);
 /// The Ethernet address of everything but the guest.
 pub const GATEWAY_MAC: EthernetAddress = EthernetAddress([0x52, 0x54, 0x00, 0x73, 0x62, 0x01]);
 /// The Ethernet address a guest has until it says otherwise.
 pub const GUEST_MAC: EthernetAddress = EthernetAddress([0x52, 0x54, 0x00, 0x73, 0x62, 0x78]);
-
-/// The gateway's port for programs that want an HTTP proxy.
-pub const HTTP_PROXY: u16 = 3128;
-/// The gateway's port for programs that want a SOCKS 5 proxy.
-pub const SOCKS_PROXY: u16 = 1080;
 
 /// The names of [`HOST_V4`] inside.
 pub(crate) const HOST_NAMES: [&str; 2] = ["host.sbx.internal", "host.docker.internal"];

@@ -45,4 +45,5 @@ pub use error::{Attempt, Error};
 pub use gate::host_addresses;
 pub use inspect::{Authority, AuthorityError};
 pub use names::{KnownName, file as names_file};
-pub use upstream::{Config, Proxies, ProxyError};
+pub use resolve::look_up;
+pub use upstream::{Config, Proxies, ProxyError, resolved_elsewhere};

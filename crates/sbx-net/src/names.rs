@@ -7,14 +7,13 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 
 use sbx_spec::DnsName;
 use sbx_sys::memfd;
 use serde::{Deserialize, Serialize};
 
-use crate::layout;
 use crate::limits;
 
 /// A name and the address that stands for it in one sandbox.
@@ -64,7 +63,7 @@ impl Names {
     pub(crate) fn restored(known: &[KnownName]) -> Self {
         let mut names = Self::default();
         for KnownName { addr, name } in known.iter().take(limits::NAMES) {
-            let Some(place) = place_of((*addr).into()) else {
+            let Some(place) = place_of(*addr) else {
                 continue;
             };
             if names.is_free(place) && !names.by_name.contains_key(name) {
@@ -116,7 +115,7 @@ impl Names {
     }
 
     /// The name an address stands for.
-    pub(crate) fn name(&self, address: IpAddr) -> Option<&DnsName> {
+    pub(crate) fn name(&self, address: Ipv4Addr) -> Option<&DnsName> {
         self.by_place.get(&place_of(address)?)
     }
 
@@ -127,25 +126,10 @@ impl Names {
     }
 }
 
-/// The IPv6 address that stands for the same name.
-pub(crate) fn in_v6(address: Ipv4Addr) -> Ipv6Addr {
-    let [_, _, high, low] = address.octets();
-    let [segments @ .., _] = layout::NAMES_V6.segments();
-    let [a, b, c, d, e, f, g] = segments;
-    Ipv6Addr::new(a, b, c, d, e, f, g, u16::from_be_bytes([high, low]))
-}
-
-fn place_of(address: IpAddr) -> Option<u16> {
-    match address {
-        IpAddr::V4(v4) => match v4.octets() {
-            [198, 18, high, low] => Some(u16::from_be_bytes([high, low])),
-            _ => None,
-        },
-        IpAddr::V6(v6) => {
-            let [above @ .., place] = v6.segments();
-            let [ours @ .., _] = layout::NAMES_V6.segments();
-            (above == ours).then_some(place)
-        }
+fn place_of(address: Ipv4Addr) -> Option<u16> {
+    match address.octets() {
+        [198, 18, high, low] => Some(u16::from_be_bytes([high, low])),
+        _ => None,
     }
 }
 
@@ -174,12 +158,9 @@ mod tests {
         let first = names.address(&a).unwrap();
         assert_ne!(first, names.address(&b).unwrap());
         assert_eq!(names.address(&a), Some(first));
-        assert_eq!(names.name(first.into()), Some(&a));
-        assert_eq!(names.name(in_v6(first).into()), Some(&a));
-        let beside: Ipv6Addr = "fd73:6278:7800:2::1".parse().unwrap();
-        assert_eq!(names.name(beside.into()), None);
+        assert_eq!(names.name(first), Some(&a));
         assert_eq!(Names::default().address(&a), Some(first));
-        assert_eq!(names.name(IpAddr::from([198, 19, 255, 1])), None);
+        assert_eq!(names.name(Ipv4Addr::new(198, 19, 255, 1)), None);
     }
 
     #[test]
@@ -204,7 +185,7 @@ mod tests {
         told.push(lie([198, 18, 1, 1], "a.example"));
         let mut restored = Names::restored(&told);
         assert_eq!(restored.len(), 2);
-        assert_eq!(restored.name(first.into()), Some(&name("a.example")));
+        assert_eq!(restored.name(first), Some(&name("a.example")));
         assert_eq!(restored.address(&name("b.example")), Some(second));
         assert_eq!(restored.untold(), None);
     }

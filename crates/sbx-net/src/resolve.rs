@@ -96,7 +96,10 @@ impl Resolver {
     }
 }
 
-fn look_up(name: &DnsName) -> Vec<IpAddr> {
+/// The addresses of a name in the host's order, as many as are dialled; empty
+/// where it has none. Waits for the C library's resolver.
+#[must_use]
+pub fn look_up(name: &DnsName) -> Vec<IpAddr> {
     let mut addresses = Vec::new();
     for found in (name.as_str(), 0).to_socket_addrs().into_iter().flatten() {
         let address = found.ip().to_canonical();

@@ -12,7 +12,7 @@ use std::os::fd::OwnedFd;
 
 use http::Uri;
 use hyper_util::client::proxy::matcher::Matcher;
-use sbx_spec::Destination;
+use sbx_spec::{Destination, DnsName};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -94,6 +94,15 @@ impl Proxies {
     }
 }
 
+/// Whether a connection to `name` goes by one of `proxies` that resolves
+/// names: then it needs no address on this host.
+#[must_use]
+pub fn resolved_elsewhere(proxies: &Proxies, name: &DnsName, port: u16) -> bool {
+    Ways::of(proxies)
+        .way_to(name.as_str(), port)
+        .is_some_and(|way| way.resolves())
+}
+
 /// Which proxy serves whom.
 pub(crate) struct Ways(Option<Matcher>);
 
@@ -158,7 +167,10 @@ impl Ways {
             Destination::Address(IpAddr::V6(address)) => format!("[{address}]"),
             Destination::HostService | Destination::Gateway => return None,
         };
-        let port = intent.flow.port;
+        self.way_to(&host, intent.flow.port)
+    }
+
+    fn way_to(&self, host: &str, port: u16) -> Option<Proxy> {
         let scheme = if port == 80 { "http" } else { "https" };
         let asked: Uri = format!("{scheme}://{host}:{port}/").parse().ok()?;
         let found = self.0.as_ref()?.intercept(&asked)?;

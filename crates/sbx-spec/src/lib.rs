@@ -33,10 +33,12 @@ pub use naming::{
 };
 pub use path::{GuestPath, GuestPathError};
 pub use policy::{
-    Action, Answer, CanonicalPath, Destination, Flow, GROUPS, Group, HttpCondition, HttpError,
-    HttpRequest, MAX_POLICY_FILE, MAX_POLICY_RULES, Method, NOT_CANONICAL, Origin, PathGlob,
-    Policy, PolicyEdit, PolicyFile, Ports, Protocol, Reason, Resource, ResourceError, Rule,
-    RuleError, RuleId, Target, Transport, Verdict, decide, decide_name, decide_request,
+    Action, Answer, CanonicalPath, Destination, Flow, Foreseen, GATEWAY_V4, GATEWAY_V6, GROUPS,
+    Group, HOST_V4, HOST_V6, HTTP_PROXY, HttpCondition, HttpError, HttpRequest, MAX_POLICY_FILE,
+    MAX_POLICY_RULES, Method, NO_ADDRESS, NOT_CANONICAL, Origin, PathGlob, Policy, PolicyEdit,
+    PolicyFile, Ports, Protocol, RESERVED_NAME, Reason, ResolvedName, Resource, ResourceError,
+    Rule, RuleError, RuleId, SOCKS_PROXY, Target, Transport, Trial, Verdict, decide, decide_name,
+    decide_request, foresee, foresee_resolved, judge_resolved, name_address, name_address_v6,
     preset_rules,
 };
 pub use publish::{MAX_PUBLISHED, Publication, PublicationError};

@@ -1,21 +1,25 @@
-//! `sbx policy check`: what the network engine would say, by the same
-//! decision and in the same order.
+//! `sbx policy check`: what the network engine would say. The pieces that say
+//! it are the engine's own ([`sbx_spec::foresee`]); here they are only given
+//! what they need to know.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use sbx_net::{Proxies, look_up, resolved_elsewhere};
 use sbx_spec::{
-    Answer, CanonicalPath, Destination, Flow, Host, HttpRequest, NetworkPreset, Policy, Protocol,
-    Transport, Verdict, decide, decide_request,
+    Answer, CanonicalPath, DnsName, Foreseen, HttpRequest, NetworkPreset, Policy, Protocol, Reason,
+    Transport, Trial, Verdict, foresee, foresee_resolved,
 };
 
 use super::Engine;
-use crate::command::{CheckedReply, CheckedRequest, Code, Error, PolicyCheck, Reply};
+use crate::command::{CheckedReply, Code, Error, PolicyCheck, Reply};
+use crate::facts;
+use crate::supervisor::named;
 
 /// How long the host's resolver may take.
-const RESOLVE: Duration = Duration::from_secs(5);
+const RESOLVE: Duration = sbx_net::limits::RESOLVE_TIME;
 
 impl Engine {
     /// Says what would come of a connection, or of a request on one.
@@ -23,11 +27,14 @@ impl Engine {
     /// # Errors
     /// If a policy cannot be read.
     pub(super) async fn check_policy(&self, check: PolicyCheck) -> Result<Reply, Error> {
-        let effective = match &check.sandbox {
-            Some(name) => {
-                let sandbox = self.find(name)?;
+        let sandbox = match &check.sandbox {
+            Some(name) => Some(self.find(name)?),
+            None => None,
+        };
+        let effective = match &sandbox {
+            Some(sandbox) => {
                 let spec = sandbox.record()?.spec;
-                self.effective(Some((&sandbox, &spec)))?
+                self.effective(Some((sandbox, &spec)))?
             }
             None => self.effective(None)?,
         };
@@ -38,86 +45,58 @@ impl Engine {
             },
             host_addresses: host_addresses()?,
         };
-        let (verdict, addresses) = judge(&policy, &check).await;
+        // Without a sandbox no name has an address yet.
+        let named = |address| named(&sandbox.as_ref()?.join("."), address);
+        let proxies = facts::proxies(&self.caller);
+        let (verdict, addresses) = judge(&policy, &check, named, &proxies).await;
         Ok(Reply::Checked(CheckedReply::of(
             &check, &verdict, addresses,
         )))
     }
 }
 
-/// What the network engine would say, in the same order: by name, and then
-/// for each address that it resolves to.
-async fn judge(policy: &Policy, check: &PolicyCheck) -> (Verdict, Vec<IpAddr>) {
-    let decide = |destination| {
-        let flow = Flow {
-            protocol: match check.transport {
-                Transport::Tcp => Protocol::Tcp,
-                Transport::Udp => Protocol::Udp,
-            },
-            destination,
-            port: check.port,
-        };
-        of_request(policy, &flow, check.request.as_ref())
-    };
-    let name = match &check.host {
-        Host::Address(address) => {
-            return (decide(Destination::Address(*address)), Vec::new());
-        }
-        Host::Name(name) if is_host_service(name.as_str()) => {
-            return (decide(Destination::HostService), Vec::new());
-        }
-        Host::Name(name) => name,
-    };
-    let verdict = decide(Destination::Name(name.clone()));
-    if verdict.answer == Answer::Deny {
-        return (verdict, Vec::new());
-    }
-    let asked = tokio::time::timeout(
-        RESOLVE,
-        tokio::net::lookup_host((name.as_str(), check.port)),
-    );
-    let Ok(Ok(found)) = asked.await else {
-        // Here as there, only who may connect learns that there is nothing.
-        return (verdict, Vec::new());
-    };
-    let addresses: Vec<IpAddr> = found
-        .map(|address| address.ip().to_canonical())
-        .collect::<BTreeSet<_>>()
-        .into_iter()
-        .collect();
-    let judged = |address: &IpAddr| decide(Destination::Resolved(name.clone(), *address));
-    let verdicts: Vec<Verdict> = addresses.iter().map(judged).collect();
-    // One allowed address is enough, as for the engine, and one that the user
-    // would be asked about better than none.
-    let goes_on = |verdict: &&Verdict| matches!(verdict.answer, Answer::Allow | Answer::Inspect);
-    let decisive = verdicts
-        .iter()
-        .find(goes_on)
-        .or(verdicts.iter().find(|one| one.answer == Answer::Ask))
-        .or(verdicts.last())
-        .cloned();
-    (decisive.unwrap_or(verdict), addresses)
-}
-
-/// The verdict on a flow, or on a request where that is what matters there.
-fn of_request(policy: &Policy, flow: &Flow, request: Option<&CheckedRequest>) -> Verdict {
-    let verdict = decide(policy, flow);
-    let Some(request) = request.filter(|_| verdict.answer == Answer::Inspect) else {
-        return verdict;
-    };
-    let path = request.target.parse::<CanonicalPath>().ok();
-    let request = HttpRequest {
+/// What the network engine would say, and what the name resolves to where it
+/// would ask.
+async fn judge(
+    policy: &Policy,
+    check: &PolicyCheck,
+    named: impl FnOnce(Ipv4Addr) -> Option<DnsName>,
+    proxies: &Proxies,
+) -> (Verdict, Vec<IpAddr>) {
+    let path =
+        (check.request.as_ref()).and_then(|request| request.target.parse::<CanonicalPath>().ok());
+    let request = check.request.as_ref().map(|request| HttpRequest {
         method: &request.method,
         path: path.as_ref(),
+    });
+    let trial = Trial {
+        host: &check.host,
+        port: check.port,
+        protocol: match check.transport {
+            Transport::Tcp => Protocol::Tcp,
+            Transport::Udp => Protocol::Udp,
+        },
+        request: request.as_ref(),
     };
-    decide_request(policy, flow, &request)
-}
-
-fn is_host_service(name: &str) -> bool {
-    matches!(
-        name,
-        "localhost" | "host.sbx.internal" | "host.docker.internal"
-    )
+    let (name, flow) = match foresee(policy, &trial, named) {
+        Foreseen::Settled(verdict) => return (verdict, Vec::new()),
+        Foreseen::Resolve(name, flow) => (name, flow),
+    };
+    let asked = name.clone();
+    let asked = tokio::task::spawn_blocking(move || look_up(&asked));
+    let Ok(found) = tokio::time::timeout(RESOLVE, asked).await else {
+        let late = Verdict {
+            answer: Answer::Deny,
+            reason: Reason::Fixed("limit:resolve-time"),
+        };
+        return (late, Vec::new());
+    };
+    let addresses = found.unwrap_or_default();
+    // Datagrams go by no proxy.
+    let elsewhere =
+        flow.protocol == Protocol::Tcp && resolved_elsewhere(proxies, &name, check.port);
+    let verdict = foresee_resolved(policy, &trial, (&name, &flow), &addresses, elsewhere);
+    (verdict, addresses)
 }
 
 fn host_addresses() -> Result<BTreeSet<IpAddr>, Error> {

@@ -88,7 +88,7 @@ pub(crate) fn launch(
             let what = format!("cannot open the audit file of `{}`", sandbox.name());
             Error::new(Code::State, what).because(source)
         })?;
-        let names = sandbox.join("names.jsonl");
+        let names = sandbox.join(super::names::FILE);
         let (prepared, machine) = Network::prepare(&names, &plan.rules, audit)?;
         helpers.push(prepared.start(spawner)?);
         network = Some(prepared);

@@ -6,13 +6,18 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::net::Ipv4Addr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use sbx_net::{KnownName, limits};
+use sbx_spec::DnsName;
 use serde::Deserialize;
 
 use super::log;
+
+/// The file, in a sandbox's directory.
+pub(super) const FILE: &str = "names.jsonl";
 
 /// Names that are kept from one start to the next. The oldest beyond are
 /// forgotten then, so that a sandbox of many starts has room for new ones.
@@ -40,22 +45,13 @@ impl Names {
     /// If the file cannot be opened or written.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let options = |truncate| {
-            let mut options = OpenOptions::new();
-            let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
-            options.read(true).write(true).create(true).mode(0o600);
-            options.custom_flags(flags.bits().cast_signed());
+            let mut options = looking();
+            options.write(true).create(true).mode(0o600);
             options.truncate(truncate);
             options
         };
         let mut file = options(false).open(path)?;
-        let mut text = Vec::new();
-        let most = u64::try_from(limits::NAMES * limits::NAME).unwrap_or(u64::MAX);
-        (&mut file).take(most).read_to_end(&mut text)?;
-        let mut known: Vec<KnownName> = text
-            .split(|byte| *byte == b'\n')
-            .filter_map(|line| serde_json::from_slice(line).ok())
-            .collect();
-        let whole = text.is_empty() || text.ends_with(b"\n");
+        let (mut known, whole) = read(&mut file)?;
         if known.len() > KEPT || !whole {
             known.drain(..known.len().saturating_sub(KEPT));
             file = options(true).open(path)?;
@@ -96,6 +92,34 @@ impl Names {
     }
 }
 
+/// The name that `address` stands for in the sandbox of this directory, for
+/// whoever only looks; the engine believes the earlier of two, too.
+pub(crate) fn named(sandbox: &Path, address: Ipv4Addr) -> Option<DnsName> {
+    let mut file = looking().open(sandbox.join(FILE)).ok()?;
+    let (known, _) = read(&mut file).ok()?;
+    let found = known.into_iter().find(|known| known.addr == address);
+    found.map(|known| known.name)
+}
+
+fn looking() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+    options.read(true).custom_flags(flags.bits().cast_signed());
+    options
+}
+
+/// What a file holds, and whether its last line is whole.
+fn read(file: &mut File) -> io::Result<(Vec<KnownName>, bool)> {
+    let mut text = Vec::new();
+    let most = u64::try_from(limits::NAMES * limits::NAME).unwrap_or(u64::MAX);
+    file.take(most).read_to_end(&mut text)?;
+    let known = text
+        .split(|byte| *byte == b'\n')
+        .filter_map(|line| serde_json::from_slice(line).ok())
+        .collect();
+    Ok((known, text.is_empty() || text.ends_with(b"\n")))
+}
+
 fn write(file: &mut File, one: &KnownName) -> io::Result<()> {
     let mut line = serde_json::to_vec(one)?;
     line.push(b'\n');
@@ -119,6 +143,9 @@ mod tests {
         assert!(names.hear(&told(1)) && names.hear(&told(2)));
         assert!(!names.hear(r#"{"flow":{}}"#));
         let before = names.known().to_vec();
+        let second = named(home.path(), "198.18.0.2".parse().unwrap());
+        assert_eq!(second.unwrap().as_str(), "n2.example");
+        assert_eq!(named(home.path(), "198.18.0.3".parse().unwrap()), None);
         std::fs::write(
             &path,
             [std::fs::read(&path).unwrap(), b"{\"addr\":\"198.1".to_vec()].concat(),

@@ -1,7 +1,7 @@
 //! Programs that want a proxy: their requests become intents like those of
 //! any packet, and what the gate allows is dialled like anything else.
 
-use sbx_spec::{Destination, Flow, Host, Protocol, Reason};
+use sbx_spec::Reason;
 use smoltcp::socket::tcp::State as Tcp;
 
 use super::Engine;
@@ -9,7 +9,7 @@ use crate::device::packet::Packet;
 use crate::entry::proxy::{Asked, Language, Opened};
 use crate::entry::tcp;
 use crate::flow::{Asking, Parked, Relay, Role, State};
-use crate::gate::Intent;
+use crate::gate::{Decision, Intent};
 use crate::inspect::Carries;
 use crate::layout;
 use crate::limits;
@@ -108,8 +108,11 @@ impl Engine {
             ready,
             first,
         } = opened;
-        let intent = self.intent_of(&target.host, target.port);
-        let decision = self.gate.judge(&intent, self.now);
+        let (intent, denied) = Intent::asked(&target.host, target.port, &self.names);
+        let decision = match denied {
+            Some(reason) => Decision::Deny(reason),
+            None => self.gate.judge(&intent, self.now),
+        };
         let Some(flow) = self.table.get_mut(key) else {
             return;
         };
@@ -125,29 +128,6 @@ impl Engine {
         self.dialling += 1;
         flow.parked = Some(Box::new(parked));
         self.pursue(key, decision);
-    }
-
-    fn intent_of(&self, host: &Host, port: u16) -> Intent {
-        match host {
-            Host::Address(address) => Intent::new(Protocol::Tcp, *address, port, &self.names),
-            Host::Name(name) => {
-                let is_host = layout::HOST_NAMES.contains(&name.as_str());
-                let destination = if is_host {
-                    Destination::HostService
-                } else {
-                    Destination::Name(name.clone())
-                };
-                Intent {
-                    flow: Flow {
-                        protocol: Protocol::Tcp,
-                        destination,
-                        port,
-                    },
-                    address: layout::GATEWAY_V4.into(),
-                    approved: Vec::new(),
-                }
-            }
-        }
     }
 
     /// Keeps a guest company that waits for a proxy's answer. False when it

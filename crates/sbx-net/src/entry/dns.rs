@@ -10,11 +10,11 @@ use domain::base::iana::{Class, Opcode, OptRcode, Rcode, Rtype};
 use domain::base::message_builder::{AnswerBuilder, StaticCompressor};
 use domain::base::{Message, MessageBuilder, Name, ParsedName, ToName, Ttl};
 use domain::rdata::{A, Aaaa, Ptr};
-use sbx_spec::DnsName;
+use sbx_spec::{DnsName, name_address, name_address_v6};
 
 use crate::layout;
 use crate::limits;
-use crate::names::{self, Names};
+use crate::names::Names;
 use crate::records::{Data, Found, Kind, Question, Record};
 
 /// How the question came, and so how long the answer may be.
@@ -172,7 +172,7 @@ fn about(name: DnsName, kind: Rtype, names: &mut Names) -> Judged {
     }
     let both = fixed.or_else(|| {
         let v4 = names.address(&name)?;
-        Some((v4, names::in_v6(v4)))
+        Some((v4, name_address_v6(v4)))
     });
     match both {
         Some((v4, _)) if kind == Rtype::A => found(Content::A(v4)),
@@ -191,7 +191,8 @@ fn pointer(name: &DnsName, names: &Names) -> Option<String> {
     if layout::is_host(address) {
         return Some("host.sbx.internal".to_owned());
     }
-    names.name(address).map(|name| name.as_str().to_owned())
+    let name = name_address(address).and_then(|address| names.name(address));
+    name.map(|name| name.as_str().to_owned())
 }
 
 fn reversed_v4(name: &DnsName) -> Option<Ipv4Addr> {
@@ -528,7 +529,7 @@ mod tests {
                 .windows(expected.len())
                 .any(|window| window == expected)
         );
-        let v6 = names::in_v6([198, 18, c, d].into());
+        let v6 = name_address_v6([198, 18, c, d].into());
         let nibbles = v6.octets().into_iter().rev();
         let nibbles = nibbles.flat_map(|octet| [octet & 15, octet >> 4]);
         let nibbles: Vec<String> = nibbles.map(|nibble| format!("{nibble:x}")).collect();

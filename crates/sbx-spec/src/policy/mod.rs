@@ -4,6 +4,7 @@
 //! decision ([`decide`]). Never: packets, lookups, files, time.
 
 mod decide;
+mod destination;
 mod file;
 mod http;
 mod preset;
@@ -12,6 +13,11 @@ mod rule;
 
 pub use decide::{
     Answer, Destination, Flow, Policy, Protocol, Verdict, decide, decide_name, decide_request,
+};
+pub use destination::{
+    Foreseen, GATEWAY_V4, GATEWAY_V6, HOST_V4, HOST_V6, HTTP_PROXY, NO_ADDRESS, RESERVED_NAME,
+    Resolved as ResolvedName, SOCKS_PROXY, Trial, foresee, foresee_resolved, judge_resolved,
+    name_address, name_address_v6,
 };
 pub use file::{MAX_POLICY_FILE, MAX_POLICY_RULES, PolicyEdit, PolicyFile};
 pub use http::{
