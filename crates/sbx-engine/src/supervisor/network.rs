@@ -50,6 +50,7 @@ pub(super) struct Network {
     authority: Authority,
     audit: Rc<RefCell<Audit>>,
     hearing: Option<JoinHandle<()>>,
+    telling: Option<JoinHandle<()>>,
     deaths: VecDeque<Instant>,
 }
 
@@ -83,6 +84,7 @@ impl Network {
             })?,
             audit: Rc::new(RefCell::new(audit)),
             hearing: None,
+            telling: None,
             deaths: VecDeque::new(),
         };
         Ok((network, machine))
@@ -118,13 +120,17 @@ impl Network {
         let (reader, mut writer) = control.into_split();
         let rules = Rc::clone(&self.rules);
         let order = serde_json::json!({ "authority": self.authority });
-        spawn_local(async move {
+        // One that told a dead engine would take what is meant for this one.
+        if let Some(telling) = self.telling.take() {
+            telling.abort();
+        }
+        self.telling = Some(spawn_local(async move {
             // An engine that is gone is missed by whoever waits for its end.
             let order = format!("{order}\n");
             if writer.write_all(order.as_bytes()).await.is_ok() {
                 rules.tell(writer).await;
             }
-        });
+        }));
         let (names, rules) = (Rc::clone(&self.names), Rc::clone(&self.rules));
         let hearing = Hearing {
             engine: self.audit.borrow_mut().engine_starts(),
@@ -224,7 +230,55 @@ fn failed(source: sbx_sys::Error) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncBufReadExt, BufReader};
+
     use super::*;
+
+    const ASK: &[u8] =
+        br#"{"ask":{"question":7,"resource":"a.example:443","proto":"tcp","rule":"user ask **"}}"#;
+
+    #[test]
+    fn the_first_answer_after_an_engines_death_reaches_the_one_after_it() {
+        let home = tempfile::tempdir().unwrap();
+        let audit = Audit::open(home.path(), "box".parse().unwrap()).unwrap();
+        let names = home.path().join("names");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let local = tokio::task::LocalSet::new();
+        local.block_on(&runtime, async {
+            let (mut network, _machine) = Network::prepare(&names, &[], audit).unwrap();
+            let mut engine = |network: &mut Network| {
+                let (near, far) = UnixStream::pair().unwrap();
+                network.hear(near);
+                let (reader, writer) = far.into_split();
+                (BufReader::new(reader).lines(), writer)
+            };
+            let (mut lines, writer) = engine(&mut network);
+            let is_policy = |line: &str| line.starts_with("{\"policy\"");
+            while !is_policy(&lines.next_line().await.unwrap().unwrap()) {}
+            drop((lines, writer));
+
+            let (mut lines, mut writer) = engine(&mut network);
+            while !is_policy(&lines.next_line().await.unwrap().unwrap()) {}
+            let rules = network.rules();
+            let seen = rules.questions().list(None).await.revision();
+            writer.write_all(ASK).await.unwrap();
+            writer.write_all(b"\n").await.unwrap();
+            let number = rules.questions().list(Some(seen)).await.numbers()[0];
+            let answering = rules.questions().answer(number, true);
+            tokio::pin!(answering);
+            let line = tokio::select! {
+                _ = &mut answering => panic!("the engine was told nothing"),
+                line = lines.next_line() => line.unwrap().unwrap(),
+            };
+            assert_eq!(line, r#"{"answer":{"approve":true,"question":7}}"#);
+            let settled = b"{\"settled\":{\"question\":7,\"how\":\"approved\"}}\n";
+            writer.write_all(settled).await.unwrap();
+            assert!(answering.await);
+        });
+    }
 
     #[test]
     fn engines_are_started_again_so_often_and_later_once_more() {

@@ -102,6 +102,18 @@ pub(super) struct Listed {
     questions: Vec<Question>,
 }
 
+#[cfg(test)]
+impl Listed {
+    pub(super) fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    pub(super) fn numbers(&self) -> Vec<u64> {
+        let numbers = self.questions.iter().map(|question| question.number);
+        numbers.collect()
+    }
+}
+
 impl Questions {
     pub(super) fn new() -> Self {
         // Nobody answers a question of the last start by mistake.
