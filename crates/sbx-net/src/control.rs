@@ -3,6 +3,7 @@
 //! A supervisor that does not read costs records, never a connection: what
 //! does not fit is counted and reported in one line later.
 
+use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -128,7 +129,7 @@ pub(crate) struct SettledRecord {
 }
 
 /// How much an allowed flow carried.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct EndRecord {
     pub(crate) id: u64,
     /// Bytes from the guest.
@@ -181,6 +182,10 @@ pub(crate) struct Flood {
     pub(crate) allowed: u64,
     pub(crate) denied: u64,
     pub(crate) ended: u64,
+    /// Bytes that those which ended carried from the guest.
+    pub(crate) sent: u64,
+    /// The same to the guest.
+    pub(crate) received: u64,
 }
 
 /// So many a second, and as many at once.
@@ -217,13 +222,22 @@ impl Rate {
     }
 }
 
+/// How much of the output what a guest makes without end may fill.
+const MOST_OF_MANY: usize = limits::CONTROL_OUTPUT / 2;
+
 /// The control link.
 #[derive(Debug)]
 pub(crate) struct Control {
     fd: OwnedFd,
     output: Vec<u8>,
     input: Vec<u8>,
-    rate: Rate,
+    denials: Rate,
+    requests: Rate,
+    flows: Rate,
+    /// Allowed flows that were told and have not ended.
+    recorded: HashSet<u64>,
+    /// Ends of told flows that found no room yet, the oldest first.
+    ends: VecDeque<EndRecord>,
     flood: Flood,
     flood_due: Option<Instant>,
     pub(crate) readable: bool,
@@ -240,7 +254,11 @@ impl Control {
             fd,
             output: Vec::new(),
             input: Vec::new(),
-            rate: Rate::new(limits::RECORD_RATE, now),
+            denials: Rate::new(limits::RECORD_RATE, now),
+            requests: Rate::new(limits::RECORD_RATE, now),
+            flows: Rate::new(limits::RECORD_RATE, now),
+            recorded: HashSet::new(),
+            ends: VecDeque::new(),
             flood: Flood::default(),
             flood_due: None,
             readable: true,
@@ -257,18 +275,34 @@ impl Control {
         let _written = self.push(&Line::Ready(ready));
     }
 
-    /// Records a verdict.
+    /// Records a verdict. Whatever is denied leaves room for what is allowed:
+    /// a guest chooses how often it asks for what it may not have.
     pub(crate) fn flow(&mut self, record: &FlowRecord<'_>, now: Instant) {
-        if !(self.rate.take(now) && self.push(&Line::Flow(record))) {
-            let allowed = record.verdict == "allow";
-            self.count((u64::from(allowed), u64::from(!allowed)), now);
+        let line = Line::Flow(record);
+        if record.verdict != "allow" {
+            if !(self.denials.take(now) && self.push_within(&line, MOST_OF_MANY)) {
+                self.count((0, 1), now);
+            }
+            return;
+        }
+        let runs = record.failed.is_none();
+        let has_room = !runs || self.recorded.len() < limits::RECORDED;
+        if !(has_room && self.flows.take(now) && self.push(&line)) {
+            self.count((1, 0), now);
+        } else if runs {
+            self.recorded.insert(record.id);
         }
     }
 
     /// Records a verdict on a request.
     pub(crate) fn request(&mut self, record: &RequestRecord<'_>, now: Instant) {
-        if !(self.rate.take(now) && self.push(&Line::Request(record))) {
-            let allowed = record.verdict == "allow";
+        let allowed = record.verdict == "allow";
+        let rate = if allowed {
+            &mut self.requests
+        } else {
+            &mut self.denials
+        };
+        if !(rate.take(now) && self.push_within(&Line::Request(record), MOST_OF_MANY)) {
             self.count((u64::from(allowed), u64::from(!allowed)), now);
         }
     }
@@ -294,11 +328,26 @@ impl Control {
         self.flood_due.get_or_insert(now + Duration::from_secs(1));
     }
 
-    /// Records the end of a flow.
+    /// Records the end of a flow. That of one which is on record is always
+    /// told: what finds no room now is told later.
     pub(crate) fn end(&mut self, record: &EndRecord, now: Instant) {
-        if !(self.rate.take(now) && self.push(&Line::End(record))) {
-            self.flood.ended += 1;
-            self.flood_due.get_or_insert(now + Duration::from_secs(1));
+        if self.recorded.remove(&record.id) {
+            self.ends.push_back(*record);
+            return self.tell_ends();
+        }
+        let flood = &mut self.flood;
+        flood.ended += 1;
+        flood.sent = flood.sent.saturating_add(record.sent);
+        flood.received = flood.received.saturating_add(record.received);
+        self.flood_due.get_or_insert(now + Duration::from_secs(1));
+    }
+
+    fn tell_ends(&mut self) {
+        while let Some(end) = self.ends.front().copied() {
+            if !self.push(&Line::End(&end)) {
+                return;
+            }
+            self.ends.pop_front();
         }
     }
 
@@ -333,7 +382,11 @@ impl Control {
     }
 
     fn push(&mut self, line: &Line<'_>) -> bool {
-        if self.output.len() >= limits::CONTROL_OUTPUT {
+        self.push_within(line, limits::CONTROL_OUTPUT)
+    }
+
+    fn push_within(&mut self, line: &Line<'_>, most: usize) -> bool {
+        if self.output.len() >= most {
             return false;
         }
         let before = self.output.len();
@@ -349,7 +402,10 @@ impl Control {
     pub(crate) fn send(&mut self) -> io::Result<Result<(), Closed>> {
         while self.writable && !self.output.is_empty() {
             match rustix::net::send(&self.fd, &self.output, rustix::net::SendFlags::NOSIGNAL) {
-                Ok(count) => drop(self.output.drain(..count)),
+                Ok(count) => {
+                    self.output.drain(..count);
+                    self.tell_ends();
+                }
                 Err(Errno::AGAIN) => self.writable = false,
                 Err(Errno::INTR) => {}
                 Err(Errno::PIPE | Errno::CONNRESET) => return Ok(Err(Closed)),
@@ -398,7 +454,116 @@ impl Control {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+
     use super::*;
+
+    fn judged(id: u64, verdict: &'static str, control: &mut Control, now: Instant) {
+        let record = FlowRecord {
+            id,
+            verdict,
+            rule: &Reason::Fixed("default:unlisted"),
+            proto: "tcp",
+            host: Some("a.example"),
+            addr: None,
+            port: 443,
+            failed: None,
+        };
+        control.flow(&record, now);
+    }
+
+    fn ended(id: u64, control: &mut Control, now: Instant) {
+        let (sent, received, how) = (7, 9, "closed");
+        let record = EndRecord {
+            id,
+            sent,
+            received,
+            how,
+        };
+        control.end(&record, now);
+    }
+
+    /// Everything that was said, read by a supervisor that had not read yet.
+    fn said(mut control: Control, supervisor: OwnedFd) -> Vec<serde_json::Value> {
+        let mut supervisor = std::os::unix::net::UnixStream::from(supervisor);
+        let reader = std::thread::spawn(move || {
+            let mut text = String::new();
+            supervisor.read_to_string(&mut text).unwrap();
+            text
+        });
+        while !control.output.is_empty() || !control.ends.is_empty() {
+            control.writable = true;
+            control.send().unwrap().unwrap();
+        }
+        drop(control);
+        let text = reader.join().unwrap();
+        text.lines()
+            .filter(|line| !line.is_empty())
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn denials_without_end_leave_room_for_what_is_allowed_and_how_it_ends() {
+        let (ours, supervisor) = sbx_sys::unix::stream_pair().unwrap();
+        let now = Instant::now();
+        let mut control = Control::new(ours.into(), now);
+        judged(1, "allow", &mut control, now);
+        for id in 100..20_000 {
+            judged(id, "deny", &mut control, now + Duration::from_millis(id));
+        }
+        let now = now + Duration::from_secs(20);
+        judged(2, "allow", &mut control, now);
+        let request = RequestRecord {
+            id: 2,
+            verdict: "allow",
+            rule: &Reason::Fixed("default:unlisted"),
+            host: Some("a.example"),
+            port: 443,
+            method: "PUT",
+            path: "/secret",
+        };
+        control.request(&request, now);
+        ended(1, &mut control, now);
+        ended(2, &mut control, now);
+        let said = said(control, supervisor.into());
+        let of = |kind: &str, id: u64| said.iter().any(|line| line[kind]["id"] == id);
+        for id in [1, 2] {
+            assert!(of("flow", id) && of("end", id), "{id}");
+        }
+    }
+
+    #[test]
+    fn every_flow_on_record_has_its_end_there_and_of_others_the_bytes_are_summed() {
+        let (ours, supervisor) = sbx_sys::unix::stream_pair().unwrap();
+        let now = Instant::now();
+        let mut control = Control::new(ours.into(), now);
+        let many = 2 * u64::from(limits::RECORD_RATE);
+        for id in 0..many {
+            judged(id, "allow", &mut control, now);
+        }
+        // The supervisor reads nothing, and there is no room for an end.
+        control.output.resize(limits::CONTROL_OUTPUT, b' ');
+        control.output.push(b'\n');
+        for id in 0..many {
+            ended(id, &mut control, now);
+        }
+        control.output.retain(|byte| *byte != b' ');
+        let now = now + Duration::from_secs(1);
+        control.sum_up(now);
+        let told = said(control, supervisor.into());
+        let count = |kind: &str| told.iter().filter(|line| line.get(kind).is_some()).count();
+        assert_eq!(count("flow"), limits::RECORD_RATE as usize);
+        assert_eq!(count("end"), limits::RECORD_RATE as usize);
+        let flood = told.iter().find_map(|line| line.get("flood")).unwrap();
+        let rest = many - u64::from(limits::RECORD_RATE);
+        assert_eq!(
+            *flood,
+            serde_json::json!({
+                "allowed": rest, "denied": 0, "ended": rest, "sent": 7 * rest, "received": 9 * rest
+            })
+        );
+    }
 
     #[test]
     fn a_record_names_its_rule_and_an_own_line_has_no_name() {

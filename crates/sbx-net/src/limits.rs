@@ -219,12 +219,17 @@ pub const KEEP_ALIVE: Duration = Duration::from_secs(60);
 /// How old the list of the host's own addresses may be when a flow is judged.
 pub const HOST_ADDRESSES_FOR: Duration = Duration::from_secs(2);
 
-/// Records a second, and as many at once. More are counted and reported as
+/// Records a second, and as many at once, of each kind: denials, allowed
+/// requests, allowed flows with their ends. More are counted and reported as
 /// one line a second.
 pub const RECORD_RATE: u32 = 500;
 
+/// Allowed flows on record that have not ended: connections, and questions to
+/// other name servers. More are counted.
+pub const RECORDED: usize = FLOWS + RECORD_LOOKUPS + RECORD_QUEUE;
+
 /// Bytes of records that the supervisor has not taken yet. More are counted
-/// like those above the rate.
+/// like those above the rate; denials and requests leave half of it to others.
 pub const CONTROL_OUTPUT: usize = 256 * 1024;
 
 /// Longest line on the control link, in bytes: two policies and the presets

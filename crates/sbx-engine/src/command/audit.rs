@@ -118,7 +118,8 @@ pub struct AuditAsked {
 /// What a flow is about, and what decided.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct AuditTarget {
-    /// `tcp`, `udp` or `icmp`.
+    /// `tcp`, `udp`, `icmp`, or `dns` for a question that other name servers
+    /// are asked.
     pub protocol: String,
     /// The name that was asked for, if it was one.
     pub host: Option<String>,
@@ -139,7 +140,7 @@ pub struct AuditTarget {
 pub struct AuditEnd {
     /// Its name.
     pub flow: String,
-    /// What it was about; left out where too many were open at once.
+    /// What it was about; left out where its verdict was only counted.
     #[serde(flatten)]
     pub target: Option<AuditTarget>,
     /// Bytes from the guest, if they are known.
@@ -159,16 +160,33 @@ pub struct AuditFlood {
     pub denied: u64,
     /// Ends of allowed flows.
     pub ended: u64,
+    /// Bytes that those which ended carried from the guest.
+    #[serde(default)]
+    pub sent: u64,
+    /// The same to the guest.
+    #[serde(default)]
+    pub received: u64,
     /// Lines of the network engine that were no records.
     pub unreadable: u64,
 }
 
 impl AuditFlood {
+    /// Counts one verdict.
+    pub(crate) fn count(&mut self, verdict: Judged) {
+        let count = match verdict {
+            Judged::Allow => &mut self.allowed,
+            Judged::Deny => &mut self.denied,
+        };
+        *count = count.saturating_add(1);
+    }
+
     /// Counts `more` too.
     pub(crate) fn add(&mut self, more: Self) {
         self.allowed = self.allowed.saturating_add(more.allowed);
         self.denied = self.denied.saturating_add(more.denied);
         self.ended = self.ended.saturating_add(more.ended);
+        self.sent = self.sent.saturating_add(more.sent);
+        self.received = self.received.saturating_add(more.received);
         self.unreadable = self.unreadable.saturating_add(more.unreadable);
     }
 }

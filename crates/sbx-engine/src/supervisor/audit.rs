@@ -2,7 +2,9 @@
 //!
 //! Owns: the file `audit.jsonl`, one record for each verdict and each end of
 //! an allowed flow. Trusts no engine: a line that is not exactly a record is
-//! counted and dropped, and what comes too fast is counted and summed up.
+//! counted and dropped, and what comes too fast is counted and summed up, each
+//! kind by itself: a guest that asks for what it may not have hides nothing of
+//! what it gets.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -29,11 +31,14 @@ pub(crate) const NAME: &str = "audit.jsonl";
 pub(crate) const OLDER: &str = "audit.old";
 /// Size at which the audit file starts anew, keeping one old file, in bytes.
 pub(crate) const MAX_FILE: u64 = 16 << 20;
-/// Records at once, in bytes of the file.
-const BURST: f64 = 1024.0 * 1024.0;
-/// Records in the long run, in bytes a second: a guest that asks for ever
-/// takes half an hour to push out what was recorded before.
-const RATE: f64 = 16.0 * 1024.0;
+/// Records of one kind at once, in bytes of the file. The kinds are denials,
+/// allowed requests, and allowed flows with their ends.
+const BURST: f64 = 512.0 * 1024.0;
+/// Records of one kind in the long run, in bytes a second: a guest that asks
+/// for ever takes half an hour to push out what was recorded before.
+const RATE: f64 = 5.0 * 1024.0;
+/// By how much the record of an end may be longer than that of its flow.
+const END: usize = 64;
 /// How often what was only counted is summed up.
 pub(super) const SUMMED_UP: Duration = Duration::from_secs(1);
 
@@ -94,6 +99,8 @@ struct ToldFlood {
     allowed: u64,
     denied: u64,
     ended: u64,
+    sent: u64,
+    received: u64,
 }
 
 #[derive(Deserialize)]
@@ -141,11 +148,21 @@ pub(super) struct Audit {
     run: u64,
     engine: u32,
     /// Allowed flows that have not ended, by their number.
-    open: HashMap<u64, AuditTarget>,
-    budget: Budget,
+    open: HashMap<u64, Open>,
+    denials: Budget,
+    requests: Budget,
+    flows: Budget,
     missed: AuditFlood,
     summed_up: Option<Instant>,
     failed: bool,
+}
+
+/// An allowed flow that has not ended.
+#[derive(Debug)]
+struct Open {
+    target: AuditTarget,
+    /// Whether its verdict is on record: then room was taken for its end, too.
+    written: bool,
 }
 
 impl Audit {
@@ -160,7 +177,9 @@ impl Audit {
             run: now_ms().unwrap_or_default(),
             engine: 0,
             open: HashMap::new(),
-            budget: Budget::of(BURST, RATE),
+            denials: Budget::of(BURST, RATE),
+            requests: Budget::of(BURST, RATE),
+            flows: Budget::of(BURST, RATE),
             missed: AuditFlood::default(),
             summed_up: None,
             failed: false,
@@ -181,15 +200,8 @@ impl Audit {
         }
         let mut left: Vec<_> = std::mem::take(&mut self.open).into_iter().collect();
         left.sort_unstable_by_key(|(id, _)| *id);
-        for (id, target) in left {
-            let flow = self.flow(id);
-            self.record(AuditEvent::End(AuditEnd {
-                flow,
-                target: Some(target),
-                sent: None,
-                received: None,
-                how: "engine ended".to_owned(),
-            }));
+        for (id, open) in left {
+            self.ended(id, Some(open), None, "engine ended".to_owned());
         }
         self.summed_up = None;
         self.sum_up(Instant::now());
@@ -201,15 +213,9 @@ impl Audit {
             Ok(Told::Flow(told)) => Heard::Record(self.judged(told)),
             Ok(Told::Request(told)) => Heard::Record(self.requested(told)),
             Ok(Told::End(told)) => {
-                let target = self.open.remove(&told.id);
-                let flow = self.flow(told.id);
-                self.record(AuditEvent::End(AuditEnd {
-                    flow,
-                    target,
-                    sent: Some(told.sent),
-                    received: Some(told.received),
-                    how: told.how.0,
-                }));
+                let open = self.open.remove(&told.id);
+                let carried = Some((told.sent, told.received));
+                self.ended(told.id, open, carried, told.how.0);
                 Heard::Record(None)
             }
             Ok(Told::Flood(told)) => {
@@ -217,6 +223,8 @@ impl Audit {
                     allowed: told.allowed,
                     denied: told.denied,
                     ended: told.ended,
+                    sent: told.sent,
+                    received: told.received,
                     unreadable: 0,
                 });
                 Heard::Record(None)
@@ -250,17 +258,46 @@ impl Audit {
         let failed = told.failed.map(|why| why.0);
         let said = remark(told.verdict, &target, failed.as_deref());
         let runs = told.verdict == Judged::Allow && failed.is_none();
-        if runs && self.open.len() < limits::FLOWS {
-            self.open.insert(told.id, target.clone());
-        }
-        let flow = self.flow(told.id);
-        self.record(AuditEvent::Flow(AuditFlow {
-            flow,
+        let line = self.line(AuditEvent::Flow(AuditFlow {
+            flow: self.flow(told.id),
             verdict: told.verdict,
-            target,
+            target: target.clone(),
             failed,
         }));
+        let room = match (told.verdict, runs) {
+            (Judged::Deny, _) => self.denials.spend(line.len()),
+            (Judged::Allow, false) => self.flows.spend(line.len()),
+            (Judged::Allow, true) => self.flows.spend(2 * line.len() + END),
+        };
+        let written = room && self.write(&line).is_ok();
+        if !written {
+            self.missed.count(told.verdict);
+        }
+        if runs && self.open.len() < limits::RECORDED {
+            self.open.insert(told.id, Open { target, written });
+        }
         said
+    }
+
+    /// Records the end of a flow. Where its verdict is on record, so is this.
+    fn ended(&mut self, id: u64, open: Option<Open>, carried: Option<(u64, u64)>, how: String) {
+        let paid = open.as_ref().is_some_and(|open| open.written);
+        let (sent, received) = carried.unzip();
+        let line = self.line(AuditEvent::End(AuditEnd {
+            flow: self.flow(id),
+            target: open.map(|open| open.target),
+            sent,
+            received,
+            how,
+        }));
+        if !((paid || self.flows.spend(line.len())) && self.write(&line).is_ok()) {
+            self.missed.add(AuditFlood {
+                ended: 1,
+                sent: sent.unwrap_or_default(),
+                received: received.unwrap_or_default(),
+                ..AuditFlood::default()
+            });
+        }
     }
 
     fn requested(&mut self, told: ToldRequest) -> Option<String> {
@@ -282,7 +319,15 @@ impl Audit {
             let AuditAsked { port, rule, .. } = &request;
             format!("denied {method} {host}:{port}{path}: {rule}")
         });
-        self.record(AuditEvent::Request(request));
+        let verdict = request.verdict;
+        let line = self.line(AuditEvent::Request(request));
+        let budget = match verdict {
+            Judged::Allow => &mut self.requests,
+            Judged::Deny => &mut self.denials,
+        };
+        if !(budget.spend(line.len()) && self.write(&line).is_ok()) {
+            self.missed.count(verdict);
+        }
         said
     }
 
@@ -311,21 +356,6 @@ impl Audit {
 
     fn flow(&self, id: u64) -> String {
         format!("{}.{}.{id}", self.run, self.engine)
-    }
-
-    fn record(&mut self, event: AuditEvent) {
-        let mut missed = AuditFlood::default();
-        match &event {
-            AuditEvent::Flow(flow) if flow.verdict == Judged::Allow => missed.allowed = 1,
-            AuditEvent::Request(asked) if asked.verdict == Judged::Allow => missed.allowed = 1,
-            AuditEvent::Flow(_) | AuditEvent::Request(_) => missed.denied = 1,
-            AuditEvent::End(_) => missed.ended = 1,
-            AuditEvent::Flood(flood) => missed = *flood,
-        }
-        let line = self.line(event);
-        if !self.budget.spend(line.len()) || self.write(&line).is_err() {
-            self.missed.add(missed);
-        }
     }
 
     fn line(&self, event: AuditEvent) -> Vec<u8> {
@@ -525,7 +555,7 @@ mod tests {
         for id in 0..all {
             audit.hear(&flow(id, "deny"));
         }
-        audit.hear(r#"{"flood":{"allowed":1,"denied":20,"ended":3}}"#);
+        audit.hear(r#"{"flood":{"allowed":1,"denied":20,"ended":3,"sent":5,"received":6}}"#);
         let now = Instant::now();
         audit.sum_up(now);
         audit.hear("nonsense");
@@ -534,7 +564,7 @@ mod tests {
         audit.sum_up(now + SUMMED_UP);
         let found = records(&root);
         let kept = found.len() as u64 - 2;
-        assert!((2_000..6_000).contains(&kept), "{kept}");
+        assert!((1_000..3_000).contains(&kept), "{kept}");
         let mut sum = AuditFlood::default();
         for record in &found {
             if let AuditEvent::Flood(flood) = record.event {
@@ -542,16 +572,68 @@ mod tests {
             }
         }
         assert_eq!((sum.allowed, sum.ended, sum.unreadable), (1, 3, 1));
+        assert_eq!((sum.sent, sum.received), (5, 6));
         assert_eq!(sum.denied, all - kept + 20);
+    }
+
+    #[test]
+    fn denials_without_end_hide_neither_a_flow_nor_a_request_nor_its_bytes() {
+        let (root, mut audit) = opened();
+        for id in 10..10_000 {
+            audit.hear(&flow(id, "deny"));
+        }
+        audit.hear(&flow(1, "allow"));
+        audit.hear(
+            r#"{"request":{"id":1,"verdict":"allow","rule":"default:unlisted","host":"a.example","port":443,"method":"PUT","path":"/secret"}}"#,
+        );
+        audit.hear(&end(1));
+        let found = records(&root);
+        let [.., start, request, end] = &found[..] else {
+            panic!("{found:?}")
+        };
+        let AuditEvent::End(end) = &end.event else {
+            panic!("{end:?}")
+        };
+        assert!(matches!(&start.event, AuditEvent::Flow(flow) if flow.flow == end.flow));
+        assert!(matches!(&request.event, AuditEvent::Request(asked) if asked.flow == end.flow));
+        assert_eq!((end.sent, end.received), (Some(7), Some(9)));
+    }
+
+    #[test]
+    fn what_ended_before_its_engine_does_not_end_with_it_however_many_there_were() {
+        let (root, mut audit) = opened();
+        let all = 20_000;
+        for id in 0..all {
+            audit.hear(&flow(id, "allow"));
+            audit.hear(&end(id));
+        }
+        audit.engine_starts();
+        let found = records(&root);
+        let (mut flows, mut ends, mut sum) = (0, 0, AuditFlood::default());
+        for record in &found {
+            match &record.event {
+                AuditEvent::Flow(_) => flows += 1,
+                AuditEvent::End(end) => {
+                    assert_eq!(end.how, "closed");
+                    ends += 1;
+                }
+                AuditEvent::Flood(flood) => sum.add(*flood),
+                AuditEvent::Request(_) => panic!("{record:?}"),
+            }
+        }
+        assert!(flows > 0 && sum.ended > 0);
+        assert_eq!(flows + sum.allowed, all);
+        assert_eq!(ends + sum.ended, all);
+        assert_eq!((sum.sent, sum.received), (7 * sum.ended, 9 * sum.ended));
     }
 
     #[test]
     fn open_flows_beyond_what_an_engine_can_have_take_no_memory() {
         let (_root, mut audit) = opened();
-        for id in 0..limits::FLOWS as u64 + 10 {
+        for id in 0..limits::RECORDED as u64 + 10 {
             audit.hear(&flow(id, "allow"));
         }
-        assert_eq!(audit.open.len(), limits::FLOWS);
+        assert_eq!(audit.open.len(), limits::RECORDED);
     }
 
     #[test]

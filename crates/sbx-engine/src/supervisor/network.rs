@@ -249,7 +249,7 @@ mod tests {
         let local = tokio::task::LocalSet::new();
         local.block_on(&runtime, async {
             let (mut network, _machine) = Network::prepare(&names, &[], audit).unwrap();
-            let mut engine = |network: &mut Network| {
+            let engine = |network: &mut Network| {
                 let (near, far) = UnixStream::pair().unwrap();
                 network.hear(near);
                 let (reader, writer) = far.into_split();

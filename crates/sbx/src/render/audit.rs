@@ -64,8 +64,13 @@ fn row(record: &AuditRecord, paint: Paint) -> Vec<String> {
         }
         AuditEvent::Flood(flood) => {
             let what = format!(
-                "{} allowed, {} denied, {} ended, {} unreadable",
-                flood.allowed, flood.denied, flood.ended, flood.unreadable
+                "{} allowed, {} denied, {} ended ({} bytes out, {} in), {} unreadable",
+                flood.allowed,
+                flood.denied,
+                flood.ended,
+                flood.sent,
+                flood.received,
+                flood.unreadable
             );
             ("flood".to_owned(), what, "only counted".to_owned())
         }

@@ -1,3 +1,5 @@
+//! How rules reach sandboxes that run.
+
 use serde_json::{Value, json};
 use tokio::task::yield_now;
 
