@@ -11,6 +11,7 @@ use sbx_spec::{MAX_PUBLISHED, NetworkPreset, Publication, SandboxName};
 use sbx_sys::file;
 use serde::{Deserialize, Serialize};
 
+use super::start::settled;
 use super::{Engine, PATIENCE};
 use crate::client;
 use crate::command::{Code, Error, PortsReply, PortsRequest, Published, Reply};
@@ -82,7 +83,7 @@ impl Engine {
                 format!("`{name}` has no network, so no port of it can be published"),
             ));
         }
-        let before = published(sandbox)?;
+        let mut before = published(sandbox)?;
         let mut after = before.clone();
         let mut closed = Vec::new();
         for wanted in unpublish {
@@ -113,11 +114,24 @@ impl Engine {
             *publication = bound.0;
             opened.push(bound);
         }
+        // One whose start was broken off opens what it was started with.
+        let runs = settled(sandbox).await?;
+        let runtime = self.runtime(name);
+        if runs {
+            // First closed, then said to be: what is listed may be closed,
+            // and what is open is listed and can be closed once more.
+            for publication in &closed {
+                match client::unpublish(&runtime, publication).await {
+                    Err(error) if is_running(sandbox) => return Err(error),
+                    // On its way down it closes them all.
+                    Ok(()) | Err(_) => {}
+                }
+            }
+        }
         write(sandbox, &after)?;
-        if !is_running(sandbox) {
+        if !runs {
             return Ok(());
         }
-        let runtime = self.runtime(name);
         let mut handed = Vec::new();
         for (publication, listener) in opened {
             let done = client::publish(&runtime, &publication, listener).await;
@@ -127,12 +141,10 @@ impl Engine {
                     // One that cannot be told is on its way down.
                     let _gone = client::unpublish(&runtime, publication).await;
                 }
+                before.retain(|known| !closed.contains(known));
                 write(sandbox, &before)?;
                 return Err(error);
             }
-        }
-        for publication in &closed {
-            client::unpublish(&runtime, publication).await?;
         }
         Ok(())
     }
@@ -231,7 +243,40 @@ fn is_running(sandbox: &SandboxDir) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use serde_json::json;
+
+    use super::super::fake::host;
     use super::*;
+
+    #[tokio::test]
+    async fn a_port_that_may_still_be_open_is_listed_and_can_be_closed_once_more() {
+        let host = host();
+        let sandbox = host.sandbox("box");
+        let ports: Vec<Publication> = ["127.0.0.1:8080:80".parse().unwrap()].into();
+        write(&sandbox, &ports).unwrap();
+        let busy = AtomicBool::new(true);
+        let (_proof, calls) = host.running(&sandbox, move |_| {
+            match busy.swap(false, Ordering::Relaxed) {
+                true => Err("busy".to_owned()),
+                false => Ok(json!({})),
+            }
+        });
+        let unpublish = || {
+            host.engine.ports(PortsRequest {
+                sandbox: sandbox.name().clone(),
+                publish: Vec::new(),
+                unpublish: ports.clone(),
+            })
+        };
+        let error = unpublish().await.unwrap_err();
+        assert!(error.message.contains("busy"), "{error}");
+        assert_eq!(published(&sandbox).unwrap(), ports);
+        unpublish().await.unwrap();
+        assert_eq!(published(&sandbox).unwrap(), []);
+        assert_eq!(calls.lock().len(), 2);
+    }
 
     #[test]
     fn a_port_that_is_bound_is_known_by_its_number_and_bound_once() {

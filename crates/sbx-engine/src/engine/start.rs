@@ -193,7 +193,7 @@ fn open_program(path: &std::path::Path) -> Result<std::os::fd::OwnedFd, Error> {
 
 /// Waits for a sandbox that is on its way up or down to get there. True if
 /// it runs.
-async fn settled(sandbox: &SandboxDir) -> Result<bool, Error> {
+pub(super) async fn settled(sandbox: &SandboxDir) -> Result<bool, Error> {
     let deadline = tokio::time::Instant::now() + START_LIMIT;
     loop {
         match sandbox.state()? {
