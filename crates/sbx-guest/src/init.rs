@@ -9,6 +9,7 @@ mod bounded;
 pub(crate) mod cgroup;
 mod early;
 mod etc;
+mod keystore;
 mod mounts;
 mod netlink;
 mod network;

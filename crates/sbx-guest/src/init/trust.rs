@@ -11,6 +11,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use super::early::make_directory;
 use super::etc::replace;
+use super::keystore;
 use super::root::Layers;
 use crate::error::{Attempt as _, Error, Result};
 
@@ -20,12 +21,15 @@ const EXTRA: &str = "sbx.crt";
 /// OpenSSL's own file: programs that only use its defaults read the hashed
 /// directory, which nothing here rebuilds, and this.
 const OPENSSL: &str = "/usr/lib/ssl/cert.pem";
+/// What the `cacerts` of every JRE of Debian leads to. A JRE that is installed
+/// later finds this file and adds to it.
+const JAVA: &str = "/etc/ssl/certs/java/cacerts";
 /// Longest bundle that is read, in bytes.
 const MAX_BUNDLE: u64 = 8 * 1024 * 1024;
 /// Most local certificate files that are read.
 const MAX_LOCAL: usize = 200;
 
-/// Rewrites the bundle.
+/// Rewrites the bundle and the store.
 pub(super) fn write(layers: &Layers, extra: &[u8]) -> Result<()> {
     let extra_path = Path::new(LOCAL).join(EXTRA);
     if extra.is_empty() {
@@ -39,13 +43,19 @@ pub(super) fn write(layers: &Layers, extra: &[u8]) -> Result<()> {
         if local.is_empty() {
             return Ok(());
         }
-        make_directory(Path::new("/etc/ssl/certs"))?;
-        return replace(Path::new(BUNDLE), &join(Vec::new(), &local), 0o644);
+        return write_all(&join(Vec::new(), &local));
     };
     if !local.is_empty() && Path::new("/usr/lib/ssl").is_dir() && !Path::new(OPENSSL).exists() {
         std::os::unix::fs::symlink(BUNDLE, OPENSSL).attempt(format!("link `{OPENSSL}`"))?;
     }
-    replace(Path::new(BUNDLE), &join(pristine, &local), 0o644)
+    write_all(&join(pristine, &local))
+}
+
+fn write_all(bundle: &[u8]) -> Result<()> {
+    let java = Path::new(JAVA);
+    make_directory(java.parent().unwrap_or(java))?;
+    replace(Path::new(BUNDLE), bundle, 0o644)?;
+    replace(java, &keystore::store(bundle), 0o644)
 }
 
 /// The template's bundle, from below the writable layer.
