@@ -159,6 +159,49 @@ fn a_host_field_that_names_another_server_is_refused_in_clear_and_in_tls() {
     assert!(line(&mut world.clear).starts_with("GET /last"));
 }
 
+/// Fronting: TLS to an allowed name, and in it a request to another server of
+/// the same address.
+#[test]
+fn a_request_behind_a_front_passes_where_tls_does_and_is_refused_where_a_rule_is_marked() {
+    let spliced = ["www.example"];
+    let marked = ["www.example", "www.example:443 inspect"];
+    let fronted = ["-H", "Host: other.example", "https://www.example/behind"];
+    for (test, rules) in [("front", &spliced[..]), ("unfront", &marked)] {
+        let Some(mut world) = world(test, &allowed(rules)) else {
+            return;
+        };
+        let root = world.directory.join("root.pem");
+        for version in ["--http1.1", "--http2"] {
+            let asks = |arguments: &[&str]| {
+                // Who is spliced sees the server's own certificate.
+                let believed = ["--cacert", root.to_str().unwrap()];
+                let believed = &believed[..if rules == spliced { 2 } else { 0 }];
+                world.curl(&[believed, &[version], arguments].concat())
+            };
+            let behind = asks(&fronted);
+            if rules == spliced {
+                assert!(behind.contains("200 "), "{version}: {behind}");
+                assert!(line(&mut world.tls).starts_with("GET /behind"));
+                continue;
+            }
+            assert!(behind.contains("421 "), "{version}: {behind}");
+            let honest = asks(&["--path-as-is", "https://www.example/honest/../%61"]);
+            assert!(honest.contains("200 "), "{version}: {honest}");
+            let heard = line(&mut world.tls);
+            assert!(heard.starts_with("GET /honest/../%61"), "{heard}");
+        }
+        if rules == marked {
+            // What is no HTTP does not pass there, in TLS or without.
+            for (tls, said) in [("www.example", "EHLO a\r\n\r\n"), ("", "\0\r\n\r\n")] {
+                let answer = world.raw("443", tls, said.as_bytes());
+                assert!(!answer.contains("200"), "{answer}");
+            }
+            world.curl(&["https://www.example/last"]);
+            assert!(line(&mut world.tls).starts_with("GET /last"));
+        }
+    }
+}
+
 #[test]
 fn messages_that_two_readers_could_read_in_two_ways_do_not_get_through() {
     let rules = allowed(&["www.example:8000", OK]);

@@ -127,6 +127,10 @@ pub struct PolicyListed {
     /// `tcp` or `udp`, where that was said; where not, a denial is about all
     /// and anything else about TCP and echoes.
     pub transport: Option<Transport>,
+    /// Whether all that its resource covers is looked into, whatever else
+    /// allows it.
+    #[serde(default)]
+    pub inspect: bool,
     /// Where it was written: `user`, `sandbox`, `preset:GROUP`, `kit:NAME`
     /// or `tool:NAME`.
     pub origin: String,
@@ -136,11 +140,15 @@ impl PolicyListed {
     /// What it is about, as a policy file has it.
     #[must_use]
     pub fn about(&self) -> String {
-        match (&self.requests, self.transport) {
-            (Some(requests), _) => format!("{} {requests}", self.resource),
-            (None, Some(transport)) => format!("{} {}", self.resource, transport.name()),
-            (None, None) => self.resource.to_string(),
+        let mut about = self.resource.to_string();
+        let transport = self.transport.map(Transport::name);
+        let mark = self.inspect.then_some("inspect");
+        let words = [self.requests.as_deref().or(transport), mark];
+        for word in words.into_iter().flatten() {
+            about.push(' ');
+            about.push_str(word);
         }
+        about
     }
 
     /// The line of a rule.
@@ -152,6 +160,7 @@ impl PolicyListed {
             resource: rule.resource().clone(),
             requests: rule.http().map(ToString::to_string),
             transport: rule.transport(),
+            inspect: rule.inspects(),
             origin: rule.origin().to_string(),
         }
     }

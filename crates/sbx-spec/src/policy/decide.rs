@@ -157,14 +157,14 @@ const UNLISTED: &str = "default:unlisted";
 
 /// Judges one flow: what denies it beats what was approved, that beats what
 /// asks, and that what allows; whatever no rule is about is denied.
-/// [`Answer::Inspect`] where it depends on what is asked on it: then
-/// [`decide_request`] judges each request.
+/// [`Answer::Inspect`] where it depends on what is asked on it, or where a
+/// rule about it is marked so: then [`decide_request`] judges each request.
 #[must_use]
 pub fn decide(policy: &Policy, flow: &Flow) -> Verdict {
     Court {
         policy,
         flow,
-        request: None,
+        asks: Asks::Anything,
     }
     .judge()
 }
@@ -175,7 +175,7 @@ pub fn decide_request(policy: &Policy, flow: &Flow, request: &HttpRequest<'_>) -
     Court {
         policy,
         flow,
-        request: Some(request),
+        asks: Asks::Request(request),
     }
     .judge()
 }
@@ -195,7 +195,12 @@ pub fn decide_name(policy: &Policy, name: &DnsName) -> Verdict {
             destination: Destination::Name(name.clone()),
             port,
         };
-        decide(&policy, &flow)
+        Court {
+            policy: &policy,
+            flow: &flow,
+            asks: Asks::Name,
+        }
+        .judge()
     };
     // From one of these ports to the next, the verdict is the same.
     let refused = DNS_PORTS.into_iter().chain([QUIC]);
@@ -219,8 +224,19 @@ pub fn decide_name(policy: &Policy, name: &DnsName) -> Verdict {
 struct Court<'a> {
     policy: &'a Policy,
     flow: &'a Flow,
-    /// What is asked on the flow, where that is known.
-    request: Option<&'a HttpRequest<'a>>,
+    asks: Asks<'a>,
+}
+
+/// What is asked on a flow.
+#[derive(Clone, Copy)]
+enum Asks<'a> {
+    /// That is not known yet.
+    Anything,
+    /// Nothing but its name. Whether more would be looked into makes no
+    /// difference.
+    Name,
+    /// This.
+    Request(&'a HttpRequest<'a>),
 }
 
 /// What a list of rules has to say.
@@ -286,9 +302,9 @@ impl Court<'_> {
                 continue;
             }
             let reason = || Reason::Rule(Arc::clone(rule));
-            let covered = match self.request {
-                Some(request) => rule.covers_request(request),
-                None => rule.is_whole().then_some(true),
+            let covered = match self.asks {
+                Asks::Request(request) => rule.covers_request(request),
+                Asks::Anything | Asks::Name => rule.is_whole().then_some(true),
             };
             match covered {
                 Some(true) => return Said::Counts(reason()),
@@ -302,11 +318,26 @@ impl Court<'_> {
 
     /// The verdict where one rule counts for some of what may be asked.
     fn depends(&self, reason: Reason) -> Verdict {
-        match self.request {
-            None => Verdict::inspect(reason),
+        match self.asks {
+            Asks::Anything | Asks::Name => Verdict::inspect(reason),
             // What is asked is known, and cannot be compared.
-            Some(_) => Verdict::deny(NOT_CANONICAL),
+            Asks::Request(_) => Verdict::deny(NOT_CANONICAL),
         }
+    }
+
+    /// What the first rule says that covers the flow and is marked: whatever
+    /// it allows, and whoever else does, is looked into.
+    fn marked(&self, covers: impl Fn(&Rule) -> bool) -> Option<Verdict> {
+        let Asks::Anything = self.asks else {
+            return None;
+        };
+        let rule = self.policy.rules.iter().find(|rule| {
+            rule.inspects()
+                && rule.covers_protocol(self.flow.protocol)
+                && rule.resource().covers_port(self.flow.port)
+                && covers(rule)
+        })?;
+        Some(Verdict::inspect(Reason::Rule(Arc::clone(rule))))
     }
 
     /// What the rules that can open something say; `None` where there are
@@ -340,7 +371,7 @@ impl Court<'_> {
         match (self.leave(covers), denied) {
             (None, _) => Verdict::deny(otherwise),
             (Some(_), Said::Perhaps(reason)) => self.depends(reason),
-            (Some(verdict), _) => verdict,
+            (Some(verdict), _) => verdict.and(self.marked(covers)),
         }
     }
 
@@ -349,16 +380,14 @@ impl Court<'_> {
     }
 
     /// What speaks against an address whatever name led to it: a rule denies
-    /// its range, in this form or one that carries it, or it is near the host
-    /// and no rule names it.
+    /// its range, in this form or one that carries it, or is marked; or it is
+    /// near the host and no rule names it.
     fn refusal(&self, address: IpAddr) -> Option<Verdict> {
-        let denied = self.said(Action::Deny, |rule| {
-            forms(address).any(|form| rule.resource().covers_address(form))
-        });
-        let mut against = match denied {
+        let covers = |rule: &Rule| forms(address).any(|form| rule.resource().covers_address(form));
+        let mut against = match self.said(Action::Deny, covers) {
             Said::Counts(reason) => return Some(Verdict::deny(reason)),
             Said::Perhaps(reason) => Some(self.depends(reason)),
-            Said::Nothing => None,
+            Said::Nothing => self.marked(covers),
         };
         // An address of the host's own may be a private one too: then a rule
         // has to name it as both.
@@ -745,6 +774,87 @@ mod tests {
     }
 
     #[test]
+    fn a_mark_has_a_connection_looked_into_whatever_else_allows_it() {
+        let with =
+            |rules: &[&str]| mixed(&rules.iter().map(ToString::to_string).collect::<Vec<_>>());
+        let mark = "allow a.example:443 inspect";
+        let flow = to("a.example", 443);
+        for rules in [
+            &[mark][..],
+            &["allow a.example", mark],
+            &[mark, "allow **"],
+            &["allow **", "allow *.example:443 GET /x inspect"],
+            &["ask **", mark],
+            &["ask **", "approve **", mark],
+        ] {
+            let verdict = decide(&with(rules), &flow);
+            assert_eq!(verdict.answer, Answer::Inspect, "{rules:?}");
+            assert!(
+                verdict.reason.to_string().ends_with(" inspect"),
+                "{rules:?}"
+            );
+        }
+        let policy = with(&["allow **", mark]);
+        assert!(asked(&policy, &flow, "DELETE", "/x/../y").is_allow());
+        assert!(decide(&policy, &to("a.example", 80)).is_allow());
+        assert!(decide(&policy, &to("b.example", 443)).is_allow());
+        let some = with(&["allow *.example GET /x inspect"]);
+        assert!(asked(&some, &flow, "GET", "/x").is_allow());
+        assert!(!asked(&some, &flow, "GET", "/y").is_allow());
+        let asks = with(&["ask **", mark]);
+        assert_eq!(asked(&asks, &flow, "GET", "/").answer, Answer::Ask);
+        let denied = with(&["deny a.example", mark]);
+        assert_eq!(decide(&denied, &flow).answer, Answer::Deny);
+    }
+
+    #[test]
+    fn a_marked_range_counts_for_names_that_lead_there_and_for_every_form_of_it() {
+        let policy = policy(
+            &[
+                "a.example",
+                "::/0",
+                "10.0.0.0/8 inspect",
+                "192.0.2.0/24 inspect",
+            ],
+            &[],
+        );
+        for flow in [
+            resolved("a.example", "192.0.2.1"),
+            resolved("a.example", "10.1.2.3"),
+            resolved("a.example", "::ffff:192.0.2.1"),
+            to("64:ff9b::c000:201", 443),
+            to("192.0.2.1", 443),
+        ] {
+            assert_eq!(decide(&policy, &flow).answer, Answer::Inspect, "{flow:?}");
+            assert!(asked(&policy, &flow, "GET", "/").is_allow(), "{flow:?}");
+        }
+        assert!(decide(&policy, &resolved("a.example", "198.51.100.1")).is_allow());
+        // The name still has to be allowed.
+        assert!(!asked(&policy, &resolved("b.example", "192.0.2.1"), "GET", "/").is_allow());
+    }
+
+    #[test]
+    fn what_is_no_http_is_not_allowed_by_a_marked_rule_nor_hindered_by_it() {
+        let marked = policy(&["a.example inspect"], &[]);
+        let both = policy(
+            &["a.example", "a.example inspect", "a.example:123 udp"],
+            &[],
+        );
+        let echo = Flow {
+            protocol: Protocol::Icmp,
+            ..to("a.example", 0)
+        };
+        let datagram = Flow {
+            protocol: Protocol::Udp,
+            ..to("a.example", 123)
+        };
+        for flow in [echo, datagram] {
+            assert_eq!(decide(&marked, &flow).answer, Answer::Deny, "{flow:?}");
+            assert_eq!(decide(&both, &flow).answer, Answer::Allow, "{flow:?}");
+        }
+    }
+
+    #[test]
     fn a_private_address_is_opened_for_the_requests_that_a_rule_names() {
         let policy = policy(&["a.example", "10.0.0.0/8 GET /ok"], &[]);
         let flow = resolved("a.example", "10.1.2.3");
@@ -893,8 +1003,17 @@ mod tests {
         assert_eq!(odd.reason, NOT_CANONICAL.into());
     }
 
+    const INSPECT: &str = " inspect";
+
     fn any_rule() -> impl Strategy<Value = String> {
-        (any_action(), any_written()).prop_map(|(action, written)| format!("{action} {written}"))
+        (any_action(), any_written(), any::<bool>()).prop_map(|(action, written, marked)| {
+            let mark = if marked && action == "allow" {
+                INSPECT
+            } else {
+                ""
+            };
+            format!("{action} {written}{mark}")
+        })
     }
 
     fn any_action() -> impl Strategy<Value = &'static str> {
@@ -907,12 +1026,63 @@ mod tests {
             .prop_map(|(resource, condition)| format!("{resource}{condition}"))
     }
 
+    /// The same without marks.
+    fn unmarked(rules: &[String]) -> Vec<String> {
+        let plain = |rule: &String| rule.trim_end_matches(INSPECT).to_owned();
+        rules.iter().map(plain).collect()
+    }
+
     proptest! {
+        #[test]
+        fn a_mark_never_allows_more_and_changes_no_verdict_on_a_request(
+            rules in prop::collection::vec(any_rule(), 0..8),
+            flow in any_flow(),
+            protocol in prop::sample::select(vec![Protocol::Tcp, Protocol::Udp, Protocol::Icmp]),
+            path in "/|/a|/a/b|/b|//a",
+        ) {
+            let flow = Flow { protocol, ..flow };
+            let (marked, plain) = (mixed(&rules), mixed(&unmarked(&rules)));
+            let (with, without) = (decide(&marked, &flow).answer, decide(&plain, &flow).answer);
+            match with {
+                Answer::Inspect => prop_assert_ne!(without, Answer::Deny),
+                with if protocol == Protocol::Tcp => prop_assert_eq!(with, without),
+                with => prop_assert!(with == without || with == Answer::Deny),
+            }
+            if protocol == Protocol::Tcp {
+                let answer = |policy| asked(policy, &flow, "GET", &path).answer;
+                prop_assert_eq!(answer(&marked), answer(&plain));
+            }
+            let name: DnsName = "a.example".parse().unwrap();
+            prop_assert_eq!(decide_name(&marked, &name).is_allow(), decide_name(&plain, &name).is_allow());
+        }
+
+        #[test]
+        fn what_a_marked_rule_covers_never_passes_unseen(
+            rules in prop::collection::vec(any_rule(), 0..8),
+            written in any_written(),
+            flow in any_flow(),
+        ) {
+            let mut rules = rules;
+            rules.push(format!("allow {written}{INSPECT}"));
+            let rule = rule(Action::Allow, &format!("{written}{INSPECT}"));
+            let covered = rule.resource().covers_port(flow.port) && match &flow.destination {
+                Destination::Name(name) => rule.resource().covers_name(name),
+                Destination::Resolved(name, address) => {
+                    rule.resource().covers_name(name) || rule.resource().covers_address(*address)
+                }
+                Destination::Address(address) => rule.resource().covers_address(*address),
+                Destination::HostService | Destination::Gateway => false,
+            };
+            let answer = decide(&mixed(&rules), &flow).answer;
+            prop_assert!(!covered || matches!(answer, Answer::Inspect | Answer::Deny));
+        }
+
         #[test]
         fn a_name_is_asked_about_exactly_where_some_port_of_it_is_open(
             rules in prop::collection::vec(any_rule(), 0..8),
         ) {
-            let policy = mixed(&rules);
+            // Marks make no difference to it.
+            let policy = mixed(&unmarked(&rules));
             let name: DnsName = "a.example".parse().unwrap();
             let open = [Protocol::Tcp, Protocol::Udp].into_iter().any(|protocol| {
                 (1..=u16::MAX).step_by(13).chain(1..10).any(|port| {

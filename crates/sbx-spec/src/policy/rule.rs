@@ -53,6 +53,8 @@ pub struct Rule {
     http: Option<HttpCondition>,
     #[serde(skip_serializing_if = "Option::is_none")]
     transport: Option<Transport>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    inspect: bool,
     origin: Origin,
 }
 
@@ -78,6 +80,10 @@ impl Transport {
     }
 }
 
+/// The mark, at the end of a rule. No method has small letters, and no path a
+/// blank.
+const INSPECT: &str = " inspect";
+
 /// The name of a rule for `policy rm`: eight hexadecimal digits, the same
 /// wherever and whenever the same rule is read.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -92,6 +98,8 @@ pub enum RuleError {
     Http(HttpError),
     /// Addresses that no rule can open; holds why.
     NeverAllowed(Denial),
+    /// A mark that a rule of this kind cannot have.
+    Inspect,
 }
 
 impl fmt::Display for RuleError {
@@ -104,6 +112,9 @@ impl fmt::Display for RuleError {
             ),
             Self::NeverAllowed(denial) => {
                 write!(f, "no rule can allow these addresses ({})", denial.rule())
+            }
+            Self::Inspect => {
+                f.write_str("`inspect` is about HTTP: what marks it allows, and names no transport")
             }
         }
     }
@@ -141,6 +152,7 @@ impl Rule {
             resource,
             http: None,
             transport: None,
+            inspect: false,
             origin,
         })
     }
@@ -161,6 +173,8 @@ impl Rule {
     pub(super) fn covers_protocol(&self, protocol: Protocol) -> bool {
         match (self.transport, protocol) {
             (Some(Transport::Tcp), protocol) => protocol == Protocol::Tcp,
+            // An echo cannot be looked into.
+            (None, protocol) if self.inspect => protocol == Protocol::Tcp,
             (Some(Transport::Udp), protocol) => protocol == Protocol::Udp,
             (None, Protocol::Udp) => self.action == Action::Deny,
             (None, Protocol::Tcp | Protocol::Icmp) => true,
@@ -173,11 +187,33 @@ impl Rule {
         Self { http, ..self }
     }
 
+    /// The same, and every connection that its resource covers is looked into
+    /// whatever else allows it: only requests pass, each of them judged.
+    ///
+    /// # Errors
+    /// [`RuleError::Inspect`] if it does not allow, or names a transport.
+    pub fn with_inspect(self, inspect: bool) -> Result<Self, RuleError> {
+        if inspect && (self.action != Action::Allow || self.transport.is_some()) {
+            return Err(RuleError::Inspect);
+        }
+        Ok(Self { inspect, ..self })
+    }
+
+    /// Whether it has the mark.
+    #[must_use]
+    pub fn inspects(&self) -> bool {
+        self.inspect
+    }
+
     /// A rule from [`Self::written`].
     ///
     /// # Errors
     /// Where it is none.
     pub fn read(action: Action, written: &str, origin: Origin) -> Result<Self, RuleError> {
+        let (written, inspect) = match written.strip_suffix(INSPECT) {
+            Some(rest) => (rest, true),
+            None => (written, false),
+        };
         let (resource, http, transport) = match written.split_once(' ') {
             // Methods have no small letters, and paths begin with a slash.
             Some((resource, "tcp")) => (resource, None, Some(Transport::Tcp)),
@@ -186,19 +222,24 @@ impl Rule {
             None => (written, None, None),
         };
         let rule = Self::new(action, resource.parse()?, origin)?;
-        Ok(rule.with_http(http).with_transport(transport))
+        let rule = rule.with_http(http).with_transport(transport);
+        rule.with_inspect(inspect)
     }
 
     /// What it is about in one line, as a policy file has it:
-    /// `a.example:443`, `a.example:443 GET,HEAD /path/**` or
-    /// `a.example:123 udp`.
+    /// `a.example:443`, `a.example:443 GET,HEAD /path/**`,
+    /// `a.example:123 udp` or `a.example:443 inspect`.
     #[must_use]
     pub fn written(&self) -> String {
-        match (&self.http, self.transport) {
+        let mut written = match (&self.http, self.transport) {
             (Some(http), _) => format!("{} {http}", self.resource),
             (None, Some(transport)) => format!("{} {}", self.resource, transport.name()),
             (None, None) => self.resource.to_string(),
+        };
+        if self.inspect {
+            written.push_str(INSPECT);
         }
+        written
     }
 
     /// Which requests it is about, where it is not about all.
@@ -277,6 +318,8 @@ impl<'de> Deserialize<'de> for Rule {
             resource: Resource,
             http: Option<HttpCondition>,
             transport: Option<Transport>,
+            #[serde(default)]
+            inspect: bool,
             origin: Origin,
         }
         let plain = Plain::deserialize(deserializer)?;
@@ -285,6 +328,7 @@ impl<'de> Deserialize<'de> for Rule {
         }
         Self::new(plain.action, plain.resource, plain.origin)
             .map(|rule| rule.with_http(plain.http).with_transport(plain.transport))
+            .and_then(|rule| rule.with_inspect(plain.inspect))
             .map_err(serde::de::Error::custom)
     }
 }
@@ -426,6 +470,37 @@ mod tests {
         assert!(!serde_json::to_string(&whole).unwrap().contains("http"));
         for text in ["a.example ", "a.example  GET", " GET", "a.example GET /.."] {
             assert!(read(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_marked_rule_is_another_and_only_what_allows_http_has_the_mark() {
+        let read = |text: &str| Rule::read(Action::Allow, text, Origin::User);
+        let plain = read("a.example:443").unwrap();
+        assert!(!serde_json::to_string(&plain).unwrap().contains("inspect"));
+        for text in ["a.example:443 inspect", "**.example GET,PUT /a/** inspect"] {
+            let marked = read(text).unwrap();
+            assert!(marked.inspects() && marked.id() != plain.id());
+            assert_eq!(marked.written(), text);
+            let message = serde_json::to_string(&marked).unwrap();
+            assert_eq!(serde_json::from_str::<Rule>(&message).unwrap(), marked);
+            let forged = message.replace("allow", "ask");
+            assert!(serde_json::from_str::<Rule>(&forged).is_err());
+        }
+        for text in [
+            " inspect",
+            "a.example  inspect",
+            "a.example inspect inspect",
+            "a.example inspect GET",
+            "a.example Inspect",
+            "a.example udp inspect",
+            "a.example tcp inspect",
+        ] {
+            assert!(read(text).is_err(), "{text:?}");
+        }
+        for action in [Action::Deny, Action::Ask, Action::Approve] {
+            let marked = Rule::read(action, "a.example inspect", Origin::User);
+            assert_eq!(marked, Err(RuleError::Inspect));
         }
     }
 

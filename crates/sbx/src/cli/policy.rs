@@ -39,7 +39,7 @@ enum PolicyVerb {
     /// Allow hosts, addresses or ports of this host
     ///
     /// Example: sbx policy allow network example.com,**.example.org:443
-    Allow(RuleFlags),
+    Allow(AllowFlags),
     /// Deny hosts or addresses, whatever else allows them
     ///
     /// Open connections to them end.
@@ -203,6 +203,17 @@ struct RuleFlags {
 }
 
 #[derive(Args, Debug)]
+struct AllowFlags {
+    #[command(flatten)]
+    rule: RuleFlags,
+
+    /// Look into every connection there, whatever else allows it: only HTTP
+    /// passes, and each request has to be to the connection's own server
+    #[arg(long)]
+    inspect: bool,
+}
+
+#[derive(Args, Debug)]
 struct ApproveFlags {
     /// The question, as `sbx policy pending` shows it
     #[arg(value_name = "ID")]
@@ -252,9 +263,9 @@ impl PolicyFlags {
                 PresetWord::Balanced => NetworkPreset::Balanced,
                 PresetWord::Locked => NetworkPreset::Locked,
             }),
-            PolicyVerb::Allow(flags) => flags.request(Action::Allow)?,
-            PolicyVerb::Deny(flags) => flags.request(Action::Deny)?,
-            PolicyVerb::Ask(flags) => flags.request(Action::Ask)?,
+            PolicyVerb::Allow(flags) => flags.rule.request(Action::Allow, flags.inspect)?,
+            PolicyVerb::Deny(flags) => flags.request(Action::Deny, false)?,
+            PolicyVerb::Ask(flags) => flags.request(Action::Ask, false)?,
             PolicyVerb::Pending { sandbox } => {
                 PolicyRequest::Pending(value("NAME", sandbox.as_deref())?)
             }
@@ -360,7 +371,7 @@ fn moment(text: &str, now: OffsetDateTime) -> Option<u64> {
 }
 
 impl RuleFlags {
-    fn request(&self, action: Action) -> Result<PolicyRequest, Error> {
+    fn request(&self, action: Action, inspect: bool) -> Result<PolicyRequest, Error> {
         let What::Network = self.what;
         let scope = scope(self.sandbox.as_deref())?;
         let origin = match scope {
@@ -369,18 +380,22 @@ impl RuleFlags {
         };
         let http = self.http()?;
         let transport = self.protocol.map(Transport::from);
-        if http.is_some() && transport == Some(Transport::Udp) {
-            let message = "`--method` and `--path` are about HTTP over TCP";
+        let is_http = http.is_some() || inspect;
+        if is_http && transport == Some(Transport::Udp) {
+            let message = "`--method`, `--path` and `--inspect` are about HTTP over TCP";
             return Err(Error::new(Code::Usage, message));
         }
         // A rule about requests is about TCP as it is.
-        let transport = transport.filter(|_| http.is_none());
+        let transport = transport.filter(|_| !is_http);
         let rules = self
             .resources
             .iter()
             .map(|text| {
                 let rule = rule("RESOURCE", action, text, origin.clone())?;
-                Ok(rule.with_http(http.clone()).with_transport(transport))
+                rule.with_http(http.clone())
+                    .with_transport(transport)
+                    .with_inspect(inspect)
+                    .map_err(|error| wrong("--inspect", text, &error))
             })
             .collect::<Result<_, Error>>()?;
         Ok(PolicyRequest::Add(scope, rules))
@@ -463,6 +478,51 @@ fn target(text: &str) -> Result<(Host, u16, Option<String>), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[derive(clap::Parser)]
+    struct Typed {
+        #[command(flatten)]
+        policy: PolicyFlags,
+    }
+
+    /// The rules that a command adds, as a file has them.
+    fn added(words: &[&str]) -> Option<Vec<String>> {
+        let typed = <Typed as clap::Parser>::try_parse_from([&["policy"], words].concat()).ok()?;
+        match typed.policy.command().ok()? {
+            Command::Policy(PolicyRequest::Add(_, rules)) => {
+                Some(rules.iter().map(Rule::written).collect())
+            }
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn what_is_allowed_can_be_marked_and_nothing_else() {
+        let allow = |more: &[&str]| added(&[&["allow", "network"], more].concat());
+        let written = |rules: &[&str]| Some(rules.iter().map(ToString::to_string).collect());
+        assert_eq!(
+            allow(&["a.example:443,b.example", "--inspect"]),
+            written(&["a.example:443 inspect", "b.example inspect"])
+        );
+        assert_eq!(
+            allow(&[
+                "a.example",
+                "--inspect",
+                "--method",
+                "GET",
+                "--protocol",
+                "tcp"
+            ]),
+            written(&["a.example GET inspect"])
+        );
+        assert_eq!(allow(&["a.example"]), written(&["a.example"]));
+        assert_eq!(
+            allow(&["a.example", "--inspect", "--protocol", "udp"]),
+            None
+        );
+        assert_eq!(added(&["deny", "network", "a.example", "--inspect"]), None);
+        assert_eq!(added(&["ask", "network", "a.example", "--inspect"]), None);
+    }
 
     #[test]
     fn a_moment_is_so_long_ago_or_a_time() {

@@ -191,6 +191,7 @@ mod tests {
                 resource: "localhost:8080".parse().unwrap(),
                 requests: None,
                 transport: None,
+                inspect: false,
                 origin: "sandbox".into(),
             }],
             ports: vec!["127.0.0.1:8080->80/tcp".into()],

@@ -114,7 +114,8 @@ pub(super) fn checked(checked: &CheckedReply, paint: Paint) -> String {
         escape(&checked.rule)
     );
     if checked.verdict == "inspect" {
-        text += "each request is judged; --method and --path say which to ask about\n";
+        text += "each request is judged, and what is no HTTP is refused; \
+                 --method and --path say which to ask about\n";
     }
     if checked.verdict == "ask" {
         text += "it waits for an answer; `sbx policy pending` shows what does\n";
