@@ -185,7 +185,7 @@ fn wget_fetches_what_is_allowed() {
         &nothing,
         "wget -qO- --ca-certificate=\"$TRUSTED\" https://www.example/hello 2>&1 || \
          { wget -O- --ca-certificate=\"$TRUSTED\" https://www.example/hello; exit 1; }",
-        ("hello from files", "403"),
+        ("hello from files", "default:unlisted"),
     );
 }
 
@@ -205,7 +205,7 @@ fn git_clones_what_is_allowed() {
         &["/usr/bin/git"],
         &repository,
         "git clone -q https://www.example/repository.git clone && cat clone/file",
-        ("inside", "403"),
+        ("inside", "default:unlisted"),
     );
 }
 
@@ -233,7 +233,10 @@ EOF",
         &index,
         "/usr/bin/python3 -m pip download --no-deps --retries 0 --no-cache-dir -vv \
          -i https://www.example/simple/ toy",
-        ("Successfully downloaded toy", "403 Client Error: Forbidden"),
+        (
+            "Successfully downloaded toy",
+            "403 Client Error: Forbidden (default:unlisted)",
+        ),
     );
 }
 
@@ -255,7 +258,7 @@ EOF",
         &["/usr/bin/npm"],
         &registry,
         "npm pack toy --registry https://www.example/npm/ --fetch-retries 0 --cafile \"$TRUSTED\"",
-        ("toy-1.0.0.tgz", "403"),
+        ("toy-1.0.0.tgz", "default:unlisted"),
     );
 }
 
@@ -267,7 +270,7 @@ fn node_fetches_what_is_allowed() {
         &nothing,
         "node -e 'fetch(\"https://www.example/hello\").then(async answer => { \
          console.log(answer.status, await answer.text()); process.exit(answer.ok ? 0 : 1) })'",
-        ("hello from files", "403"),
+        ("hello from files", "default:unlisted"),
     );
 }
 
@@ -279,7 +282,7 @@ fn python_reads_what_is_allowed() {
         &nothing,
         "/usr/bin/python3 -c 'import urllib.request as u; \
          print(u.urlopen(\"https://www.example/hello\").read().decode())'",
-        ("hello from files", "403"),
+        ("hello from files", "default:unlisted"),
     );
 }
 
@@ -312,7 +315,7 @@ fn cargo_fetches_what_is_allowed() {
         &[cargo],
         &registry,
         &script,
-        ("Downloaded toy v1.0.0", "403"),
+        ("Downloaded toy v1.0.0", "default:unlisted"),
     );
 }
 
@@ -336,7 +339,7 @@ fn apt_updates_from_what_is_allowed() {
         &["/usr/bin/apt-get", "/usr/lib/apt/methods/https"],
         &repository,
         script,
-        ("Candidate: 1.0", "403"),
+        ("Candidate: 1.0", "default:unlisted"),
     );
 }
 
@@ -364,6 +367,6 @@ EOF
         &["/usr/bin/java", "/usr/bin/keytool"],
         &nothing,
         script,
-        ("hello from files", "403"),
+        ("hello from files", "default:unlisted"),
     );
 }

@@ -87,7 +87,7 @@ fn a_denied_request_is_told_which_rule_and_what_would_allow_it() {
             !socket.may_recv()
         });
         let text = String::from_utf8(answer).unwrap();
-        assert!(text.starts_with("HTTP/1.1 403 Forbidden\r\n"), "{text}");
+        assert!(text.starts_with("HTTP/1.1 403 Forbidden ("), "{text}");
         assert!(text.contains("\r\nX-Sbx-Verdict: deny\r\n"), "{text}");
         let command = "sbx policy allow network unlisted.example:80\n";
         assert_eq!(text.ends_with(command), body, "{text}");

@@ -133,6 +133,13 @@ impl Page {
         }
     }
 
+    /// The rule that its text names, if it does.
+    pub(super) fn rule(&self) -> Option<&str> {
+        self.text
+            .lines()
+            .find_map(|line| line.strip_prefix("rule: "))
+    }
+
     /// Whether it is a verdict, and not a failure of somebody's.
     pub(super) fn is_verdict(&self) -> bool {
         self.status != http::StatusCode::BAD_GATEWAY

@@ -44,7 +44,8 @@ where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
-    let Page { status, text, .. } = page;
+    let Page { text, .. } = page;
+    let status = status(page);
     let verdict = if page.is_verdict() {
         "X-Sbx-Verdict: deny\r\n"
     } else {
@@ -69,6 +70,22 @@ where
     let _late = timeout(limits::REFUSAL_TIME, input.drain(limits::REFUSED_BODY)).await;
     true
 }
+
+/// The code and its words, with the rule in them: npm, pip, cargo and wget
+/// show those words and no body.
+fn status(page: &Page) -> String {
+    let plain = |c: &char| c.is_ascii_graphic() || *c == ' ';
+    match page.rule() {
+        Some(rule) => {
+            let rule: String = rule.chars().filter(plain).take(LONGEST_RULE).collect();
+            format!("{} ({rule})", page.status)
+        }
+        None => page.status.to_string(),
+    }
+}
+
+/// Characters of a rule in the words of a status.
+const LONGEST_RULE: usize = 200;
 
 async fn http2<S>(page: &Page, stream: S) -> bool
 where
@@ -160,6 +177,17 @@ mod tests {
             heard.contains("Content-Length: 9\r\n") && heard.ends_with("\r\n\r\n"),
             "{heard}"
         );
+    }
+
+    #[test]
+    fn the_words_of_the_status_name_the_rule_for_clients_that_show_no_more() {
+        let text = "sbx: no.\nrule: user deny a.example\u{e9}\nTo take it back.\n";
+        let page = Page::denied(text.to_owned());
+        let (_, heard) = run(asked("GET / HTTP/1.1\r\nHost: a\r\n\r\n", &page));
+        let expected = "HTTP/1.1 403 Forbidden (user deny a.example)\r\n";
+        assert!(heard.starts_with(expected), "{heard}");
+        let page = Page::denied(format!("rule: {}\n", "a".repeat(10_000)));
+        assert!(status(&page).len() < 300);
     }
 
     #[test]
