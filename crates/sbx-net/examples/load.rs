@@ -8,6 +8,9 @@
 //!                                         when its input ends
 //! load connect ADDRESS                    connections a second
 //! load request ADDRESS                    µs of a request of 1 KB, in the median
+//! load paced ADDRESS                      the same for one request after each
+//!                                         millisecond, and the µs that 99 of
+//!                                         100 do not exceed
 //! load web ADDRESS NAME ROOT PROXY each|kept
 //!                                         requests a second, each on a
 //!                                         connection of its own or not; PROXY
@@ -37,6 +40,9 @@ const THREADS: u32 = 8;
 /// Requests whose median counts.
 const REQUESTS: usize = 4_000;
 const REQUEST: usize = 1_024;
+/// How long paced requests are measured, and what is between two of them.
+const PACED: Duration = Duration::from_secs(4);
+const PAUSE: Duration = Duration::from_millis(1);
 /// What ends the head of a connection's last request.
 const LAST: &str = "\r\nConnection: close\r\n\r\n";
 const BLOCK: usize = 1 << 18;
@@ -56,6 +62,11 @@ fn main() -> Result<(), Failed> {
         ["idle", address, count] => return idle(address, count.parse()?),
         ["connect", address] => connections(address)?,
         ["request", address] => requests(address)?,
+        ["paced", address] => {
+            let [median, most] = paced(address)?;
+            println!("{median} {most}");
+            return Ok(());
+        }
         ["web", address, name, root, proxy, how] => {
             let proxy = (proxy != "-").then_some(proxy);
             // Once, so that no name server is measured.
@@ -206,6 +217,27 @@ fn requests(address: &str) -> Result<f64, Failed> {
     times.sort_unstable();
     let median = times.get(REQUESTS / 2).copied().unwrap_or_default();
     Ok(median.as_secs_f64() * 1e6)
+}
+
+/// As somebody has it who does other things as well.
+fn paced(address: &str) -> Result<[f64; 2], Failed> {
+    let mut stream = open(address, b'R')?;
+    let mut request = [0; REQUEST];
+    let mut times = Vec::new();
+    let all = Instant::now();
+    while all.elapsed() < PACED {
+        thread::sleep(PAUSE);
+        let begun = Instant::now();
+        stream.write_all(&request)?;
+        stream.read_exact(&mut request)?;
+        times.push(begun.elapsed());
+    }
+    times.sort_unstable();
+    let at = |percent: usize| {
+        let time = times.get(times.len() * percent / 100);
+        time.map_or(0.0, |time| time.as_secs_f64() * 1e6)
+    };
+    Ok([at(50), at(99)])
 }
 
 /// What so many threads find, all of which have to succeed.

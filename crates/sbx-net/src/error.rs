@@ -30,6 +30,8 @@ pub enum Attempt {
     Resolver,
     /// Starting the thread that looks at requests.
     Inspector,
+    /// Saying how memory is taken.
+    Memory,
     /// A wall of the jail, by its name.
     Wall(&'static str),
 }
@@ -67,6 +69,7 @@ impl fmt::Display for Error {
             Attempt::Wait => f.write_str("cannot wait for events"),
             Attempt::Resolver => f.write_str("cannot start the name resolver"),
             Attempt::Inspector => f.write_str("cannot start the inspector of requests"),
+            Attempt::Memory => f.write_str("cannot say how memory is taken"),
             Attempt::Wall(wall) => write!(f, "cannot set up the {wall} of the network process"),
         }
     }

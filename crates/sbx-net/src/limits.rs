@@ -115,7 +115,11 @@ pub const REPORTS: usize = 4_096;
 /// that size already: bytes, and how many. Together 704 MiB. The small ones
 /// hold a packet of the largest size: below that, whoever comes when others
 /// stand idle gets half of what it could have.
-pub const BUFFERS: [(usize, usize); 2] = [(512 * 1024, 64), (64 * 1024, FLOWS)];
+pub const BUFFERS: [(usize, usize); 2] = [(512 * 1024, 64), (SMALL_BUFFER, FLOWS)];
+
+/// The smallest of these. Blocks of memory of this size and more cost only
+/// what is touched of them.
+pub const SMALL_BUFFER: usize = 64 * 1024;
 
 /// Connections of the host into published ports at once. The next one is
 /// reset.

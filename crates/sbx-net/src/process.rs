@@ -5,9 +5,10 @@ use sbx_sys::jail::InForce;
 use crate::control::Ready;
 pub use crate::engine::Links;
 use crate::engine::{Ended, Engine};
-use crate::error::Error;
+use crate::error::{Attempt, Error};
 use crate::inspect::Roots;
 use crate::jail;
+use crate::limits;
 
 /// Locks the process down and serves one sandbox until the virtual machine
 /// closes the link or the supervisor its control. The first line to the
@@ -16,11 +17,15 @@ use crate::jail;
 /// descriptors and has started no thread.
 ///
 /// # Errors
-/// When a wall cannot be set, when the link carries what cannot be a frame,
+/// When memory cannot be taken as it has to be or a wall not be set, when the link carries what cannot be a frame,
 /// or when the kernel refuses something that the loop cannot do without.
 pub fn run(links: Links) -> Result<(), Error> {
     // In files, which are out of reach later.
     let roots = Roots::of_host(&links.trust);
+    // A crowd of connections that say little would otherwise cost what all
+    // the buffers hold, and each new one the clearing of two of them.
+    sbx_sys::memory::give_back_from(limits::SMALL_BUFFER)
+        .map_err(|error| Error::new(Attempt::Memory, error))?;
     let walls = lock_down()?;
     serve_with(links, roots, walls)
 }

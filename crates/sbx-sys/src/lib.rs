@@ -18,6 +18,7 @@ pub mod jail;
 pub mod kvm;
 pub mod lock;
 pub mod memfd;
+pub mod memory;
 pub mod namespaces;
 pub mod process;
 pub mod resolver;

@@ -19,6 +19,7 @@ pub(super) fn measure(bench: &Bench) -> Result<Vec<Row>, Failure> {
     let lines = run_quietly(streams.args(run).args(["--rounds", &rounds]))?;
     let of = |what: &str, way: &str| median(figures(&lines, what, way));
     let mut rows = peers(&root, &rounds)?;
+    rows.extend(floods(&root, &rounds)?);
     let row = |words: &str, what: &str, unit| Row {
         what: words.to_owned(),
         floor: Some(("TLS untouched".to_owned(), of(what, "spliced"))),
@@ -94,6 +95,44 @@ fn peers(root: &Path, rounds: &str) -> Result<Vec<Row>, Failure> {
                 });
             }
         }
+    }
+    Ok(rows)
+}
+
+/// What one endpoint notices of floods through another.
+fn floods(root: &Path, rounds: &str) -> Result<Vec<Row>, Failure> {
+    let run = ["bench", "-p", "sbx-net", "--bench", "floods", "--"];
+    let mut bench = program("cargo", root);
+    let lines = run_quietly(bench.args(run).args(["--rounds", rounds]))?;
+    let of = |what: &str, way: &str| median(figures(&lines, what, way));
+    let mut rows = Vec::new();
+    for (what, words) in [
+        ("names", "questions for ever new names"),
+        ("half", "half-open connections"),
+        ("denied", "denied attempts"),
+        (
+            "attempts",
+            "20,000 attempts at an allowed port, again and again",
+        ),
+        ("slow", "5,000 readers of single bytes"),
+    ] {
+        for (kind, part) in [("median", "in the median"), ("99", "99 of 100 within")] {
+            let what = format!("{what}-{kind}");
+            for (floor, way) in [("calm", "calm"), ("the same program at a mirror", "mirror")] {
+                rows.push(Row {
+                    what: format!("a request of 1 KB beside a flood of {words}, {part}"),
+                    floor: Some((floor.to_owned(), of(&what, way))),
+                    figure: of(&what, "sbx"),
+                    unit: "µs",
+                });
+            }
+        }
+        rows.push(Row {
+            what: format!("most memory of an endpoint in a flood of {words}"),
+            floor: None,
+            figure: of(&format!("{what}-memory"), "sbx"),
+            unit: "MB",
+        });
     }
     Ok(rows)
 }

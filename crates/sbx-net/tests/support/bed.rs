@@ -46,6 +46,16 @@ pub struct Bed {
     joined: Vec<&'static str>,
 }
 
+/// An endpoint beside that of the bed; it ends with its link.
+pub struct Beside {
+    /// Its process id.
+    pub endpoint: u32,
+    /// The guest's end of its link.
+    pub guest: OwnedFd,
+    /// Its supervisor's end.
+    pub control: BufReader<UnixStream>,
+}
+
 /// Why the bed cannot be made here; printed, since a test has no other way
 /// to say that it was skipped.
 fn missing() -> Option<String> {
@@ -196,6 +206,30 @@ impl Bed {
         }
     }
 
+    /// Another endpoint on the same host, whose guest is whoever has its link.
+    pub fn beside(&mut self, rules: &[Rule]) -> Beside {
+        let (link, guest) = sbx_sys::unix::message_pair().unwrap();
+        let (control, supervisor) = UnixStream::pair().unwrap();
+        let endpoint = example("endpoint");
+        let argv = [endpoint.to_str().unwrap()];
+        self.spawn("host", &argv, link.into(), OwnedFd::from(control).into());
+        let policy = serde_json::json!({"policy": {"revision": 1, "rules": rules}});
+        (&supervisor)
+            .write_all(format!("{policy}\n").as_bytes())
+            .unwrap();
+        let mut control = BufReader::new(supervisor);
+        let mut line = String::new();
+        while !line.contains("\"policy\"") {
+            line.clear();
+            assert_ne!(control.read_line(&mut line).unwrap(), 0);
+        }
+        Beside {
+            endpoint: self.children.last().unwrap().id(),
+            guest,
+            control,
+        }
+    }
+
     /// The process id of the endpoint.
     pub fn endpoint(&self) -> u32 {
         let named = |child: &&Child| {
@@ -211,7 +245,13 @@ impl Bed {
         self.server_with(space, argv, Stdio::null())
     }
 
-    fn server_with(&mut self, space: &str, argv: &[&str], input: Stdio) -> BufReader<UnixStream> {
+    /// The same, with something on its descriptor 0.
+    pub fn server_with(
+        &mut self,
+        space: &str,
+        argv: &[&str],
+        input: Stdio,
+    ) -> BufReader<UnixStream> {
         let (ours, theirs) = UnixStream::pair().unwrap();
         self.spawn(space, argv, input, OwnedFd::from(theirs).into());
         let mut said = BufReader::new(ours);

@@ -19,8 +19,10 @@ pub mod web;
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::process::Child;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -58,6 +60,14 @@ pub struct Control {
 pub struct Wire {
     pub link: OwnedFd,
     pub frames: VecDeque<Vec<u8>>,
+    /// Frames to these ports of the guest are lost.
+    pub lost: Option<RangeInclusive<u16>>,
+}
+
+/// An endpoint in a jailed process of its own, and its guest in this one.
+pub struct Alone {
+    pub guest: Guest,
+    pub endpoint: Child,
 }
 
 /// Starts an endpoint whose guest may reach these ports of the host.
@@ -103,6 +113,11 @@ fn serve(rules: &[Rule], kept: &Kept) -> (Control, JoinHandle<Result<(), Error>>
         proxies: kept.proxies.clone(),
     };
     let endpoint = std::thread::spawn(move || sbx_net::process::serve(links));
+    (ready(supervisor, doors, rules), endpoint)
+}
+
+/// The supervisor's end of an endpoint that has its rules.
+fn ready(supervisor: UnixStream, doors: OwnedFd, rules: &[Rule]) -> Control {
     supervisor.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut control = Control {
         lines: Some(BufReader::new(supervisor)),
@@ -112,7 +127,25 @@ fn serve(rules: &[Rule], kept: &Kept) -> (Control, JoinHandle<Result<(), Error>>
     assert!(ready.get("ready").is_some(), "{ready}");
     control.order_rules(0, rules);
     control.next("policy");
-    (control, endpoint)
+    control
+}
+
+/// Starts an endpoint as a process of its own.
+pub fn start_alone(rules: &[Rule]) -> Alone {
+    let (link, wire) = sbx_sys::unix::message_pair().unwrap();
+    let (control, supervisor) = UnixStream::pair().unwrap();
+    let endpoint = program::program(program::example("endpoint"))
+        .stdin(link)
+        .stdout(OwnedFd::from(control))
+        .spawn()
+        .unwrap();
+    // Nobody publishes anything.
+    let (_published, doors) = sbx_sys::unix::message_pair().unwrap();
+    let control = ready(supervisor, doors, rules);
+    Alone {
+        guest: guest(wire, control, None),
+        endpoint,
+    }
 }
 
 /// Starts an endpoint that another one can follow.
@@ -130,6 +163,14 @@ pub fn start_behind(rules: &[Rule], proxies: Proxies) -> (Guest, Kept) {
         proxies,
     };
     let (control, endpoint) = serve(rules, &kept);
+    (guest(wire, control, Some(endpoint)), kept)
+}
+
+fn guest(
+    wire: OwnedFd,
+    control: Control,
+    endpoint: Option<JoinHandle<Result<(), Error>>>,
+) -> Guest {
     let mut wire = Wire::new(wire);
     let mut interface_config = Config::new(layout::GUEST_MAC.into());
     interface_config.random_seed = 7;
@@ -150,16 +191,30 @@ pub fn start_behind(rules: &[Rule], proxies: Proxies) -> (Guest, Kept) {
         .routes_mut()
         .add_default_ipv6_route(layout::GATEWAY_V6)
         .unwrap();
-    let guest = Guest {
+    Guest {
         wire,
         interface,
         sockets: SocketSet::new(Vec::new()),
         control,
-        endpoint: Some(endpoint),
+        endpoint,
         start: Instant::now(),
         next_port: 40_000,
-    };
-    (guest, kept)
+    }
+}
+
+impl Alone {
+    /// Closes the link, and sees the endpoint end well.
+    pub fn end(mut self) {
+        rustix::net::shutdown(&self.guest.wire.link, rustix::net::Shutdown::Both).unwrap();
+        assert!(self.endpoint.wait().unwrap().success());
+    }
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        let _gone = self.endpoint.kill();
+        let _gone = self.endpoint.wait();
+    }
 }
 
 impl Guest {
@@ -378,6 +433,7 @@ impl Wire {
         Self {
             link,
             frames: VecDeque::new(),
+            lost: None,
         }
     }
 
@@ -392,7 +448,13 @@ impl Wire {
         while let Ok((_, count @ 1..)) =
             rustix::net::recv(&self.link, &mut *room, RecvFlags::DONTWAIT)
         {
-            self.frames.push_back(room[..count].to_vec());
+            let frame = &room[..count];
+            let to = frame
+                .get(36..38)
+                .map(|to| u16::from_be_bytes([to[0], to[1]]));
+            if !to.is_some_and(|to| self.lost.as_ref().is_some_and(|lost| lost.contains(&to))) {
+                self.frames.push_back(frame.to_vec());
+            }
         }
     }
 

@@ -1,0 +1,75 @@
+//! How this process takes memory from the kernel and gives it back.
+
+use crate::error::{Attempt, Result};
+
+/// Has every block of `bytes` and more come from the kernel by itself and go
+/// back there when it is let go. What nobody has touched of such a block costs
+/// nothing, and none has to be cleared when it is used again: the C library
+/// would otherwise keep large blocks that it has seen go once. Pages of the
+/// huge size are left out, which would be touched as a whole.
+///
+/// # Errors
+/// When the kernel or the C library refuses.
+pub fn give_back_from(bytes: usize) -> Result<()> {
+    rustix::thread::disable_transparent_huge_pages(true).attempt("leave out huge pages")?;
+    threshold(bytes)
+}
+
+#[cfg(target_env = "gnu")]
+fn threshold(bytes: usize) -> Result<()> {
+    use crate::error::Error;
+
+    let refused = || Error::refused(format!("have blocks of {bytes} bytes given back"));
+    let bytes = libc::c_int::try_from(bytes).map_err(|_| refused())?;
+    // What is left over at the end of the heap stays smaller than such a
+    // block, or one would be taken from there.
+    for (option, value) in [
+        (libc::M_MMAP_THRESHOLD, bytes),
+        (libc::M_TRIM_THRESHOLD, bytes / 2),
+        (libc::M_TOP_PAD, bytes / 4),
+    ] {
+        // SAFETY: takes two numbers and changes how later blocks are found.
+        if unsafe { libc::mallopt(option, value) } != 1 {
+            return Err(refused());
+        }
+    }
+    Ok(())
+}
+
+/// Other C libraries do that anyway, with a size of their own.
+#[cfg(not(target_env = "gnu"))]
+fn threshold(_: usize) -> Result<()> {
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A block of so many bytes, and how many of them.
+    const BLOCK: usize = 1 << 19;
+    const BLOCKS: usize = 200;
+
+    fn resident() -> usize {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let now = status.lines().find(|line| line.starts_with("VmRSS:"));
+        let digits: String = now.unwrap().chars().filter(char::is_ascii_digit).collect();
+        digits.parse::<usize>().unwrap() * 1024
+    }
+
+    #[test]
+    fn blocks_that_were_used_once_cost_nothing_until_they_are_touched_again() {
+        give_back_from(1 << 16).unwrap();
+        let before = resident();
+        let blocks = || (0..BLOCKS).map(|_| vec![0_u8; BLOCK]).collect::<Vec<_>>();
+        let mut used = blocks();
+        used.iter_mut().for_each(|block| block.fill(1));
+        let most = resident();
+        assert!(most > before + BLOCK * BLOCKS / 2, "{before} {most}");
+        drop(used);
+        let unused = std::hint::black_box(blocks());
+        let now = resident();
+        assert!(now < before + BLOCK * BLOCKS / 10, "{before} {now}");
+        drop(unused);
+    }
+}
