@@ -14,6 +14,7 @@ mod claude;
 mod corrupt_cache;
 mod deaths;
 mod faults;
+mod floods;
 mod fresh;
 mod full_disk;
 mod interrupts;

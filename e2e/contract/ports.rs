@@ -23,7 +23,7 @@ http.server.ThreadingHTTPServer(("0.0.0.0", 80), Server).serve_forever()
 /// How long a server inside may take to listen: emulated, it starts slowly.
 const PATIENCE: Duration = Duration::from_secs(100);
 
-fn serve(sandbox: &Sandbox<'_>) {
+pub(super) fn serve(sandbox: &Sandbox<'_>) {
     let serve = ["-d", "-u", "root"];
     sandbox
         .exec_with(serve, ["python3", "-c", SERVER])
@@ -40,7 +40,7 @@ fn get(address: &str) -> Option<String> {
     (!answer.is_empty()).then_some(answer)
 }
 
-fn comes(address: &str) -> String {
+pub(super) fn comes(address: &str) -> String {
     let until = Instant::now() + PATIENCE;
     loop {
         if let Some(answer) = get(address) {
