@@ -2,6 +2,7 @@
 //! stream, connections and small requests beside loopback, passt and
 //! slirp4netns; judged requests beside mitmproxy. Prints `WHAT WAY FIGURE`
 //! lines for `cargo xtask bench net`; a peer that is not installed has none.
+//! `--only WHAT` measures one of them, for whoever looks for its cause.
 
 #![allow(
     clippy::unwrap_used,
@@ -36,22 +37,41 @@ struct Way {
     address: String,
 }
 
+/// What to measure, and how often.
+struct Plan {
+    rounds: usize,
+    only: Option<String>,
+}
+
+impl Plan {
+    fn wants(&self, what: &str) -> bool {
+        self.only.as_deref().is_none_or(|only| only == what)
+    }
+}
+
 fn main() {
-    let mut rounds = 5;
+    let mut plan = Plan {
+        rounds: 5,
+        only: None,
+    };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
-        if word == "--rounds" {
-            rounds = words.next().and_then(|count| count.parse().ok()).unwrap();
+        match word.as_str() {
+            "--rounds" => {
+                plan.rounds = words.next().and_then(|count| count.parse().ok()).unwrap();
+            }
+            "--only" => plan.only = words.next(),
+            _ => {}
         }
     }
     let directory = std::env::temp_dir().join(format!("sbx-peers-{}", std::process::id()));
     fs::create_dir_all(&directory).unwrap();
     certificates(&directory);
-    measure(rounds, &directory);
+    measure(&plan, &directory);
     fs::remove_dir_all(&directory).unwrap();
 }
 
-fn measure(rounds: usize, directory: &Path) {
+fn measure(plan: &Plan, directory: &Path) {
     let rules = allowed(&["localhost:9000", "www.example:443 GET,PUT /**"]);
     let root = directory.join("root.pem");
     let Some(mut bed) = bed_with("peers", &rules, Some(&root)) else {
@@ -79,24 +99,25 @@ fn measure(rounds: usize, directory: &Path) {
     ];
     ways.extend(passt(&mut bed));
     ways.extend(slirp4netns(&mut bed));
-    for _ in 0..rounds {
+    for _ in 0..plan.rounds {
         for arguments in [
             &["stream", "1"][..],
             &["stream", "16"],
             &["connect"],
             &["request"],
         ] {
-            for way in &ways {
+            let name = arguments.join("-");
+            for way in ways.iter().filter(|_| plan.wants(&name)) {
                 let (what, rest) = arguments.split_first().unwrap();
                 let argv = [&[load, what, &way.address], rest].concat();
                 let figure = said(&bed, way.space, &argv);
-                println!("{} {} {figure}", arguments.join("-"), way.name);
+                println!("{name} {} {figure}", way.name);
             }
         }
     }
 
     let own = ways.iter().find(|way| way.name == "sbx").unwrap();
-    for _ in 0..rounds {
+    for _ in 0..if plan.wants("busy") { plan.rounds } else { 0 } {
         beside_idle(&bed, own, load);
     }
 
@@ -115,9 +136,9 @@ fn measure(rounds: usize, directory: &Path) {
     if let Some((proxy, authority)) = mitmproxy(&mut bed, directory) {
         judges.push(("mitmproxy", "host", proxy.clone(), authority, proxy));
     }
-    for _ in 0..rounds {
+    for _ in 0..plan.rounds {
         for how in ["each", "kept"] {
-            for (way, space, address, root, proxy) in &judges {
+            for (way, space, address, root, proxy) in judges.iter().filter(|_| plan.wants(how)) {
                 let argv = [load, "web", address, "www.example", root, proxy, how];
                 println!("{how} {way} {}", said(&bed, space, &argv));
             }
