@@ -121,6 +121,10 @@ pub const BUFFERS: [(usize, usize); 2] = [(512 * 1024, 64), (SMALL_BUFFER, FLOWS
 /// what is touched of them.
 pub const SMALL_BUFFER: usize = 64 * 1024;
 
+/// Pairs of the large ones that are kept for the next connections when theirs
+/// have ended. More are given back.
+pub const SPARE_BUFFERS: usize = 8;
+
 /// Connections of the host into published ports at once. The next one is
 /// reset.
 pub const PUBLISHED: usize = 1_024;

@@ -16,6 +16,21 @@ use crate::device::port::{Capabilities, Port};
 use crate::entry::tcp::Ends;
 use crate::limits;
 
+/// A socket that owns its buffers.
+pub(crate) type Socket = tcp::Socket<'static>;
+
+/// A new one with buffers of so many bytes.
+pub(crate) fn socket(buffer: usize) -> Socket {
+    let mut socket = Socket::new(
+        tcp::SocketBuffer::new(vec![0; buffer]),
+        tcp::SocketBuffer::new(vec![0; buffer]),
+    );
+    socket.set_nagle_enabled(false);
+    socket.set_ack_delay(None);
+    socket.set_keep_alive(Some(smoltcp::time::Duration::from(limits::KEEP_ALIVE)));
+    socket
+}
+
 /// The guest's end of a connection.
 pub(crate) struct Stack {
     interface: Interface,
@@ -30,22 +45,22 @@ impl std::fmt::Debug for Stack {
 }
 
 impl Stack {
-    /// A socket that waits for the guest's SYN to `server`, which is a
-    /// unicast address and a port other than 0; otherwise there is none.
+    /// Has a socket wait for the guest's SYN to `server`, which is a unicast
+    /// address and a port other than 0; otherwise there is none.
     pub(crate) fn listen(
         server: SocketAddr,
-        buffer: usize,
+        socket: Socket,
         seed: u64,
         now: Instant,
     ) -> Option<Self> {
-        let mut stack = Self::new(server, buffer, seed, now)?;
+        let mut stack = Self::new(server, socket, seed, now)?;
         stack.socket().listen((server.ip(), server.port())).ok()?;
         Some(stack)
     }
 
-    /// A socket that connects to the guest's end.
-    pub(crate) fn connect(ends: &Ends, buffer: usize, seed: u64, now: Instant) -> Option<Self> {
-        let mut stack = Self::new(ends.server, buffer, seed, now)?;
+    /// Connects a socket to the guest's end.
+    pub(crate) fn connect(ends: &Ends, socket: Socket, seed: u64, now: Instant) -> Option<Self> {
+        let mut stack = Self::new(ends.server, socket, seed, now)?;
         let Self {
             interface,
             sockets,
@@ -58,7 +73,7 @@ impl Stack {
         Some(stack)
     }
 
-    fn new(server: SocketAddr, buffer: usize, seed: u64, now: Instant) -> Option<Self> {
+    fn new(server: SocketAddr, socket: Socket, seed: u64, now: Instant) -> Option<Self> {
         let address = server.ip();
         let unicast = match address {
             std::net::IpAddr::V4(v4) => !v4.is_broadcast() && !v4.is_multicast(),
@@ -74,13 +89,6 @@ impl Stack {
         interface.update_ip_addrs(|addresses| {
             let _full = addresses.push(IpCidr::new(address.into(), 0));
         });
-        let mut socket = tcp::Socket::new(
-            tcp::SocketBuffer::new(vec![0; buffer]),
-            tcp::SocketBuffer::new(vec![0; buffer]),
-        );
-        socket.set_nagle_enabled(false);
-        socket.set_ack_delay(None);
-        socket.set_keep_alive(Some(smoltcp::time::Duration::from(limits::KEEP_ALIVE)));
         let mut sockets = SocketSet::new(Vec::with_capacity(1));
         let handle = sockets.add(socket);
         Some(Self {
@@ -90,8 +98,16 @@ impl Stack {
         })
     }
 
-    pub(crate) fn socket(&mut self) -> &mut tcp::Socket<'static> {
+    pub(crate) fn socket(&mut self) -> &mut Socket {
         self.sockets.get_mut(self.handle)
+    }
+
+    /// The socket for another connection, where this one came to its end.
+    pub(crate) fn into_socket(mut self) -> Option<Socket> {
+        match self.sockets.remove(self.handle) {
+            smoltcp::socket::Socket::Tcp(socket) if !socket.is_open() => Some(socket),
+            smoltcp::socket::Socket::Tcp(_) => None,
+        }
     }
 
     /// Takes one IP packet of this connection.

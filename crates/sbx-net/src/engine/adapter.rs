@@ -39,10 +39,11 @@ impl Engine {
             self.refuse(&segment.ends, segment.reset());
             return self.denied(&intent, "limit:adapters".into());
         }
-        let Some((claim, size)) = self.buffers.claim() else {
+        let Some((claim, _)) = self.buffers.claim() else {
             return self.refuse(&segment.ends, segment.reset());
         };
-        let Some(mut stack) = self.listen(&segment.ends, size) else {
+        let socket = self.buffers.socket(&claim);
+        let Some(mut stack) = self.listen(&segment.ends, socket) else {
             self.buffers.give_back(claim);
             return self.refuse(&segment.ends, segment.reset());
         };

@@ -18,6 +18,7 @@ use crate::opening::Opening;
 use crate::questions::Asker;
 use crate::refusal;
 use crate::relay::raw::Pipe;
+use crate::stack;
 use crate::table::Key;
 
 /// What was said first is none of what may be said.
@@ -219,7 +220,7 @@ impl Engine {
         let Some((claim, _)) = self.buffers.claim() else {
             return false;
         };
-        let Some(mut stack) = self.listen(&ends, limits::REFUSAL) else {
+        let Some(mut stack) = self.listen(&ends, stack::socket(limits::REFUSAL)) else {
             self.buffers.give_back(claim);
             return false;
         };

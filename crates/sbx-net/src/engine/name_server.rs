@@ -17,7 +17,7 @@ use crate::gate::Intent;
 use crate::layout;
 use crate::limits;
 use crate::records::{self, Found, Question};
-use crate::stack::Stack;
+use crate::stack::{self, Socket, Stack};
 use crate::table::Key;
 use crate::workers::{Full, Workers};
 
@@ -193,7 +193,7 @@ impl Engine {
                 // Twice the longest answer: while one is on its way, the
                 // next has room.
                 let size = 2 * (2 + limits::DNS_ANSWER);
-                match self.listen(&segment.ends, size) {
+                match self.listen(&segment.ends, stack::socket(size)) {
                     Some(stack) => Some((claim, stack)),
                     None => {
                         self.buffers.give_back(claim);
@@ -229,8 +229,8 @@ impl Engine {
         self.table.queue(key);
     }
 
-    pub(super) fn listen(&self, ends: &tcp::Ends, size: usize) -> Option<Stack> {
-        Stack::listen(ends.server, size, self.next_seed(), self.smoltcp_now())
+    pub(super) fn listen(&self, ends: &tcp::Ends, socket: Socket) -> Option<Stack> {
+        Stack::listen(ends.server, socket, self.next_seed(), self.smoltcp_now())
     }
 
     pub(super) fn serve_dns(&mut self, key: Key) {

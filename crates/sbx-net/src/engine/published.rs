@@ -146,11 +146,12 @@ impl Engine {
         ends: tcp::Ends,
         intent: &Intent,
     ) -> Result<(), OwnedFd> {
-        let Some((claim, size)) = self.buffers.claim() else {
+        let Some((claim, _)) = self.buffers.claim() else {
             return Err(fd);
         };
+        let socket = self.buffers.socket(&claim);
         let (seed, now) = (self.next_seed(), self.smoltcp_now());
-        let stack = crate::stack::Stack::connect(&ends, size, seed, now);
+        let stack = crate::stack::Stack::connect(&ends, socket, seed, now);
         let ready = rustix::io::ioctl_fionbio(&fd, true)
             .and_then(|()| sockopt::set_tcp_nodelay(&fd, true))
             .and_then(|()| sockopt::set_socket_keepalive(&fd, true))

@@ -186,14 +186,15 @@ impl Engine {
             return self.stands(key, &pass, false);
         }
         let deadline = self.now + limits::HANDSHAKE_TIME;
-        let Some((claim, size)) = self.buffers.claim() else {
+        let Some((claim, _)) = self.buffers.claim() else {
             return self.dial_failed(key, "no memory");
         };
+        let socket = self.buffers.socket(&claim);
         let seed = self.next_seed();
         let Some(flow) = self.table.get_mut(key) else {
             return self.buffers.give_back(claim);
         };
-        let stack = crate::stack::Stack::listen(flow.ends.server, size, seed, now);
+        let stack = crate::stack::Stack::listen(flow.ends.server, socket, seed, now);
         let (Some(mut stack), Some(First::Syn(syn))) = (stack, flow.first.take()) else {
             self.buffers.give_back(claim);
             return self.close(key, "reset");
@@ -338,6 +339,7 @@ impl Engine {
             State::Relaying(relay) => {
                 self.ledger.erase(key);
                 let Relay {
+                    stack,
                     pipe,
                     role,
                     claim,
@@ -349,10 +351,12 @@ impl Engine {
                 if !established {
                     self.half_open -= 1;
                 }
-                if how != "closed" {
+                if how == "closed" {
+                    self.buffers.retire(claim, stack);
+                } else {
                     pipe.reset();
+                    self.buffers.give_back(claim);
                 }
-                self.buffers.give_back(claim);
                 match role {
                     Role::Refused => {
                         self.inspector.forget(key);
