@@ -148,6 +148,19 @@ impl<R: AsyncRead + Unpin> Input<R> {
         }
     }
 
+    /// Adds to a head what has come of its body by now, so that both go on at
+    /// once; the length of what has not.
+    pub(super) fn begin(&mut self, length: Length, head: &mut Vec<u8>) -> Length {
+        let Length::Bytes(count) = length else {
+            return length;
+        };
+        let waiting = self.waiting();
+        let take = usize::try_from(count).map_or(waiting.len(), |most| most.min(waiting.len()));
+        head.extend_from_slice(waiting.get(..take).unwrap_or_default());
+        self.used(take);
+        Length::Bytes(count - take as u64)
+    }
+
     /// Hands a body on.
     pub(super) async fn body<W: AsyncWrite + Unpin>(
         &mut self,
@@ -268,6 +281,24 @@ mod tests {
             hand_on(b"ab", Length::Bytes(3)),
             Err(Fault::Speaker)
         ));
+    }
+
+    #[test]
+    fn a_head_takes_along_of_its_body_what_is_there_and_nothing_behind_it() {
+        run(async {
+            let mut input = Input::new(&b"abcdef"[..]);
+            let mut head = b"head ".to_vec();
+            assert_eq!(input.begin(Length::Bytes(4), &mut head), Length::Bytes(4));
+            input.grow().await.unwrap();
+            assert_eq!(input.begin(Length::Chunks, &mut head), Length::Chunks);
+            assert_eq!(input.begin(Length::Bytes(4), &mut head), Length::Bytes(0));
+            assert_eq!(
+                (&head[..], input.waiting()),
+                (&b"head abcd"[..], &b"ef"[..])
+            );
+            assert_eq!(input.begin(Length::Bytes(9), &mut head), Length::Bytes(7));
+            assert_eq!(head, b"head abcdef");
+        });
     }
 
     #[test]

@@ -133,13 +133,14 @@ where
             to_server,
         } = self;
         let sending = async {
-            let head = request.written();
+            let mut head = request.written();
+            let length = guest.begin(request.length, &mut head);
             to_server
                 .write_all(&head)
                 .await
                 .map_err(|_| Fault::Hearer)?;
             to_server.flush().await.map_err(|_| Fault::Hearer)?;
-            guest.body(request.length, to_server).await?;
+            guest.body(length, to_server).await?;
             to_server.flush().await.map_err(|_| Fault::Hearer)
         };
         let answering = answer(request, server, to_guest);
@@ -216,7 +217,8 @@ where
             return Err(Fault::Speaker);
         };
         let response = Response::read(&head, request)?;
-        let written = response.written();
+        let mut written = response.written();
+        let length = server.begin(response.length, &mut written);
         to_guest
             .write_all(&written)
             .await
@@ -225,7 +227,7 @@ where
         if (100..200).contains(&response.status) && response.status != 101 {
             continue;
         }
-        server.body(response.length, to_guest).await?;
+        server.body(length, to_guest).await?;
         to_guest.flush().await.map_err(|_| Fault::Hearer)?;
         return Ok(response);
     }
