@@ -77,6 +77,14 @@ pub const INSPECTED: usize = 512;
 /// Certificates of servers that are remembered. Then they are made anew.
 pub const CERTIFICATES: usize = 1_024;
 
+/// Sessions with servers that are remembered, eight to a server. Then the
+/// oldest server is forgotten.
+pub const SESSIONS: usize = 256;
+
+/// How long a server need not show its certificate again. Then all sessions
+/// are forgotten.
+pub const SESSIONS_FOR: Duration = Duration::from_secs(600);
+
 /// Longest head of an HTTP message, and its trailers, in bytes. A longer one
 /// is refused.
 pub const HTTP_HEAD: usize = 64 * 1024;

@@ -15,6 +15,7 @@ mod http2;
 mod page;
 pub(crate) mod replay;
 mod reports;
+mod sessions;
 mod trust;
 
 use std::collections::HashMap;
@@ -42,6 +43,7 @@ use authority::{Leaves, Offer};
 use case::{Case, Page, Scheme};
 use http1::Ended;
 pub(crate) use reports::{Report, Reports};
+use sessions::Sessions;
 pub(crate) use trust::Roots;
 
 use crate::gate::{Intent, Judge};
@@ -117,6 +119,7 @@ impl Inspector {
             reports: Arc::clone(&reports),
             provider,
             client,
+            sessions: Sessions::new(Instant::now()),
             leaves: Mutex::new(None),
         });
         std::thread::Builder::new()
@@ -159,6 +162,7 @@ struct Room {
     reports: Arc<Reports>,
     provider: Arc<CryptoProvider>,
     client: ClientConfig,
+    sessions: Sessions,
     leaves: Mutex<Option<Leaves>>,
 }
 
@@ -374,8 +378,12 @@ impl Room {
         let mut client = self.client.clone();
         client.alpn_protocols = offers.wire();
         let name = match destination {
+            // Its ports are servers of their own under one name.
             Destination::HostService => "localhost".to_owned(),
-            _ => name.to_owned(),
+            _ => {
+                client.resumption = self.sessions.at(Instant::now());
+                name.to_owned()
+            }
         };
         let name = ServerName::try_from(name).map_err(io::Error::other)?;
         let shaken = TlsConnector::from(Arc::new(client)).connect(name, server);

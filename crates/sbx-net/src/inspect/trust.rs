@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -23,7 +24,8 @@ impl Roots {
         Self(CertificateDer::pem_slice_iter(named).flatten().collect())
     }
 
-    /// How to speak with servers, before it is said which protocols.
+    /// How to speak with servers, before it is said which protocols and with
+    /// which sessions.
     pub(super) fn client(
         self,
         provider: Arc<CryptoProvider>,
@@ -31,9 +33,11 @@ impl Roots {
         let mut store = RootCertStore::empty();
         // A store of a distribution may hold one that nobody can read.
         let (_good, _bad) = store.add_parsable_certificates(self.0);
-        Ok(ClientConfig::builder_with_provider(provider)
+        let mut client = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_root_certificates(store)
-            .with_no_client_auth())
+            .with_no_client_auth();
+        client.resumption = Resumption::disabled();
+        Ok(client)
     }
 }
