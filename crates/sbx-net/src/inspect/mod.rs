@@ -110,7 +110,7 @@ impl Inspector {
             .enable_io()
             .enable_time()
             .build()?;
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let provider = Arc::new(trust::provider());
         let client = roots
             .client(Arc::clone(&provider))
             .map_err(io::Error::other)?;
