@@ -110,6 +110,9 @@ pub struct PolicyListReply {
     pub preset_from: PresetFrom,
     /// One entry each.
     pub rules: Vec<PolicyListed>,
+    /// Rules that the agent's kit would like and that are not in force:
+    /// nobody accepted them, and the preset takes none over.
+    pub wanted: Vec<PolicyListed>,
 }
 
 /// A rule as a line of a list.

@@ -63,7 +63,9 @@ impl Engine {
                 .map(PolicyListed::of)
                 .collect(),
             ports: self.brief(sandbox).ports,
-            wanted: policy.wanted.iter().map(ToString::to_string).collect(),
+            wanted: (policy.wanted.iter())
+                .map(|rule| rule.resource().to_string())
+                .collect(),
             plain_credentials: program
                 .credentials
                 .iter()

@@ -36,8 +36,9 @@ pub(super) struct Effective {
     pub(super) preset: NetworkPreset,
     pub(super) preset_from: PresetFrom,
     pub(super) rules: Vec<Rule>,
-    /// What the agent's kit would like and no rule says anything about.
-    pub(super) wanted: Vec<Resource>,
+    /// What the agent's kit would like and no rule says anything about. It is
+    /// not in force.
+    pub(super) wanted: Vec<Rule>,
 }
 
 impl Effective {
@@ -116,8 +117,7 @@ impl Engine {
             Some(spec) if preset == NetworkPreset::Locked => self
                 .kit(&spec.kit)?
                 .network_rules()
-                .map(|rule| rule.resource().clone())
-                .filter(|resource| !rules.iter().any(|rule| is_about(rule, resource)))
+                .filter(|wanted| !rules.iter().any(|rule| is_about(rule, wanted.resource())))
                 .collect(),
             _ => Vec::new(),
         };
@@ -369,6 +369,7 @@ impl Engine {
             preset: effective.preset,
             preset_from: effective.preset_from,
             rules,
+            wanted: effective.wanted.iter().map(PolicyListed::of).collect(),
         }))
     }
 

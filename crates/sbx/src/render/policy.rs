@@ -42,6 +42,12 @@ pub(super) fn listing(list: &PolicyListReply, quiet: bool, wide: bool, paint: Pa
             .filter_map(|row| Some(format!("{}\n", row.first()?)))
             .collect();
     }
+    let wanted = list.wanted.iter().map(|rule| {
+        let mut row = row(rule);
+        row.splice(0..2, ["-".to_owned(), "wanted".to_owned()]);
+        row
+    });
+    rows.extend(wanted);
     let from = match list.preset_from {
         PresetFrom::Sandbox => "chosen for this sandbox with --network",
         PresetFrom::User => "the user's choice",
@@ -52,7 +58,21 @@ pub(super) fn listing(list: &PolicyListReply, quiet: bool, wide: bool, paint: Pa
         anstyle::Style::new().bold(),
     );
     let table = columns(&["ID", "ACTION", "RESOURCE", "ORIGIN"], &rows);
-    format!("{head}\n{table}")
+    format!("{head}\n{table}{}", remedy(list))
+}
+
+/// The command that accepts what is only wanted.
+fn remedy(list: &PolicyListReply) -> String {
+    let Some(name) = list.sandbox.as_ref().filter(|_| !list.wanted.is_empty()) else {
+        return String::new();
+    };
+    let wanted: Vec<String> = (list.wanted.iter())
+        .map(|rule| rule.resource.to_string())
+        .collect();
+    format!(
+        "what is wanted is not in force; to accept it: sbx policy allow network {} --sandbox {name}\n",
+        escape(&wanted.join(","))
+    )
 }
 
 fn row(rule: &PolicyListed) -> Vec<String> {
@@ -143,7 +163,31 @@ mod tests {
                 .chain(preset_rules(NetworkPreset::Balanced))
                 .map(|rule| PolicyListed::of(&rule))
                 .collect(),
+            wanted: Vec::new(),
         }
+    }
+
+    #[test]
+    fn what_a_kit_wants_is_told_apart_with_the_command_that_accepts_it() {
+        let kit = Origin::Kit("claude".parse().unwrap());
+        let wanted = Rule::new(Action::Allow, "api.example:443".parse().unwrap(), kit).unwrap();
+        let list = PolicyListReply {
+            sandbox: Some("box".parse().unwrap()),
+            preset: NetworkPreset::Locked,
+            rules: Vec::new(),
+            wanted: vec![PolicyListed::of(&wanted)],
+            ..list()
+        };
+        let text = listing(&list, false, false, Paint::none());
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[2].starts_with("-   wanted"), "{text}");
+        assert!(lines[2].ends_with("kit:claude"), "{text}");
+        assert_eq!(
+            lines[3],
+            "what is wanted is not in force; to accept it: \
+             sbx policy allow network api.example:443 --sandbox box"
+        );
+        assert_eq!(listing(&list, true, false, Paint::none()), "");
     }
 
     #[test]

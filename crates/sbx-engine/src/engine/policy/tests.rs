@@ -73,3 +73,29 @@ async fn no_session_begins_where_the_rules_are_not_taken() {
     let error = up.map(drop).unwrap_err();
     assert!(error.message.contains("does not take"), "{error}");
 }
+
+#[tokio::test]
+async fn what_a_kit_wants_under_locked_is_listed_and_not_in_force() {
+    let host = host();
+    written(&host, "preset = \"locked\"\n");
+    let mut spec = host.sandbox("box").record().unwrap().spec;
+    (spec.name, spec.kit) = ("agent".parse().unwrap(), "claude".parse().unwrap());
+    host.engine.store().create(&spec).unwrap();
+    let listed = || match host.engine.list_policy(Some(&spec.name)) {
+        Ok(Reply::PolicyList(listed)) => listed,
+        other => panic!("{other:?}"),
+    };
+    let wanted = listed().wanted;
+    assert!(!wanted.is_empty() && listed().rules.is_empty());
+    assert!(wanted.iter().all(|rule| rule.origin == "kit:claude"));
+    let accepted = Rule::new(
+        sbx_spec::Action::Allow,
+        wanted[0].resource.clone(),
+        Origin::Sandbox,
+    );
+    let scope = PolicyScope::Sandbox(spec.name.clone());
+    let edits = [PolicyEdit::Add(accepted.unwrap())];
+    host.engine.edit_policy(&scope, &edits).await.unwrap();
+    assert_eq!(listed().wanted, wanted[1..]);
+    assert_eq!(listed().rules.len(), 1);
+}
