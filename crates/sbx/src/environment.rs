@@ -139,6 +139,12 @@ impl Environment {
         self.value(name).and_then(|value| value.to_str())
     }
 
+    /// Every variable that is text and says something.
+    pub(crate) fn texts(&self) -> impl Iterator<Item = (&str, &str)> {
+        let said = self.vars.iter().filter(|(_, value)| !value.is_empty());
+        said.filter_map(|(name, value)| Some((name.to_str()?, value.to_str()?)))
+    }
+
     /// Whether a switch is on: set, and not to `0`.
     pub(crate) fn switch(&self, name: &str) -> bool {
         self.value(name).is_some_and(|value| value != "0")
@@ -273,7 +279,7 @@ impl Environment {
             timezone: self.timezone(),
             git,
             archives: self.archives(),
-            registries: registries(self, &home),
+            registries: registries(self, &home, Path::new("/etc")),
             sensitive: sensitive(&home, uid, directories),
             home,
         })

@@ -19,15 +19,30 @@ const MAX_FILE: u64 = 256 * 1024;
 /// Most registries that are taken over.
 const MAX: usize = 64;
 
-/// Every registry found, with the name of its tool, each once.
-pub(crate) fn registries(environment: &Environment, home: &Path) -> Vec<(String, Resource)> {
+/// Every registry found, with the name of its tool, each once. `etc` has what
+/// the host's tools are configured by for everybody.
+pub(crate) fn registries(
+    environment: &Environment,
+    home: &Path,
+    etc: &Path,
+) -> Vec<(String, Resource)> {
     let mut found = Found::default();
-    npm(environment, home, &mut found);
-    pip(environment, home, &mut found);
+    npm(environment, home, etc, &mut found);
+    pip(environment, home, etc, &mut found);
     cargo(environment, home, &mut found);
     go(environment, home, &mut found);
-    apt(&mut found);
+    apt(etc, &mut found);
     found.0
+}
+
+/// Where programs that keep to the XDG specification have their settings: a
+/// relative path in the variable counts as none.
+fn config(environment: &Environment, home: &Path) -> PathBuf {
+    environment
+        .value("XDG_CONFIG_HOME")
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute())
+        .unwrap_or_else(|| home.join(".config"))
 }
 
 #[derive(Default)]
@@ -47,14 +62,14 @@ impl Found {
     }
 }
 
-fn npm(environment: &Environment, home: &Path, found: &mut Found) {
+fn npm(environment: &Environment, home: &Path, etc: &Path, found: &mut Found) {
     for name in ["npm_config_registry", "NPM_CONFIG_REGISTRY"] {
         found.add("npm", environment.text(name).unwrap_or_default());
     }
     let own = environment
         .value("NPM_CONFIG_USERCONFIG")
         .map_or_else(|| home.join(".npmrc"), PathBuf::from);
-    for path in [own, PathBuf::from("/etc/npmrc")] {
+    for path in [own, etc.join("npmrc")] {
         for (key, value) in settings(&text(&path)) {
             if key == "registry" || (key.starts_with('@') && key.ends_with(":registry")) {
                 found.add("npm", value);
@@ -63,7 +78,7 @@ fn npm(environment: &Environment, home: &Path, found: &mut Found) {
     }
 }
 
-fn pip(environment: &Environment, home: &Path, found: &mut Found) {
+fn pip(environment: &Environment, home: &Path, etc: &Path, found: &mut Found) {
     for name in ["PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "UV_INDEX_URL"] {
         for url in environment
             .text(name)
@@ -74,9 +89,10 @@ fn pip(environment: &Environment, home: &Path, found: &mut Found) {
         }
     }
     let mut paths = vec![
-        home.join(".config/pip/pip.conf"),
+        config(environment, home).join("pip/pip.conf"),
         home.join(".pip/pip.conf"),
-        PathBuf::from("/etc/pip.conf"),
+        etc.join("xdg/pip/pip.conf"),
+        etc.join("pip.conf"),
     ];
     paths.extend(environment.value("PIP_CONFIG_FILE").map(PathBuf::from));
     for path in paths {
@@ -105,18 +121,41 @@ fn cargo(environment: &Environment, home: &Path, found: &mut Found) {
     let root = environment
         .value("CARGO_HOME")
         .map_or_else(|| home.join(".cargo"), PathBuf::from);
+    let mut add = |index: &str| {
+        found.add("cargo", index.strip_prefix("sparse+").unwrap_or(index));
+    };
+    for (name, value) in environment.texts() {
+        // The registry's name stands in between, in capitals.
+        if name.starts_with("CARGO_REGISTRIES_") && name.ends_with("_INDEX") {
+            add(value);
+        }
+    }
     for name in ["config.toml", "config"] {
-        for (key, value) in settings(&text(&root.join(name))) {
-            if matches!(key, "registry" | "index") {
-                let value = value.trim_matches(['"', '\'']);
-                found.add("cargo", value.strip_prefix("sparse+").unwrap_or(value));
-            }
+        // What is no TOML is nothing to cargo either.
+        let Ok(table) = text(&root.join(name)).parse::<toml::Table>() else {
+            continue;
+        };
+        let of = |value: &toml::Value, key: &str| value.get(key)?.as_str().map(str::to_owned);
+        let below = |section: &str, key: &str| {
+            let entries = table.get(section).and_then(toml::Value::as_table);
+            let entries = entries.into_iter().flatten();
+            entries.filter_map(|(_, entry)| of(entry, key)).collect()
+        };
+        let indices: Vec<String> = below("registries", "index");
+        let replaced: Vec<String> = below("source", "registry");
+        let default = table.get("registry").and_then(|value| of(value, "index"));
+        for index in indices.iter().chain(&replaced).chain(&default) {
+            add(index);
         }
     }
 }
 
 fn go(environment: &Environment, home: &Path, found: &mut Found) {
-    let file = text(&home.join(".config/go/env"));
+    let file = match environment.text("GOENV") {
+        Some("off") => String::new(),
+        Some(path) => text(Path::new(path)),
+        None => text(&config(environment, home).join("go/env")),
+    };
     let written = settings(&file)
         .find(|(key, _)| *key == "GOPROXY")
         .map(|(_, value)| value);
@@ -126,19 +165,65 @@ fn go(environment: &Environment, home: &Path, found: &mut Found) {
     }
 }
 
-fn apt(found: &mut Found) {
-    let mut paths = vec![PathBuf::from("/etc/apt/sources.list")];
-    if let Ok(entries) = std::fs::read_dir("/etc/apt/sources.list.d") {
+fn apt(etc: &Path, found: &mut Found) {
+    let mut paths = vec![etc.join("apt/sources.list")];
+    if let Ok(entries) = std::fs::read_dir(etc.join("apt/sources.list.d")) {
         paths.extend(entries.flatten().map(|entry| entry.path()));
     }
+    paths.sort();
     for path in paths.iter().take(MAX) {
-        for line in text(path).lines() {
-            let words = line.trim();
-            if words.starts_with("deb") || words.starts_with("URIs:") {
-                for word in words.split_whitespace() {
-                    found.add("apt", word);
-                }
+        let text = text(path);
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("list") => text.lines().for_each(|line| source(line, found)),
+            Some("sources") => stanzas(&text, found),
+            // apt reads no others.
+            _ => {}
+        }
+    }
+}
+
+/// A line of `sources.list` (5): type, options in brackets, address, the rest.
+fn source(line: &str, found: &mut Found) {
+    let Some((kind, rest)) = line.trim().split_once([' ', '\t']) else {
+        return;
+    };
+    let rest = rest.trim_start();
+    let rest = match rest.strip_prefix('[') {
+        Some(options) => options.split_once(']').map_or("", |(_, rest)| rest),
+        None => rest,
+    };
+    if matches!(kind, "deb" | "deb-src") {
+        found.add("apt", rest.split_whitespace().next().unwrap_or_default());
+    }
+}
+
+/// A file of `sources.list` (5) in its other form: paragraphs of fields, of
+/// which each may go on in lines that begin with a space.
+fn stanzas(text: &str, found: &mut Found) {
+    let mut addresses: Vec<String> = Vec::new();
+    let (mut enabled, mut field) = (true, String::new());
+    // The last paragraph ends with the text.
+    for line in text.lines().chain([""]) {
+        if line.starts_with('#') {
+            continue;
+        }
+        if line.trim().is_empty() {
+            if enabled {
+                addresses.iter().for_each(|url| found.add("apt", url));
             }
+            (addresses, enabled, field) = (Vec::new(), true, String::new());
+            continue;
+        }
+        let mut value = line;
+        if !line.starts_with([' ', '\t'])
+            && let Some((name, rest)) = line.split_once(':')
+        {
+            (field, value) = (name.trim().to_ascii_lowercase(), rest);
+        }
+        match field.as_str() {
+            "uris" => addresses.extend(value.split_whitespace().map(str::to_owned)),
+            "enabled" => enabled = !matches!(value.trim(), "no" | "false" | "0" | "off"),
+            _ => {}
         }
     }
 }
@@ -174,17 +259,21 @@ fn setting(line: &str) -> Option<(&str, &str)> {
 mod tests {
     use super::*;
 
-    fn home(files: &[(&str, &str)], vars: &[(&str, &str)]) -> Vec<String> {
-        let home = tempfile::tempdir().unwrap();
+    /// What is found where these files are below `home` and `etc`.
+    fn found(files: &[(&str, &str)], vars: &[(&str, &str)]) -> Vec<String> {
+        let root = tempfile::tempdir().unwrap();
         for (name, content) in files {
-            let path = home.path().join(name);
+            let path = root.path().join(name);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, content).unwrap();
         }
-        let environment = Environment::of(vars);
-        let mut found = registries(&environment, home.path());
-        found.retain(|(tool, _)| tool != "apt");
-        found
+        let home = root.path().join("home");
+        let vars: Vec<(&str, String)> = vars
+            .iter()
+            .map(|(name, value)| (*name, value.replace('~', home.to_str().unwrap())))
+            .collect();
+        let vars: Vec<(&str, &str)> = vars.iter().map(|(name, value)| (*name, &**value)).collect();
+        registries(&Environment::of(&vars), &home, &root.path().join("etc"))
             .into_iter()
             .map(|(tool, resource)| format!("{tool} {resource}"))
             .collect()
@@ -194,23 +283,26 @@ mod tests {
     fn the_registries_of_each_tool_are_found_and_nothing_else() {
         let files = [
             (
-                ".npmrc",
+                "home/.npmrc",
                 "registry=https://npm.corp.example/x/\n@a:registry = https://a.example:8443/\n\
                  //npm.corp.example/:_authToken=secret\n; registry=https://no.example/\n",
             ),
             (
-                ".config/pip/pip.conf",
+                "home/.config/pip/pip.conf",
                 "[global]\nindex-url = https://u:p@pip.corp.example/simple\n\
                  extra-index-url =\n    https://b.example/simple\n    http://c.example\n",
             ),
             (
-                ".cargo/config.toml",
+                "home/.cargo/config.toml",
                 "[source.x]\nregistry = \"sparse+https://cargo.corp.example/i/\"\n[build]\njobs = 1\n",
             ),
-            (".config/go/env", "GOPROXY=https://go.corp.example,direct\n"),
+            (
+                "home/.config/go/env",
+                "GOPROXY=https://go.corp.example,direct\n",
+            ),
         ];
         assert_eq!(
-            home(&files, &[("PIP_INDEX_URL", "https://env.example/simple")]),
+            found(&files, &[("PIP_INDEX_URL", "https://env.example/simple")]),
             [
                 "npm npm.corp.example:443",
                 "npm a.example:8443",
@@ -228,12 +320,96 @@ mod tests {
     fn what_is_no_registry_is_left_out() {
         let files = [
             (
-                ".npmrc",
+                "home/.npmrc",
                 "registry=\nregistry=file:///x\nregistry=https://localhost:4873/\n\
                  registry=https://127.0.0.1/\nregistry=https://**/\n",
             ),
-            (".config/go/env", "GOPROXY=off\n"),
+            ("home/.config/go/env", "GOPROXY=off\n"),
         ];
-        assert_eq!(home(&files, &[]), [""; 0]);
+        assert_eq!(found(&files, &[]), [""; 0]);
+    }
+
+    #[test]
+    fn cargo_is_understood_however_it_is_written_and_by_its_variables() {
+        let config = "registries.dotted.index = \"sparse+https://dotted.example/i/\"\n\
+                      source.mirror = { registry = 'https://inline.example/i' }\n\
+                      # registries.no.index = \"https://no.example\"\n\
+                      [registries.spaced]\nindex=\"https://table.example/\"\n\
+                      token = \"https://secret.example\"\n\
+                      [net]\nindex = \"https://other.example\"\n";
+        assert_eq!(
+            found(
+                &[("home/.cargo/config.toml", config)],
+                &[(
+                    "CARGO_REGISTRIES_CORP_INDEX",
+                    "sparse+https://env.example/i/"
+                )],
+            ),
+            [
+                "cargo env.example:443",
+                "cargo dotted.example:443",
+                "cargo table.example:443",
+                "cargo inline.example:443",
+            ]
+        );
+    }
+
+    #[test]
+    fn apt_is_understood_in_both_forms() {
+        let list = "# deb https://no.example/debian x main\n\
+                    deb [arch=amd64 signed-by=/k.gpg] https://list.example/debian x main\n\
+                    deb-src http://sources.example/debian x main\n\
+                    rpm https://no.example/\n";
+        let stanzas = "Types: deb\nuris: https://first.example/debian\n\
+                       # https://no.example/\n https://second.example:8443/debian\n\
+                       Suites: x\n  https://no.example/\n\n\
+                       Types: deb\nURIs: https://off.example/\nEnabled: no\n\n\
+                       URIs:\n\thttps://third.example/\n";
+        let files = [
+            ("etc/apt/sources.list", list),
+            ("etc/apt/sources.list.d/corp.sources", stanzas),
+            ("etc/apt/sources.list.d/old.list.save", list),
+            (
+                "etc/apt/sources.list.d/other.sources.disabled",
+                "URIs: https://no.example/\n",
+            ),
+        ];
+        assert_eq!(
+            found(&files, &[]),
+            [
+                "apt list.example:443",
+                "apt sources.example:80",
+                "apt first.example:443",
+                "apt second.example:8443",
+                "apt third.example:443",
+            ]
+        );
+    }
+
+    #[test]
+    fn settings_are_looked_for_where_the_tools_look() {
+        let files = [
+            (
+                "home/.config/pip/pip.conf",
+                "index-url = https://no.example/\n",
+            ),
+            ("home/.config/go/env", "GOPROXY=https://no.example\n"),
+            (
+                "home/xdg/pip/pip.conf",
+                "index-url = https://pip.example/\n",
+            ),
+            ("home/xdg/go/env", "GOPROXY=https://xdg.example\n"),
+            ("home/goenv", "GOPROXY=https://goenv.example\n"),
+            ("etc/npmrc", "registry=https://npm.example/\n"),
+        ];
+        let xdg = ("XDG_CONFIG_HOME", "~/xdg");
+        let rest = ["npm npm.example:443", "pip pip.example:443"];
+        let with = |vars: &[(&str, &str)]| found(&files, vars);
+        assert_eq!(with(&[xdg]), [&rest[..], &["go xdg.example:443"]].concat());
+        assert_eq!(
+            with(&[xdg, ("GOENV", "~/goenv")]),
+            [&rest[..], &["go goenv.example:443"]].concat()
+        );
+        assert_eq!(with(&[xdg, ("GOENV", "off")]), rest);
     }
 }
