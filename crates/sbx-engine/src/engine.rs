@@ -25,6 +25,7 @@ mod logs;
 mod policy;
 mod ports;
 mod prepare;
+mod registries;
 mod run;
 mod start;
 mod tail;

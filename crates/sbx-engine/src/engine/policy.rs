@@ -15,6 +15,7 @@ use sbx_spec::{
 use sbx_sys::file;
 use sbx_sys::lock::Lock;
 
+use super::registries::Registries;
 use super::{Engine, PATIENCE};
 use crate::client;
 use crate::command::{
@@ -70,15 +71,12 @@ impl Engine {
         sandbox: Option<(&SandboxDir, &SandboxSpec)>,
     ) -> Result<Effective, Error> {
         let user = self.written(&PolicyScope::User)?;
-        let own = match sandbox {
-            Some((sandbox, _)) => {
-                self.written(&PolicyScope::Sandbox(sandbox.name().clone()))?
-                    .rules
-            }
-            None => Vec::new(),
+        let Some((sandbox, spec)) = sandbox else {
+            return self.combine(user, Vec::new(), None, &self.caller.registries);
         };
-        let spec = sandbox.map(|(_, spec)| spec);
-        self.combine(user, own, spec)
+        let own = self.written(&PolicyScope::Sandbox(sandbox.name().clone()))?;
+        let registries = self.registries(sandbox)?;
+        self.combine(user, own.rules, Some(spec), &registries)
     }
 
     /// The same for a sandbox that is not made yet.
@@ -91,7 +89,7 @@ impl Engine {
         own: &[Rule],
     ) -> Result<Effective, Error> {
         let user = self.written(&PolicyScope::User)?;
-        self.combine(user, own.to_vec(), Some(spec))
+        self.combine(user, own.to_vec(), Some(spec), &self.caller.registries)
     }
 
     fn combine(
@@ -99,6 +97,7 @@ impl Engine {
         user: PolicyFile,
         own: Vec<Rule>,
         spec: Option<&SandboxSpec>,
+        registries: &Registries,
     ) -> Result<Effective, Error> {
         let (preset, preset_from) = match (spec.and_then(|spec| spec.network.preset), user.preset) {
             (Some(preset), _) => (preset, PresetFrom::Sandbox),
@@ -122,7 +121,7 @@ impl Engine {
             _ => Vec::new(),
         };
         if preset == NetworkPreset::Balanced {
-            for (tool, resource) in &self.caller.registries {
+            for (tool, resource) in registries {
                 let origin = Origin::Tool(tool.clone());
                 rules.extend(Rule::new(sbx_spec::Action::Allow, resource.clone(), origin).ok());
             }

@@ -60,6 +60,7 @@ impl Engine {
         let record = sandbox.record()?;
         let facts = HostFacts::gather(&self.caller);
         // What this host cannot do is said before many minutes of building.
+        self.keep_registries(sandbox)?;
         let network = self.effective(Some((sandbox, &record.spec)))?.network();
         let foreseen = self.foreseen(&record.spec)?.0;
         plan(&record.spec, &facts, &foreseen, network.clone())?;
