@@ -1,9 +1,10 @@
 //! House rules and measurements of this repository: `cargo xtask tidy`,
-//! `cargo xtask readme --list`, `cargo xtask bench`.
+//! `cargo xtask guards`, `cargo xtask readme --list`, `cargo xtask bench`.
 //!
 //! Nothing here is part of what is shipped.
 
 mod bench;
+mod guards;
 mod programs;
 mod readme;
 mod rust;
@@ -17,6 +18,7 @@ use tree::Tree;
 
 const USAGE: &str = "\
 usage: cargo xtask tidy            check the house rules
+       cargo xtask guards          see that attacks get through where their guard is out
        cargo xtask readme --list   print the commands that README shows
        cargo xtask bench [start|screen|exec|memory|share] [--rounds N] [--sbx PROGRAM]
                                    print the ratios of NUMBERS.md
@@ -27,6 +29,7 @@ fn main() -> ExitCode {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let outcome = match words.as_slice() {
         ["tidy"] => tidy(),
+        ["guards"] => guards::run(),
         ["readme", "--list"] => readme_list(),
         ["bench", rest @ ..] => bench::run(rest).map(|table| {
             put(&table);

@@ -5,6 +5,7 @@ mod bounds;
 mod code;
 mod crates;
 mod documents;
+pub(crate) mod guards;
 mod names;
 mod words;
 
@@ -47,6 +48,7 @@ pub(crate) fn check(tree: &Tree) -> Vec<Finding> {
     findings.extend(names::check(tree));
     findings.extend(words::check(tree));
     findings.extend(documents::check(tree));
+    findings.extend(guards::check(tree));
     findings.sort();
     findings.dedup();
     findings

@@ -5,7 +5,7 @@
 use std::io;
 use std::os::fd::AsFd;
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+pub(crate) fn main() -> Result<(), Box<dyn std::error::Error>> {
     let link = io::stdin().as_fd().try_clone_to_owned()?;
     let control = io::stdout().as_fd().try_clone_to_owned()?;
     let ledger = sbx_sys::memfd::fixed("ledger", sbx_net::limits::LEDGER)?;

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
+use sbx_spec::guard::{self, Guard};
 use sbx_spec::{Reason, Rule};
 use sbx_sys::jail::InForce;
 use serde::{Deserialize, Serialize};
@@ -280,7 +281,8 @@ impl Control {
     pub(crate) fn flow(&mut self, record: &FlowRecord<'_>, now: Instant) {
         let line = Line::Flow(record);
         if record.verdict != "allow" {
-            if !(self.denials.take(now) && self.push_within(&line, MOST_OF_MANY)) {
+            let rated = self.denials.take(now) || guard::out(Guard::SummedRecords);
+            if !(rated && self.push_within(&line, MOST_OF_MANY)) {
                 self.count((0, 1), now);
             }
             return;
@@ -430,6 +432,7 @@ impl Control {
                         let line: Vec<u8> = self.input.drain(..=end).collect();
                         match serde_json::from_slice(&line) {
                             Ok(order) => orders.push(order),
+                            Err(_) if guard::out(Guard::UnderstoodOrders) => {}
                             Err(_) => return Ok(Err(Closed)),
                         }
                     }

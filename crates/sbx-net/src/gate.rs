@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
+use sbx_spec::guard::{self, Guard};
 use sbx_spec::{
     Answer, Destination, DnsName, Flow, Host, HttpRequest, Policy, Protocol, RESERVED_NAME, Reason,
     ResolvedName, Rule, Verdict, decide, decide_name, decide_request, judge_resolved,
@@ -38,7 +39,10 @@ pub(crate) struct Intent {
 impl Intent {
     /// The intent of a packet to `address`.
     pub(crate) fn new(protocol: Protocol, address: IpAddr, port: u16, names: &Names) -> Self {
-        let destination = Destination::of_address(address, |v4| names.name(v4).cloned());
+        let destination = match Destination::of_address(address, |v4| names.name(v4).cloned()) {
+            Destination::Gateway if guard::out(Guard::GatewayIsNotHost) => Destination::HostService,
+            destination => destination,
+        };
         Self {
             flow: Flow {
                 protocol,
@@ -82,7 +86,8 @@ impl Intent {
     /// A verdict on this flow, given what the user said.
     pub(crate) fn settle(&self, verdict: Verdict, flow: &Flow) -> Verdict {
         let approved = verdict.answer == Answer::Ask
-            && self.approved.contains(&asked_about(flow, &verdict.reason));
+            && self.approved.contains(&asked_about(flow, &verdict.reason))
+            || self.is_proxied() && guard::out(Guard::AskedOfProxy);
         Verdict {
             answer: if approved {
                 Answer::Allow
@@ -112,6 +117,11 @@ impl Intent {
             Destination::HostService => layout::HOST_NAMES.first().copied(),
             Destination::Gateway | Destination::Address(_) => None,
         }
+    }
+
+    /// Whether a proxy of ours was asked for it.
+    fn is_proxied(&self) -> bool {
+        self.is_named() && layout::is_gateway(self.address)
     }
 
     /// Whether it is a connection to a name, on which names can be said that
@@ -260,6 +270,7 @@ impl Gate {
         };
         let verdict = intent.settle(self.verdict(&intent.flow), &intent.flow);
         match verdict.answer {
+            Answer::Deny if intent.is_named() && guard::out(Guard::AllowedFirst) => {}
             Answer::Deny => return Decision::Deny(verdict.reason),
             Answer::Ask => return Decision::Ask(intent.flow.clone(), verdict.reason),
             Answer::Allow | Answer::Inspect => {}
@@ -294,7 +305,10 @@ impl Gate {
         let Ok(()) = self.read_host_addresses(now) else {
             return Decision::Deny(HOST_ADDRESSES_UNKNOWN.into());
         };
-        let verdict = |flow: &Flow| intent.settle(self.verdict(flow), flow);
+        let verdict = |flow: &Flow| match guard::out(Guard::JudgedAgain) {
+            true => self.verdict(&intent.flow),
+            false => intent.settle(self.verdict(flow), flow),
+        };
         match judge_resolved(&intent.flow, name, addresses, verdict) {
             ResolvedName::Deny(reason) => Decision::Deny(reason),
             ResolvedName::Ask(flow, reason) => Decision::Ask(flow, reason),

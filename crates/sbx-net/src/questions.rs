@@ -7,6 +7,7 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
+use sbx_spec::guard::{self, Guard};
 use sbx_spec::{Destination, Flow, Reason, Target};
 use tokio::sync::oneshot;
 
@@ -124,7 +125,8 @@ impl Questions {
         self.answered.retain(|(.., until)| *until > now);
         // What was said to one rule is no answer to another.
         let said = |about: &Subject, rule: &Reason| *about == subject && *rule == reason;
-        let answer = (self.answered.iter()).find(|(about, rule, ..)| said(about, rule));
+        let answer = (self.answered.iter())
+            .find(|(about, rule, ..)| said(about, rule) || guard::out(Guard::AnswerOfQuestion));
         if let Some((.., yes, _)) = answer {
             return Put::Answered(*yes, asker);
         }

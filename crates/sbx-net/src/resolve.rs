@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use sbx_spec::DnsName;
+use sbx_spec::guard::{self, Guard};
 
 use crate::limits;
 use crate::workers::{Full, Workers};
@@ -57,7 +58,7 @@ impl Resolver {
     /// Asks for a name on behalf of `who`.
     pub(crate) fn ask(&mut self, name: &DnsName, who: u64, now: Instant) -> Asked {
         if let Some((addresses, at)) = self.recent.get(name)
-            && now < *at + limits::RESOLVED_FOR
+            && (now < *at + limits::RESOLVED_FOR || guard::out(Guard::ResolvedAnew))
         {
             return Asked::Found(Arc::clone(addresses));
         }

@@ -12,6 +12,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::guard::{self, Guard};
+
 /// A fully qualified DNS name: lower-case ASCII letters, digits, `-` and `_`
 /// in labels of 1 to 63 bytes, 253 bytes in all, without a final dot. The
 /// last label is not a number, so that the name is never an address.
@@ -136,7 +138,7 @@ pub fn ascii_name(text: &str) -> Option<DnsName> {
 }
 
 fn is_name_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_'
+    byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_' || guard::out(Guard::NameBytes)
 }
 
 /// What C libraries read as a part of an IPv4 address: decimal, octal, or
@@ -170,7 +172,7 @@ impl FromStr for DnsName {
                 return Err(HostError::Hyphen);
             }
         }
-        if text.rsplit('.').next().is_some_and(is_number) {
+        if text.rsplit('.').next().is_some_and(is_number) && !guard::out(Guard::NumericNames) {
             return Err(HostError::Numeric);
         }
         Ok(Self(text.to_ascii_lowercase()))
@@ -364,6 +366,7 @@ impl Denial {
     #[must_use]
     pub fn of(address: IpAddr) -> Option<Self> {
         match address.to_canonical() {
+            _ if guard::out(Guard::Ranges) => None,
             IpAddr::V4(address) => Self::of_v4(address),
             IpAddr::V6(address) => Self::of_v6(address),
         }
@@ -395,6 +398,7 @@ impl Denial {
             Ipv4Addr::new(a, b, c, d)
         };
         match segments {
+            [0x64 | 0x2001 | 0x2002, ..] if guard::out(Guard::CarriedForms) => None,
             [0, 0, 0, 0, 0, 0, 0, 0] => Some(Self::Unspecified),
             [0, 0, 0, 0, 0, 0, 0, 1] => Some(Self::Loopback),
             [0, 0, 0, 0, 0, 0, ..] => Some(Self::Embedded),

@@ -8,6 +8,7 @@
 mod choice;
 mod config;
 mod difference;
+pub mod guard;
 mod host;
 mod mount;
 mod name;

@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::guard::{self, Guard};
+
 /// Most ports that one sandbox publishes.
 pub const MAX_PUBLISHED: usize = 64;
 
@@ -63,6 +65,9 @@ impl FromStr for Publication {
                 (IpAddr::V6(address), ports)
             }
             None => match text.split(':').count() {
+                1 | 2 if guard::out(Guard::PublishedLoopback) => {
+                    (IpAddr::V4(Ipv4Addr::UNSPECIFIED), text)
+                }
                 1 | 2 => (IpAddr::V4(Ipv4Addr::LOCALHOST), text),
                 3 => {
                     let (address, ports) = text.split_once(':').ok_or(PublicationError::Form)?;

@@ -43,7 +43,7 @@ pub(super) fn check(tree: &Tree) -> Vec<Finding> {
 }
 
 /// Rows of the tables of a document: line, from 1, and cells. Heads and rules are left out.
-fn rows(text: &str) -> impl Iterator<Item = (usize, Vec<&str>)> {
+pub(super) fn rows(text: &str) -> impl Iterator<Item = (usize, Vec<&str>)> {
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
     let is_rule = |line: Option<&&str>| line.is_some_and(|l| l.starts_with("|-"));
     let body = |at: &usize| {
@@ -58,7 +58,7 @@ fn rows(text: &str) -> impl Iterator<Item = (usize, Vec<&str>)> {
 }
 
 /// What stands between backticks.
-fn quoted(cell: &str) -> impl Iterator<Item = &str> {
+pub(super) fn quoted(cell: &str) -> impl Iterator<Item = &str> {
     cell.split('`').skip(1).step_by(2)
 }
 

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use sbx_spec::Protocol;
+use sbx_spec::guard::{self, Guard};
 use smoltcp::wire::IpProtocol;
 
 use super::name_server::{Asker, Said};
@@ -62,7 +63,8 @@ impl Engine {
                 }
                 // Only the guest itself is answered, and only for itself:
                 // multicast and broadcast are met with silence, as they should.
-                if !layout::is_guest(packet.source) || !is_unicast(packet.destination) {
+                let own = layout::is_guest(packet.source) || guard::out(Guard::OwnSource);
+                if !own || !is_unicast(packet.destination) {
                     return;
                 }
                 match packet.protocol {
@@ -86,6 +88,7 @@ impl Engine {
             guest: self.guest,
         };
         match decision {
+            _ if guard::out(Guard::EchoOfAllowed) => icmp::answer_echo(packet, &mut outlet),
             // The answer says that the host may be reached, and nothing of
             // whether it is there. Nobody is asked about an echo.
             Decision::Answer | Decision::Dial(_) | Decision::Resolve(_) => {

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use rustix::event::epoll;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use sbx_spec::Reason;
+use sbx_spec::guard::{self, Guard};
 
 use super::Engine;
 use crate::control::RequestRecord;
@@ -33,7 +34,9 @@ const HTTP: u16 = 80;
 /// Who is to hear a guest whose connection `pass` let through.
 pub(super) fn role(intent: &Intent, pass: Pass) -> Role {
     let named = intent.is_named();
-    if pass.inspect() || (named && intent.flow.port == HTTP) {
+    if guard::out(Guard::EachRequest) {
+        Role::Spliced(pass)
+    } else if pass.inspect() || (named && intent.flow.port == HTTP) {
         Role::Unopened(pass, Demand::Requests)
     } else if named {
         Role::Unopened(pass, Demand::Agreement)
@@ -67,7 +70,9 @@ fn heard(intent: &Intent, relay: &Relay, opening: Opening) -> Heard {
     match opening {
         Opening::Malformed(rule) => Heard::Deny(rule.into()),
         Opening::Tls(name) => {
-            if !inspect::server_name(&intent.flow.destination, name.as_deref()) {
+            if !inspect::server_name(&intent.flow.destination, name.as_deref())
+                && !guard::out(Guard::ServerName)
+            {
                 Heard::Deny(OTHER_SERVER.into())
             } else if pass.inspect() || *demand == Demand::Requests {
                 // Where requests are waited for, rules that came meanwhile
@@ -79,6 +84,7 @@ fn heard(intent: &Intent, relay: &Relay, opening: Opening) -> Heard {
         }
         Opening::Http => judged(Carries::Http1),
         Opening::Http2 => judged(Carries::Http2),
+        Opening::Other | Opening::Unclear if guard::out(Guard::OnlyRequests) => Heard::Splice,
         Opening::Other | Opening::Unclear if *demand == Demand::Requests => {
             Heard::Deny(NOT_A_REQUEST.into())
         }

@@ -21,6 +21,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
+use sbx_spec::guard::{self, Guard};
 use sbx_spec::{Destination, DnsName, Protocol};
 use smoltcp::wire::EthernetAddress;
 
@@ -311,7 +312,10 @@ impl Engine {
         match order {
             Order::Policy(PolicyOrder { revision, rules }) => {
                 self.gate.replace_rules(rules);
-                let cut = self.cut_objected();
+                let cut = match guard::out(Guard::CutByRules) {
+                    true => 0,
+                    false => self.cut_objected(),
+                };
                 self.ask_by_new_rules();
                 self.control.policy(&PolicyRecord { revision, cut });
             }

@@ -4,6 +4,7 @@
 use std::io;
 use std::net::IpAddr;
 
+use sbx_spec::guard::{self, Guard};
 use sbx_spec::{Protocol, Reason};
 use smoltcp::socket::tcp::State as Tcp;
 
@@ -76,7 +77,7 @@ impl Engine {
     /// Answers a message to the name server.
     pub(super) fn answer_dns(&mut self, query: &[u8], asker: Asker) -> Said {
         let carrier = asker.carrier();
-        let outcome = match self.dns_rate.take(self.now) {
+        let outcome = match self.dns_rate.take(self.now) || guard::out(Guard::QuestionRate) {
             true => dns::answer(query, &mut self.names, carrier),
             false => dns::refuse(query).map(|message| {
                 let refused = Some("limit:dns-rate");
@@ -114,7 +115,7 @@ impl Engine {
             question,
         };
         let full = || Reason::from("limit:resolver");
-        let refused = match verdict.is_allow() {
+        let refused = match verdict.is_allow() || guard::out(Guard::AllowedRecords) {
             true if !self.record_rate.take(self.now) => Some("limit:dns-rate".into()),
             true => (self.records.ask(lookup).err()).map(|Full| full()),
             false => Some(verdict.reason.clone()),

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use sbx_spec::guard::{self, Guard};
 use sbx_spec::{
     Answer, CanonicalPath, Destination, Flow, HttpRequest, Method, NOT_CANONICAL, Reason, Rule,
     Verdict,
@@ -185,13 +186,13 @@ impl Case {
     ) -> Result<Asked, Page> {
         // A target with a server in it would count more than the Host field.
         let of_server = method == "OPTIONS" && target == "*";
-        if !(target.starts_with('/') || of_server) {
+        if !(target.starts_with('/') || of_server || guard::out(Guard::TargetIsPath)) {
             return Err(Page::malformed("a target that is no path").of(method, target));
         }
         let (destination, port) = (&self.intent.flow.destination, self.intent.flow.port);
         let agrees = authority
             .is_some_and(|said| agree::authority(destination, port, self.scheme.port(), said));
-        if !agrees {
+        if !agrees && !guard::out(Guard::Authority) {
             return Err(Page::misdirected(authority).of(method, target));
         }
         let mut rules = self.judge.clone();
@@ -327,7 +328,7 @@ impl Case {
             let stays = match verdict.answer {
                 Answer::Allow => true,
                 Answer::Ask => asked.approved,
-                Answer::Inspect | Answer::Deny => false,
+                Answer::Inspect | Answer::Deny => guard::out(Guard::RequestCutByRules),
             };
             if !stays {
                 let (method, path) = asked.looked.as_ref().map(Looked::words).unwrap_or_default();

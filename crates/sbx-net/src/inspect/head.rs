@@ -6,6 +6,7 @@
 //! is what smuggling is made of.
 
 use httparse::{EMPTY_HEADER, Status};
+use sbx_spec::guard::{self, Guard};
 
 use crate::limits;
 
@@ -105,15 +106,16 @@ impl Fields {
     fn length(&self, modern: bool) -> Result<Option<Length>, Refused> {
         let mut codings = self.all("transfer-encoding");
         let coding = codings.next();
-        if codings.next().is_some() {
+        if codings.next().is_some() && !guard::out(Guard::OneLength) {
             return Err("two fields Transfer-Encoding");
         }
         let mut lengths = self.all("content-length");
         let length = lengths.next();
-        if lengths.next().is_some() {
+        if lengths.next().is_some() && !guard::out(Guard::OneLength) {
             return Err("two fields Content-Length");
         }
         match (coding, length) {
+            (Some(_), Some(_)) if guard::out(Guard::OneLength) => Ok(Some(Length::Chunks)),
             (Some(_), Some(_)) => Err("both Transfer-Encoding and Content-Length"),
             (Some(_), None) if !modern => Err("Transfer-Encoding in HTTP/1.0"),
             (Some(coding), None) if coding.eq_ignore_ascii_case(b"chunked") => {
@@ -141,6 +143,7 @@ fn lines_are_plain(head: &[u8]) -> Result<(), Refused> {
     for (place, byte) in head.iter().enumerate() {
         let after = head.get(place + 1);
         match byte {
+            _ if guard::out(Guard::PlainLines) => {}
             b'\n' if before != b'\r' => return Err("a line that does not end in CR LF"),
             b'\r' if after != Some(&b'\n') => return Err("a CR within a line"),
             0 => return Err("a NUL byte"),
@@ -200,7 +203,7 @@ impl Request {
                 .iter()
                 .any(|one| word.eq_ignore_ascii_case(one.as_bytes()))
         });
-        if strange {
+        if strange && !guard::out(Guard::KnownHopFields) {
             return Err("a Connection field that names others");
         }
         fields.remove(&["connection"]);

@@ -9,6 +9,8 @@ mod agree;
 mod authority;
 mod body;
 mod case;
+#[cfg(feature = "unguarded")]
+mod credulous;
 mod head;
 mod http1;
 mod http2;

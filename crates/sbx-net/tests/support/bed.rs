@@ -107,7 +107,10 @@ pub fn bed_with(test: &str, rules: &[Rule], trust: Option<&Path>) -> Option<Bed>
     bed.serve("public", "0.0.0.0", "80");
     bed.serve("host", "127.0.0.1", "8080");
     bed.serve("host", "198.51.100.1", "8081");
-    let endpoint = example("endpoint");
+    let endpoint = example(match cfg!(feature = "unguarded") {
+        true => "unguarded",
+        false => "endpoint",
+    });
     let mut argv = vec![endpoint.to_str().unwrap()];
     argv.extend(trust.map(|path| path.to_str().unwrap()));
     bed.spawn("host", &argv, link.into(), OwnedFd::from(control).into());
@@ -234,7 +237,7 @@ impl Bed {
     pub fn endpoint(&self) -> u32 {
         let named = |child: &&Child| {
             let name = fs::read_to_string(format!("/proc/{}/comm", child.id()));
-            name.is_ok_and(|name| name.trim_end() == "endpoint")
+            name.is_ok_and(|name| ["endpoint", "unguarded"].contains(&name.trim_end()))
         };
         self.children.iter().find(named).unwrap().id()
     }
@@ -285,7 +288,8 @@ impl Bed {
         );
     }
 
-    fn within(&self, space: &str, arguments: &[&str]) {
+    /// Has `ip` do something in a space.
+    pub fn within(&self, space: &str, arguments: &[&str]) {
         let space = self.space(space);
         self.ip(&[&["-n", &space], arguments].concat());
     }

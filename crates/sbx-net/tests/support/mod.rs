@@ -385,9 +385,24 @@ impl Guest {
 impl Control {
     /// The next line.
     pub fn line(&mut self) -> serde_json::Value {
+        self.line_or_end().unwrap()
+    }
+
+    /// The next line; `None` where the endpoint has ended.
+    pub fn line_or_end(&mut self) -> Option<serde_json::Value> {
         let mut line = String::new();
-        self.lines.as_mut().unwrap().read_line(&mut line).unwrap();
-        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
+        let count = self.lines.as_mut().unwrap().read_line(&mut line).unwrap();
+        let read =
+            || serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
+        (count > 0).then(read)
+    }
+
+    /// Whether there is a line, or its beginning.
+    pub fn is_readable(&self) -> bool {
+        let lines = self.lines.as_ref().unwrap();
+        let now = rustix::event::Timespec::default();
+        let mut fds = [PollFd::new(lines.get_ref(), PollFlags::IN)];
+        !lines.buffer().is_empty() || poll(&mut fds, Some(&now)).unwrap() > 0
     }
 
     /// Writes a line to the endpoint.

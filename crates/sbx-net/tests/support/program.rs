@@ -13,6 +13,8 @@ pub fn program(path: impl Into<PathBuf>) -> Command {
     command
         .env_clear()
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    #[cfg(feature = "unguarded")]
+    command.envs(sbx_spec::guard::named().map(|named| (sbx_spec::guard::VARIABLE, named)));
     command
 }
 

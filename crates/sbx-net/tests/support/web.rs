@@ -70,6 +70,11 @@ pub fn certificates(directory: &Path) {
 }
 
 pub fn world(test: &str, rules: &[Rule]) -> Option<World> {
+    world_of(test, rules, true)
+}
+
+/// The same, with servers that the host knows or does not.
+pub fn world_of(test: &str, rules: &[Rule], is_known: bool) -> Option<World> {
     let directory = std::env::temp_dir().join(format!("sbx-{}-{test}", std::process::id()));
     fs::create_dir_all(&directory).unwrap();
     certificates(&directory);
@@ -78,6 +83,10 @@ pub fn world(test: &str, rules: &[Rule]) -> Option<World> {
         fs::remove_dir_all(&directory).unwrap();
         return None;
     };
+    if !is_known {
+        // The endpoint has read those before.
+        certificates(&directory);
+    }
     let web = example("web");
     let web = web.to_str().unwrap();
     let (leaf, key) = (directory.join("leaf.pem"), directory.join("key.pem"));

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::http::{HttpRequest, NOT_CANONICAL};
 use super::resource::Target;
 use super::rule::{Action, Reason, Rule};
+use crate::guard::{self, Guard};
 use crate::host::{Denial, DnsName};
 
 /// The rules of one sandbox, from every layer.
@@ -348,6 +349,11 @@ impl Court<'_> {
             Said::Perhaps(reason) => Some(reason),
             Said::Nothing => None,
         };
+        if guard::out(Guard::AskFirst)
+            && let Said::Counts(reason) = self.said(Action::Allow, covers)
+        {
+            return Some(Verdict::allow(reason));
+        }
         match (self.said(Action::Ask, covers), some_approved) {
             (Said::Counts(reason), None) => Some(Verdict::ask(reason)),
             (Said::Counts(_) | Said::Perhaps(_), Some(reason)) | (Said::Perhaps(reason), None) => {
@@ -365,10 +371,13 @@ impl Court<'_> {
         // A rule that denies every name means everything.
         let everything = |rule: &Rule| *rule.resource().target() == Target::AnyName;
         let denied = self.said(Action::Deny, |rule| covers(rule) || everything(rule));
-        if let Said::Counts(reason) = denied {
+        if !guard::out(Guard::DenialFirst)
+            && let Said::Counts(reason) = denied
+        {
             return Verdict::deny(reason);
         }
         match (self.leave(covers), denied) {
+            (None, _) if guard::out(Guard::Absence) => Verdict::allow(otherwise),
             (None, _) => Verdict::deny(otherwise),
             (Some(_), Said::Perhaps(reason)) => self.depends(reason),
             (Some(verdict), _) => verdict.and(self.marked(covers)),
@@ -391,7 +400,8 @@ impl Court<'_> {
         };
         // An address of the host's own may be a private one too: then a rule
         // has to name it as both.
-        let own = self.policy.host_addresses.contains(&address);
+        let own =
+            self.policy.host_addresses.contains(&address) && !guard::out(Guard::HostInterfaces);
         let denials = [Denial::of(address), own.then_some(Denial::HostInterface)];
         for denial in denials.into_iter().flatten() {
             let Some(verdict) = self.leave(|rule| rule.lifts(denial, address)) else {
@@ -409,8 +419,9 @@ fn of_transport(flow: &Flow) -> Option<&'static str> {
         Protocol::Icmp => None,
         _ if flow.port == 0 => Some("default:port-zero"),
         // Its clients fall back to TCP, which can be looked into.
-        Protocol::Udp if flow.port == QUIC => Some("default:quic"),
+        Protocol::Udp if flow.port == QUIC && !guard::out(Guard::Quic) => Some("default:quic"),
         _ if flow.destination == Destination::HostService => None,
+        _ if guard::out(Guard::NameServerPorts) => None,
         _ if DNS_PORTS.contains(&flow.port) => Some("default:dns-port"),
         Protocol::Tcp | Protocol::Udp => None,
     }
@@ -433,6 +444,7 @@ fn carried(address: Ipv6Addr) -> [Option<Ipv4Addr>; 3] {
     let bits = address.to_bits();
     let at = |shift: u32| Ipv4Addr::from_bits((bits >> shift) as u32);
     match address.segments() {
+        _ if guard::out(Guard::CarriedForms) => [None; 3],
         // NAT64 and IPv4-compatible.
         [0x64, 0xff9b, 0, 0, 0, 0, ..] | [0, 0, 0, 0, 0, 0, ..] => [Some(at(0)), None, None],
         // 6to4.

@@ -10,6 +10,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::guard::{self, Guard};
+
 /// Longest method, in bytes.
 const MAX_METHOD: usize = 32;
 /// Most methods of a rule.
@@ -45,7 +47,10 @@ impl FromStr for Method {
 
     fn from_str(text: &str) -> Result<Self, HttpError> {
         let token = |byte: u8| {
-            byte.is_ascii_uppercase() || byte.is_ascii_digit() || b"!#$%&'*+-.^_`|~".contains(&byte)
+            byte.is_ascii_uppercase()
+                || (byte.is_ascii_lowercase() && guard::out(Guard::MethodCase))
+                || byte.is_ascii_digit()
+                || b"!#$%&'*+-.^_`|~".contains(&byte)
         };
         if text.is_empty() || text.len() > MAX_METHOD || !text.bytes().all(token) {
             return Err(HttpError("a method is a word such as GET"));
@@ -82,7 +87,9 @@ impl FromStr for CanonicalPath {
         let mut segments = rest.split('/').peekable();
         while let Some(segment) = segments.next() {
             let is_last = segments.peek().is_none();
-            check_segment(segment, is_last)?;
+            if !guard::out(Guard::CanonicalPath) {
+                check_segment(segment, is_last)?;
+            }
         }
         Ok(Self(path.to_owned()))
     }

@@ -11,6 +11,7 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::guard::{self, Guard};
 use crate::host::{Denial, DnsName, HostError, ascii_name};
 
 /// Which hosts a rule is about.
@@ -208,7 +209,7 @@ impl Resource {
     /// Whether it is about a port.
     #[must_use]
     pub fn covers_port(&self, port: u16) -> bool {
-        self.ports.is_none_or(|ports| ports.contains(port))
+        self.ports.is_none_or(|ports| ports.contains(port)) || guard::out(Guard::OnePort)
     }
 
     /// The first port it is about, and the one behind the last.
@@ -238,7 +239,11 @@ impl Resource {
     /// canonical form.
     #[must_use]
     pub fn covers_address(&self, address: IpAddr) -> bool {
-        matches!(&self.target, Target::Network(net) if net.contains(&address))
+        match &self.target {
+            Target::Network(net) => net.contains(&address),
+            Target::AnyName => guard::out(Guard::NoAddressByName),
+            _ => false,
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::decide::Protocol;
 use super::http::{HttpCondition, HttpError, HttpRequest};
 use super::resource::{Resource, ResourceError, Target};
+use crate::guard::{self, Guard};
 use crate::host::Denial;
 use crate::name::KitName;
 
@@ -176,7 +177,7 @@ impl Rule {
             // An echo cannot be looked into.
             (None, protocol) if self.inspect => protocol == Protocol::Tcp,
             (Some(Transport::Udp), protocol) => protocol == Protocol::Udp,
-            (None, Protocol::Udp) => self.action == Action::Deny,
+            (None, Protocol::Udp) => self.action == Action::Deny || guard::out(Guard::NoDatagrams),
             (None, Protocol::Tcp | Protocol::Icmp) => true,
         }
     }
@@ -304,7 +305,7 @@ impl Rule {
             && denial.may_be_lifted()
             && match denial {
                 Denial::HostInterface => is_single(&self.resource),
-                _ => within(&self.resource) == Some(denial),
+                _ => within(&self.resource) == Some(denial) || guard::out(Guard::RuleWithinRange),
             }
     }
 }
