@@ -64,3 +64,48 @@ pub(crate) fn send(ends: &Ends, message: &[u8], outlet: &mut Outlet<'_>) {
         },
     );
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, SocketAddr};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::device::link::Output;
+    use crate::device::packet::{self, Carried};
+    use crate::layout;
+
+    fn any_server() -> impl Strategy<Value = SocketAddr> {
+        let v4 = any::<[u8; 4]>().prop_map(IpAddr::from);
+        let v6 = any::<[u8; 16]>().prop_map(IpAddr::from);
+        (prop_oneof![v4, v6], 1_u16..).prop_map(SocketAddr::from)
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_sent_is_read_back(
+            server in any_server(),
+            port in 1_u16..,
+            message in prop::collection::vec(any::<u8>(), 0..2_000),
+        ) {
+            let guest: IpAddr = match server {
+                SocketAddr::V4(_) => layout::GUEST_V4.into(),
+                SocketAddr::V6(_) => layout::GUEST_V6.into(),
+            };
+            let ends = Ends { guest: (guest, port).into(), server };
+            let mut output = Output::new();
+            let mut outlet = Outlet { output: &mut output, guest: layout::GUEST_MAC };
+            send(&ends, &message, &mut outlet);
+            let frames = output.drain();
+            prop_assert_eq!(frames.len(), 1);
+            let Some((_, Carried::Ip(packet))) = packet::parse(&frames[0]) else {
+                return Err(TestCaseError::fail("no packet"));
+            };
+            prop_assert_eq!((packet.source, packet.destination), (server.ip(), guest));
+            let datagram = parse(&packet).unwrap();
+            prop_assert_eq!((datagram.source, datagram.destination), (server.port(), port));
+            prop_assert_eq!(datagram.payload, &message[..]);
+        }
+    }
+}

@@ -1044,6 +1044,19 @@ mod tests {
         rules.iter().map(plain).collect()
     }
 
+    /// A plain reading of what a resource of names covers.
+    fn plainly_covers(resource: &str, name: &str, port: u16) -> bool {
+        let (host, ports) = resource.split_once(':').unwrap_or((resource, ""));
+        let in_zone = |zone: &str| name.strip_suffix(zone).filter(|rest| rest.ends_with('.'));
+        let is_host = match host.rsplit_once("*.") {
+            _ if host == "**" => true,
+            Some(("*", zone)) => in_zone(zone).is_some(),
+            Some((_, zone)) => in_zone(zone).is_some_and(|rest| rest.matches('.').count() == 1),
+            None => host == name,
+        };
+        is_host && (ports.is_empty() || ports == port.to_string())
+    }
+
     proptest! {
         #[test]
         fn a_mark_never_allows_more_and_changes_no_verdict_on_a_request(
@@ -1087,6 +1100,45 @@ mod tests {
             };
             let answer = decide(&mixed(&rules), &flow).answer;
             prop_assert!(!covered || matches!(answer, Answer::Inspect | Answer::Deny));
+        }
+
+        #[test]
+        fn a_denial_beats_approval_that_a_question_and_that_a_leave(
+            rules in prop::collection::vec(
+                (any_action(), prop::sample::select(vec!["", ":1", ":2"]), prop::sample::select(
+                    vec!["a.example", "b.a.example", "*.example", "**.example", "**"],
+                )),
+                0..10,
+            ),
+            name in prop::sample::select(vec!["a.example", "b.a.example", "c.test"]),
+            port in 1_u16..4,
+        ) {
+            let lines = rules.iter().map(|(action, ports, host)| format!("{action} {host}{ports}"));
+            let policy = mixed(&lines.collect::<Vec<_>>());
+            let some = |wanted: &str| {
+                rules.iter().any(|(action, ports, host)| {
+                    *action == wanted && plainly_covers(&format!("{host}{ports}"), name, port)
+                })
+            };
+            let expected = match [some("deny"), some("approve"), some("ask"), some("allow")] {
+                [true, ..] => Answer::Deny,
+                [_, true, ..] => Answer::Allow,
+                [_, _, true, _] => Answer::Ask,
+                [.., true] => Answer::Allow,
+                _ => Answer::Deny,
+            };
+            prop_assert_eq!(decide(&policy, &to(name, port)).answer, expected);
+        }
+
+        #[test]
+        fn a_rule_reads_back_as_it_is_written_and_as_a_message(line in any_rule()) {
+            let rule = mixed(&[line]).rules.remove(0);
+            let again = Rule::read(rule.action(), &rule.written(), Origin::User);
+            prop_assert_eq!(again.as_ref(), Ok(&*rule));
+            let message = serde_json::to_string(&*rule).unwrap();
+            let again: Rule = serde_json::from_str(&message).unwrap();
+            prop_assert_eq!(&again, &*rule);
+            prop_assert_eq!(again.id(), rule.id());
         }
 
         #[test]
