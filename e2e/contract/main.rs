@@ -11,6 +11,7 @@ mod asked;
 mod bad_input;
 mod boots;
 mod claude;
+mod clients;
 mod corrupt_cache;
 mod deaths;
 mod faults;

@@ -1,8 +1,8 @@
-//! Rules about methods and paths, with the programs that agents use.
+//! Rules about methods and paths, and whom the guest believes, with the programs that agents use.
 
 use std::time::Duration;
 
-use e2e::{Fact, Home, WebServer};
+use e2e::{Fact, Home, WebServer, host, java};
 
 /// A running sandbox that may make some requests of the server.
 const ALLOWED: &str = "/ok/**";
@@ -89,6 +89,82 @@ fn the_requests_that_a_rule_names_pass_and_the_others_are_told_why() {
     let said = inside("curl -sS --max-time 60 URL/ok/again");
     assert!(said.contains("GET /ok/again"), "{said}");
     home.sbx(["rm", "-f", "asking"]).succeeds();
+}
+
+/// Prints the body of a page, or the status and what was said with it.
+const FETCH: &str = r#"
+import java.net.*;
+public class Fetch {
+    public static void main(String[] arguments) throws Exception {
+        var connection = (HttpURLConnection) new URL(arguments[0]).openConnection();
+        int status = connection.getResponseCode();
+        var body = status < 400 ? connection.getInputStream() : connection.getErrorStream();
+        System.out.println(status + " " + new String(body.readAllBytes()));
+    }
+}
+"#;
+
+#[test]
+fn java_believes_the_authority_of_each_start_without_a_setting() {
+    let name = "java_believes_the_authority_of_each_start_without_a_setting";
+    if !Fact::Java.holds_for(name) {
+        return;
+    }
+    let home = Home::new();
+    let server = WebServer::start(home.root());
+    let app = home.project("java");
+    std::fs::write(app.join("Fetch.java"), FETCH).unwrap();
+    let jdk = java().unwrap();
+    let compiler = jdk.join("bin/javac");
+    let compile = ["--release", "11", "-nowarn", "Fetch.java"];
+    host(compiler.to_str().unwrap(), &compile, &app);
+    let resource = format!("localhost:{}", server.port());
+    let mut flags = vec!["--memory".to_owned(), "1g".to_owned()];
+    let settings = jdk.join("conf").canonicalize().unwrap();
+    let outside = Some(&settings).filter(|path| !path.starts_with(&jdk));
+    for path in [Some(&jdk), outside].into_iter().flatten() {
+        let path = path.display();
+        let mount = format!("type=bind,source={path},target={path},readonly");
+        flags.extend(["--mount".to_owned(), mount]);
+    }
+    home.sbx(["run", "-d", "--name", "java"])
+        .args(&flags)
+        .arg("shell")
+        .cwd(&app)
+        .env("SSL_CERT_FILE", server.root())
+        .succeeds();
+    home.sbx(["policy", "allow", "network", &resource])
+        .args(["--sandbox", "java", "--path", ALLOWED])
+        .succeeds();
+    let bin = jdk.join("bin");
+    let inside = |script: &str| {
+        let script = format!("export PATH={}:$PATH; {script}", bin.display());
+        let call = home.sbx(["exec", "java", "bash", "-c", &script]).cwd(&app);
+        call.within(Duration::from_secs(300)).succeeds().text()
+    };
+    let url = format!("https://host.docker.internal:{}", server.port());
+    let fetch = |path: &str| inside(&format!("java -XX:TieredStopAtLevel=1 Fetch {url}{path}"));
+
+    let said = fetch("/ok/java");
+    assert!(said.contains("200 GET /ok/java"), "{said}");
+    let said = fetch("/no");
+    assert!(said.contains("403") && said.contains("deny"), "{said}");
+
+    home.sbx(["stop", "java"]).succeeds();
+    home.sbx(["start", "java"])
+        .env("SSL_CERT_FILE", server.root())
+        .succeeds();
+    let said = fetch("/ok/again");
+    assert!(said.contains("200 GET /ok/again"), "{said}");
+    // All that other programs believe, each once, and the digest is right.
+    let counted = inside(
+        "keytool -list -cacerts -storepass changeit 2>/dev/null | grep -c '^sbx:'; \
+         grep -v '^$' /etc/ssl/certs/ca-certificates.crt | tr -d '\\n' \
+         | sed 's/-----END CERTIFICATE-----/&\\n/g' | sort -u | wc -l",
+    );
+    let counts: Vec<&str> = counted.lines().collect();
+    assert_eq!(counts[0], counts[1], "{counted}");
+    home.sbx(["rm", "-f", "java"]).succeeds();
 }
 
 #[test]

@@ -39,3 +39,22 @@ pub fn pjdfstest() -> PathBuf {
     }
     bin
 }
+
+/// A JDK of the host that reads the store of the system, as those of Debian
+/// do, and lies in one directory but for its configuration.
+pub fn java() -> Option<PathBuf> {
+    let mut all: Vec<PathBuf> = std::fs::read_dir("/usr/lib/jvm")
+        .ok()?
+        .flatten()
+        .filter_map(|entry| entry.path().canonicalize().ok())
+        .filter(|jdk| {
+            let store = std::fs::read_link(jdk.join("lib/security/cacerts"));
+            store.is_ok_and(|store| store == Path::new("/etc/ssl/certs/java/cacerts"))
+                && ["java", "javac", "keytool"]
+                    .map(|program| jdk.join("bin").join(program).is_file())
+                    == [true; 3]
+        })
+        .collect();
+    all.sort();
+    all.pop()
+}

@@ -28,7 +28,7 @@ mod world;
 
 pub use anthropic::{Call, StandIn, Turn};
 pub use call::{Output, Running, Sbx, ends, host};
-pub use client::{client, pjdfstest};
+pub use client::{client, java, pjdfstest};
 pub use environment::full_run;
 pub use home::Home;
 pub use leftovers::Process;

@@ -26,16 +26,19 @@ pub enum Fact {
     PipIndex,
     /// The host's cargo reaches a registry.
     CargoRegistry,
+    /// The host has a JDK that reads the system's store of roots.
+    Java,
 }
 
 impl Fact {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Root,
         Self::KvmDevice,
         Self::Kvm,
         Self::NpmRegistry,
         Self::PipIndex,
         Self::CargoRegistry,
+        Self::Java,
     ];
 
     fn name(self) -> &'static str {
@@ -46,6 +49,7 @@ impl Fact {
             Self::NpmRegistry => "npm-registry",
             Self::PipIndex => "pip-index",
             Self::CargoRegistry => "cargo-registry",
+            Self::Java => "java",
         }
     }
 
@@ -63,6 +67,7 @@ impl Fact {
             Self::NpmRegistry => answers("npm", &["view", "express", "version"]),
             Self::PipIndex => answers("python3", &["-m", "pip", "index", "versions", "six"]),
             Self::CargoRegistry => answers("cargo", &["info", "--quiet", "itoa"]),
+            Self::Java => crate::client::java().is_some(),
         }
     }
 

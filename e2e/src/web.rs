@@ -1,5 +1,5 @@
 //! A web server in TLS on the host's loopback, and the root that it is
-//! believed by.
+//! believed by. Its files are those of a directory, if it has one.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -24,6 +24,16 @@ impl WebServer {
     /// Starts it on a free port; its root certificate is written below
     /// `directory`.
     pub fn start(directory: &Path) -> Self {
+        Self::answering(directory, None)
+    }
+
+    /// The same, answering with the files below `files`.
+    pub fn of_files(directory: &Path, files: &Path) -> Self {
+        Self::answering(directory, Some(files))
+    }
+
+    fn answering(directory: &Path, files: Option<&Path>) -> Self {
+        let files = files.map(Path::to_owned);
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -54,8 +64,8 @@ impl WebServer {
         let log = Arc::clone(&heard);
         thread::spawn(move || {
             for visitor in socket.incoming().flatten() {
-                let (config, log) = (Arc::clone(&config), Arc::clone(&log));
-                thread::spawn(move || serve(config, visitor, &log));
+                let (config, log, files) = (Arc::clone(&config), Arc::clone(&log), files.clone());
+                thread::spawn(move || serve(config, visitor, &log, files.as_deref()));
             }
         });
         Self { port, root, heard }
@@ -78,7 +88,12 @@ impl WebServer {
 }
 
 /// Serves one visitor; one that leaves is no failure.
-fn serve(config: Arc<ServerConfig>, visitor: TcpStream, log: &Mutex<Vec<String>>) -> Option<()> {
+fn serve(
+    config: Arc<ServerConfig>,
+    visitor: TcpStream,
+    log: &Mutex<Vec<String>>,
+    files: Option<&Path>,
+) -> Option<()> {
     let connection = ServerConnection::new(config).ok()?;
     let mut stream = BufReader::new(StreamOwned::new(connection, visitor));
     loop {
@@ -95,11 +110,30 @@ fn serve(config: Arc<ServerConfig>, visitor: TcpStream, log: &Mutex<Vec<String>>
             }
         }
         log.lock().push(first.clone());
-        let answer = format!(
-            "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{first}\n",
-            first.len() + 1
+        let body = match files {
+            None => Some(format!("{first}\n").into_bytes()),
+            Some(files) => file(files, &first),
+        };
+        let status = if body.is_some() {
+            "200 OK"
+        } else {
+            "404 Not Found"
+        };
+        let body = body.unwrap_or_default();
+        let head = format!(
+            "HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n",
+            body.len()
         );
-        stream.get_mut().write_all(answer.as_bytes()).ok()?;
+        stream.get_mut().write_all(head.as_bytes()).ok()?;
+        stream.get_mut().write_all(&body).ok()?;
         stream.get_mut().flush().ok()?;
     }
+}
+
+/// The file that a request is for.
+fn file(files: &Path, first: &str) -> Option<Vec<u8>> {
+    let target = first.split(' ').nth(1)?;
+    let path = target.split('?').next()?.strip_prefix('/')?;
+    let plain = path.split('/').all(|name| name != "..");
+    std::fs::read(files.join(path)).ok().filter(|_| plain)
 }
