@@ -22,8 +22,9 @@ pub struct Group {
 const WEB: &[u16] = &[80, 443];
 
 /// What `balanced` allows. Places where anybody can leave files to be
-/// fetched by anybody (paste sites, file drops, chat) are not among them; the
-/// code hosts are, and a token for them that is inside can be used to write
+/// fetched by anybody (paste sites, file drops, chat) are not among them but
+/// for those of the code hosts (`gist.github.com`, `paste.sr.ht`): these are
+/// there whole, and a token for them that is inside can be used to write
 /// there.
 pub const GROUPS: &[Group] = &[
     Group {
