@@ -28,6 +28,9 @@ rm -f var/cache/ldconfig/aux-cache var/lib/dpkg/*-old var/cache/debconf/*-old et
 rm -rf var/log/* var/cache/apt/* var/lib/apt/lists/* tmp/* run/* root/.cache
 : >etc/machine-id
 mkdir -p opt/sbx/kits
+# Pages of manuals are left out, but packages that link some, as Java's do,
+# are not installed where their directory is missing.
+mkdir -p usr/share/man/man1
 # sbx is the only way to become root inside; nothing else changes identity.
 find . -xdev -type f -perm /6000 -exec chmod ug-s {} +
 # Two builds of the same packages are the same: files that the build itself
