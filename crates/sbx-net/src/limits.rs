@@ -8,6 +8,9 @@ use std::time::Duration;
 /// Largest IP packet on the link, in bytes (the MTU the guest is told).
 pub const MTU: usize = 65_520;
 
+/// What a segment of TCP carries at most with either family, in bytes.
+pub const SEGMENT: usize = MTU - 60;
+
 /// Largest Ethernet frame, in bytes. A longer one is dropped.
 pub const FRAME: usize = MTU + 14;
 
@@ -120,14 +123,15 @@ pub const HTTP2_SEND: usize = 64 * 1024;
 pub const REPORTS: usize = 4_096;
 
 /// Buffer of a connection in each direction, by how many connections hold
-/// that size already: bytes, and how many. Together 704 MiB. The small ones
-/// hold a packet of the largest size: below that, whoever comes when others
-/// stand idle gets half of what it could have.
-pub const BUFFERS: [(usize, usize); 2] = [(512 * 1024, 64), (SMALL_BUFFER, FLOWS)];
+/// that size already: bytes, and how many. Together 704 MiB. They hold whole
+/// segments: the rest of one would go in a packet of its own whenever a buffer
+/// is full, and below one, whoever comes when others stand idle gets half of
+/// what it could have.
+pub const BUFFERS: [(usize, usize); 2] = [(8 * SEGMENT, 64), (SMALL_BUFFER, FLOWS)];
 
 /// The smallest of these. Blocks of memory of this size and more cost only
 /// what is touched of them.
-pub const SMALL_BUFFER: usize = 64 * 1024;
+pub const SMALL_BUFFER: usize = SEGMENT;
 
 /// Pairs of the large ones that are kept for the next connections when theirs
 /// have ended. More are given back.
