@@ -42,12 +42,13 @@ const FLOODS: [(&str, &str); 5] = [
 const SECONDS: &str = "7";
 
 fn main() {
-    let (mut rounds, mut only) = (5, None);
+    let (mut rounds, mut only, mut mirrors) = (5, None, true);
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         match word.as_str() {
             "--rounds" => rounds = words.next().and_then(|count| count.parse().ok()).unwrap(),
             "--only" => only = words.next(),
+            "--no-mirror" => mirrors = false,
             _ => {}
         }
     }
@@ -68,9 +69,11 @@ fn main() {
             }
             let argv = [flood, what, SECONDS, port];
             say(what, "calm", &paced(&bed, load));
-            let (guest, far) = sbx_sys::unix::message_pair().unwrap();
-            drop(bed.server_with("guest", &[flood, "mirror"], far.into()));
-            say(what, "mirror", &under(&mut bed, load, &argv, guest));
+            if mirrors {
+                let (guest, far) = sbx_sys::unix::message_pair().unwrap();
+                drop(bed.server_with("guest", &[flood, "mirror"], far.into()));
+                say(what, "mirror", &under(&mut bed, load, &argv, guest));
+            }
             say(what, "sbx", &attacked(&mut bed, load, what, &argv));
         }
     }
@@ -83,6 +86,8 @@ fn attacked(bed: &mut Bed, load: &str, what: &str, argv: &[&str]) -> String {
     // A supervisor that reads.
     let heard = thread::spawn(move || std::io::copy(&mut beside.control, &mut std::io::sink()));
     let figures = under(bed, load, argv, link);
+    let busy = processor(beside.endpoint);
+    println!("{what}-processor sbx {busy}");
     let status = fs::read_to_string(format!("/proc/{}/status", beside.endpoint)).unwrap();
     let most = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let kilobytes: f64 = most
@@ -94,6 +99,21 @@ fn attacked(bed: &mut Bed, load: &str, what: &str, argv: &[&str]) -> String {
     drop(beside.guest);
     let _bytes = heard.join().unwrap().unwrap();
     figures
+}
+
+/// How much of one processor the endpoint had, in percent of the flood's time.
+fn processor(endpoint: u32) -> f64 {
+    let stat = fs::read_to_string(format!("/proc/{endpoint}/stat")).unwrap();
+    // Behind the name in parentheses comes the third field.
+    let fields = stat.rsplit_once(')').unwrap().1;
+    let ticks: f64 = fields
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .map(|field| field.parse::<f64>().unwrap())
+        .sum();
+    let second = rustix::param::clock_ticks_per_second() as f64;
+    ticks / second / SECONDS.parse::<f64>().unwrap() * 100.0
 }
 
 /// Paced requests while a flood goes on.

@@ -17,6 +17,14 @@ pub const FRAME: usize = MTU + 14;
 /// Frames read from the link before connections are served again.
 pub const LINK_INPUT: usize = 64;
 
+/// Frames a second, and as many at once, that come to nothing: refused,
+/// dropped, or answered without a connection. With more of them the link is
+/// not read for a moment, so that who floods waits instead of us both working.
+pub const FRUITLESS_RATE: u32 = 20_000;
+
+/// That moment.
+pub const FRUITLESS_PAUSE: Duration = Duration::from_millis(5);
+
 /// Bytes ready for the link and not taken by the VMM yet. Where it is full,
 /// answers to the guest are dropped as a network would.
 pub const LINK_OUTPUT: usize = 2 * 1024 * 1024;

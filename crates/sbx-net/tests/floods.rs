@@ -259,6 +259,25 @@ fn a_flood_of_denied_attempts_leaves_connections_alone_and_is_counted() {
 }
 
 #[test]
+fn a_guest_whose_frames_come_to_nothing_waits_and_its_connections_do_not() {
+    let mut attacked = Attacked::start(1);
+    let rate = limits::FRUITLESS_RATE as usize;
+    // The first second's worth passes at once, and the link holds some.
+    let sent = 4 * rate;
+    for burst in 0..sent / BURST {
+        for number in 0..BURST {
+            let from = FIRST + ((burst * BURST + number) % usize::from(LAST - FIRST)) as u16;
+            attacked.send(&syn_frame(from, Ipv4Addr::new(10, 0, 0, 1), 22));
+        }
+        attacked.old_works();
+    }
+    let taken = attacked.begun.elapsed().as_secs_f64();
+    let least = (sent - rate) as f64 / rate as f64 * 0.9;
+    assert!(taken > least, "{sent} frames in {taken} s");
+    attacked.ends_below(REFUSING);
+}
+
+#[test]
 fn twenty_thousand_attempts_at_an_allowed_port_stand_up_to_the_bound_and_no_further() {
     let port = holder(0);
     let mut attacked = Attacked::start(port);

@@ -133,6 +133,12 @@ fn floods(root: &Path, rounds: &str) -> Result<Vec<Row>, Failure> {
             figure: of(&format!("{what}-memory"), "sbx"),
             unit: "MB",
         });
+        rows.push(Row {
+            what: format!("what it has of a processor in a flood of {words}"),
+            floor: None,
+            figure: of(&format!("{what}-processor"), "sbx"),
+            unit: "%",
+        });
     }
     Ok(rows)
 }

@@ -29,16 +29,29 @@ impl Engine {
         // Read even where the answers find no room: a VMM that writes before
         // it reads would otherwise wait for us while we wait for it.
         for _ in 0..limits::LINK_INPUT {
-            if !self.link.readable {
+            if !self.link.readable || self.rests_until.is_some() {
                 break;
             }
+            self.bears_fruit = false;
             match self.link.receive(room).map_err(Error::of(Attempt::Link))? {
                 Received::Frame(frame) => self.take_frame(frame),
-                Received::NoFrame | Received::Nothing => {}
+                Received::NoFrame => {}
+                Received::Nothing => break,
                 Received::End => return Ok(true),
+            }
+            if !self.bears_fruit {
+                self.was_in_vain();
             }
         }
         Ok(false)
+    }
+
+    /// What the guest wanted came to nothing. Where too much does, it waits:
+    /// its frames stay in the link, and its machine cannot send more.
+    pub(super) fn was_in_vain(&mut self) {
+        if !self.fruitless.take(self.now) {
+            self.rests_until = Some(self.now + limits::FRUITLESS_PAUSE);
+        }
     }
 
     fn take_frame(&mut self, frame: &[u8]) {
@@ -134,6 +147,7 @@ impl Engine {
             }
             return;
         };
+        self.bears_fruit = true;
         let now = self.smoltcp_now();
         let Some(flow) = self.table.get_mut(key) else {
             return;
@@ -233,6 +247,7 @@ impl Engine {
         state: State,
         within: Duration,
     ) -> Key {
+        self.bears_fruit = true;
         let id = self.next_id;
         self.next_id += 1;
         let deadline = self.now + within;

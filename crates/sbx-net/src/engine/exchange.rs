@@ -27,6 +27,7 @@ impl Engine {
             server: (packet.destination, datagram.destination).into(),
         };
         if let Some(key) = self.table.find(Protocol::Udp, &ends) {
+            self.bears_fruit = true;
             return self.say(key, datagram.payload);
         }
         let intent = Intent::new(

@@ -117,6 +117,11 @@ pub(crate) struct Engine {
     ways: Ways,
     dns_rate: Rate,
     record_rate: Rate,
+    fruitless: Rate,
+    /// The present frame is not in vain.
+    bears_fruit: bool,
+    /// The link is not read before.
+    rests_until: Option<Instant>,
     guest: EthernetAddress,
     next_id: u64,
     seeds: RandomState,
@@ -181,6 +186,9 @@ impl Engine {
             ways: Ways::of(&proxies),
             dns_rate: Rate::new(limits::DNS_RATE, now),
             record_rate: Rate::new(limits::RECORD_QUESTIONS, now),
+            fruitless: Rate::new(limits::FRUITLESS_RATE, now),
+            bears_fruit: false,
+            rests_until: None,
             guest: layout::GUEST_MAC,
             next_id: 1,
             seeds: RandomState::new(),
@@ -328,7 +336,8 @@ impl Engine {
     }
 
     fn wait(&mut self, events: &mut Vec<epoll::Event>) -> Result<(), Error> {
-        let busy = self.link.readable || (self.output.has_room() && self.table.queued() > 0);
+        let reads = self.link.readable && self.rests_until.is_none();
+        let busy = reads || (self.output.has_room() && self.table.queued() > 0);
         let timeout = if busy {
             Some(Duration::ZERO)
         } else {
@@ -337,6 +346,7 @@ impl Engine {
                 self.control.due(),
                 self.questions.due(),
                 self.ask_orphans_at,
+                self.rests_until,
             ]
             .into_iter()
             .flatten()
@@ -355,6 +365,7 @@ impl Engine {
             Err(error) => return Err(Error::new(Attempt::Wait, error)),
         }
         self.now = Instant::now();
+        self.rests_until = self.rests_until.filter(|until| self.now < *until);
         for event in events.drain(..) {
             let flags = event.flags;
             let failed = flags.intersects(epoll::EventFlags::ERR | epoll::EventFlags::HUP);

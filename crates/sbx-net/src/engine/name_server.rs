@@ -77,7 +77,9 @@ impl Engine {
     /// Answers a message to the name server.
     pub(super) fn answer_dns(&mut self, query: &[u8], asker: Asker) -> Said {
         let carrier = asker.carrier();
-        let outcome = match self.dns_rate.take(self.now) || guard::out(Guard::QuestionRate) {
+        let in_time = self.dns_rate.take(self.now) || guard::out(Guard::QuestionRate);
+        self.bears_fruit |= in_time;
+        let outcome = match in_time {
             true => dns::answer(query, &mut self.names, carrier),
             false => dns::refuse(query).map(|message| {
                 let refused = Some("limit:dns-rate");
