@@ -166,6 +166,7 @@ fn a_program_that_wants_a_proxy_gets_what_it_may_reach_and_is_told_of_the_rest()
             ("http://10.1.2.3/", "default:private"),
             ("http://127.0.0.1:8080/", "default:loopback"),
             ("http://host.docker.internal:8080/", "default:loopback"),
+            ("http://localhost:8080/", "default:loopback"),
         ] {
             let (code, said) = curl(&[way, &["-v", url]].concat());
             let (is_socks, is_tunnel) = (way[0] != "-x", way.len() == 3);
