@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use sbx_spec::{Action, CanonicalPath, Denial, Destination, Origin, Reason, Rule};
+use sbx_spec::{Action, CanonicalPath, Denial, Destination, NO_ADDRESS, Origin, Reason, Rule};
 
 use crate::gate::Intent;
 use crate::inspect::Carries;
@@ -19,7 +19,7 @@ const UNLISTED: &str = "default:unlisted";
 pub(crate) fn of_connection(intent: &Intent, reason: &Reason) -> Option<(Carries, String)> {
     let verdict = match reason {
         Reason::Rule(_) => true,
-        Reason::Fixed(line) => line.starts_with("default:") && *line != "default:no-address",
+        Reason::Fixed(line) => line.starts_with("default:") && *line != NO_ADDRESS,
     };
     let carries = match intent.flow.port {
         80 => Carries::Http1,
@@ -97,6 +97,9 @@ fn remedy(intent: &Intent, target: &str, request: &str, reason: &Reason) -> Stri
         .map(Denial::rule)
         .map(Reason::from)
         .contains(reason);
+    if *reason == Reason::Fixed(NO_ADDRESS) {
+        return "This host finds no address of that name.".to_owned();
+    }
     if !of_address && *reason != Reason::Fixed(UNLISTED) {
         return "No rule can allow it.".to_owned();
     }

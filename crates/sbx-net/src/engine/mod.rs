@@ -6,6 +6,7 @@
 
 mod adapter;
 mod arrive;
+mod cut;
 mod exchange;
 mod handed;
 mod held;
