@@ -23,7 +23,7 @@ pub const LINK_INPUT: usize = 64;
 pub const FRUITLESS_RATE: u32 = 20_000;
 
 /// That moment.
-pub const FRUITLESS_PAUSE: Duration = Duration::from_millis(5);
+pub const FRUITLESS_PAUSE: Duration = Duration::from_millis(1);
 
 /// Bytes ready for the link and not taken by the VMM yet. Where it is full,
 /// answers to the guest are dropped as a network would.
