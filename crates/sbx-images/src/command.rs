@@ -292,6 +292,9 @@ fn next_line(reader: &mut impl BufRead) -> Option<String> {
 mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
+    use rustix::event::{PollFd, PollFlags, Timespec};
+    use rustix::process::PidfdFlags;
+
     use super::*;
     use crate::progress::Silent;
 
@@ -343,9 +346,12 @@ mod tests {
             stop.store(true, Ordering::SeqCst);
         });
         assert!(matches!(result, Err(Error::Cancelled)));
-        let gone = rustix::process::test_kill_process(Pid::from_raw(child).unwrap());
-        let zombie = std::fs::read_to_string(format!("/proc/{child}/stat"))
-            .map_or(true, |stat| stat.contains(") Z "));
-        assert!(gone.is_err() || zombie);
+        // On its way out, if it is not gone yet.
+        let pid = Pid::from_raw(child).unwrap();
+        if let Ok(watched) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+            let mut ended = [PollFd::new(&watched, PollFlags::IN)];
+            let patience = Timespec::try_from(Duration::from_secs(10)).unwrap();
+            assert_eq!(rustix::event::poll(&mut ended, Some(&patience)), Ok(1));
+        }
     }
 }
