@@ -93,8 +93,8 @@ fn curl_git_npm_node_and_pip_work_with_nothing_to_set_and_name_the_rule_that_den
     };
     let git = |name: &str| format!("git clone -q {repository}/{name}.git && cat {name}/file");
     for (script, expected) in [
-        (&curl, "\"name\":\"is-number\""),
-        (&node, "\"name\":\"is-number\""),
+        (&curl, "\"versions\""),
+        (&node, "\"versions\""),
         (&npm("is-number@7.0.0"), "is-number"),
         (&pip, "1.16.0"),
         (&git("open"), "inside"),

@@ -91,15 +91,27 @@ fn the_requests_that_a_rule_names_pass_and_the_others_are_told_why() {
     home.sbx(["rm", "-f", "asking"]).succeeds();
 }
 
-/// Prints the body of a page, or the status and what was said with it.
+/// Prints the body of a page, or the status and what was said with it. The
+/// first handshake of a JVM on an emulated processor may take longer than the
+/// endpoint waits; the next one finds its classes loaded. Whom it does not
+/// believe it does not ask again.
 const FETCH: &str = r#"
+import java.io.*;
 import java.net.*;
 public class Fetch {
     public static void main(String[] arguments) throws Exception {
-        var connection = (HttpURLConnection) new URL(arguments[0]).openConnection();
-        int status = connection.getResponseCode();
-        var body = status < 400 ? connection.getInputStream() : connection.getErrorStream();
-        System.out.println(status + " " + new String(body.readAllBytes()));
+        for (int left = 3; ; left--) {
+            try {
+                var connection = (HttpURLConnection) new URL(arguments[0]).openConnection();
+                int status = connection.getResponseCode();
+                var body = status < 400 ? connection.getInputStream() : connection.getErrorStream();
+                System.out.println(status + " " + new String(body.readAllBytes()));
+                return;
+            } catch (IOException broken) {
+                boolean reset = broken instanceof SocketException || broken.getCause() instanceof SocketException;
+                if (!reset || left == 1) throw broken;
+            }
+        }
     }
 }
 "#;
@@ -148,7 +160,7 @@ fn java_believes_the_authority_of_each_start_without_a_setting() {
     let said = fetch("/ok/java");
     assert!(said.contains("200 GET /ok/java"), "{said}");
     let said = fetch("/no");
-    assert!(said.contains("403") && said.contains("deny"), "{said}");
+    assert!(said.starts_with("403 sbx: this sandbox may not"), "{said}");
 
     home.sbx(["stop", "java"]).succeeds();
     home.sbx(["start", "java"])
