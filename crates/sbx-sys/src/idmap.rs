@@ -52,25 +52,7 @@ fn set_map(root: BorrowedFd<'_>, namespace: BorrowedFd<'_>) -> Result<()> {
         propagation: 0,
         userns_fd: u64::from(namespace.as_raw_fd().unsigned_abs()),
     };
-    // SAFETY: the path is an empty C string, the structure lives through the
-    // call and its size is given; both descriptors are open.
-    let status = unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            root.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
-            &raw const attributes,
-            size_of::<libc::mount_attr>(),
-        )
-    };
-    if status != 0 {
-        return Err(Error::new(
-            "map the owner of a share",
-            std::io::Error::last_os_error(),
-        ));
-    }
-    Ok(())
+    crate::mounts::set_attributes(root, &attributes, 0).attempt("map the owner of a share")
 }
 
 /// A user namespace in which the map is written, kept alive by its descriptor alone.

@@ -15,10 +15,12 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Attempt, Error, Result};
 
 mod landlock;
+mod payload;
 mod profile;
 mod seccomp;
 
 pub use landlock::{Access, MIN_ABI, Place, Tcp, abi};
+pub use payload::{PAYLOAD_CAPABILITIES, confine};
 pub use profile::Profile;
 
 /// The walls to put up. All files are denied but those listed.
@@ -75,6 +77,12 @@ pub enum Wall {
     },
     /// No capability is held or can be regained.
     NoCapabilities,
+    /// Only these capabilities are held or can be regained, over what is
+    /// inside a user namespace.
+    FewCapabilities {
+        /// How many.
+        kept: u32,
+    },
     /// No exec gives privileges.
     NoNewPrivs,
     /// Landlock.
@@ -93,7 +101,7 @@ pub enum Wall {
     /// A seccomp filter.
     Seccomp {
         /// Its profile.
-        profile: Profile,
+        profile: String,
         /// How many system calls it lets through.
         calls: usize,
     },
@@ -182,14 +190,15 @@ impl Jail {
         let calls = filter.calls;
         filter.install()?;
         walls.push(Wall::Seccomp {
-            profile: self.profile,
+            profile: self.profile.to_string(),
             calls,
         });
         Ok(InForce { walls })
     }
 }
 
-fn single_thread() -> Result<()> {
+/// Fails unless this process has one thread.
+pub(crate) fn single_thread() -> Result<()> {
     // A process of several threads may not leave its own thread group, one of
     // a single thread is already alone; asking changes nothing.
     // SAFETY: without other threads this is a no-op, with them it is refused.
@@ -251,6 +260,7 @@ impl fmt::Display for Wall {
             Self::NotDumpable => f.write_str("not dumpable"),
             Self::Limits { count } => write!(f, "{count} limits"),
             Self::NoCapabilities => f.write_str("no capabilities"),
+            Self::FewCapabilities { kept } => write!(f, "{kept} capabilities of its namespace"),
             Self::NoNewPrivs => f.write_str("no_new_privs"),
             Self::Landlock { abi, places, .. } => {
                 write!(f, "landlock (abi {abi}, {places} places)")

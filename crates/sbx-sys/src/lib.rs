@@ -19,6 +19,7 @@ pub mod kvm;
 pub mod lock;
 pub mod memfd;
 pub mod memory;
+pub mod mounts;
 pub mod namespaces;
 pub mod process;
 pub mod resolver;

@@ -54,6 +54,69 @@ pub fn isolate() -> Result<Wall> {
     })
 }
 
+/// Namespaces that a container has of its own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// Users and groups; comes with every capability inside.
+    User,
+    /// Mounts.
+    Mount,
+    /// Network devices, addresses, ports.
+    Net,
+    /// System V and POSIX message queues, shared memory.
+    Ipc,
+    /// Host name.
+    Uts,
+    /// Control groups as they are seen.
+    Cgroup,
+    /// Process numbers, from the next child on.
+    ChildPid,
+    /// Clocks since boot, from the next child or exec on.
+    ChildTime,
+}
+
+impl Kind {
+    fn flag(self) -> UnshareFlags {
+        match self {
+            Self::User => UnshareFlags::NEWUSER,
+            Self::Mount => UnshareFlags::NEWNS,
+            Self::Net => UnshareFlags::NEWNET,
+            Self::Ipc => UnshareFlags::NEWIPC,
+            Self::Uts => UnshareFlags::NEWUTS,
+            Self::Cgroup => UnshareFlags::NEWCGROUP,
+            Self::ChildPid => UnshareFlags::NEWPID,
+            Self::ChildTime => UnshareFlags::NEWTIME,
+        }
+    }
+}
+
+/// Leaves this process's namespaces of `kinds` for new ones, all at once: with
+/// a user namespace among them, that owns the others.
+///
+/// # Errors
+/// When the kernel refuses, which some do to ordinary users.
+pub fn leave(kinds: &[Kind]) -> Result<()> {
+    let flags = (kinds.iter()).fold(UnshareFlags::empty(), |all, kind| all | kind.flag());
+    unshare(flags).attempt_with(|| format!("make namespaces ({kinds:?})"))
+}
+
+/// Becomes root of the user namespace that this process has just entered,
+/// with no groups but root's. The process is one that others of its user may
+/// look at in `/proc`, as it was before.
+///
+/// # Errors
+/// When the namespace has no such user, or the kernel refuses.
+pub fn become_inner_root() -> Result<()> {
+    use rustix::thread::{Gid, Uid};
+    rustix::thread::set_thread_groups(&[]).attempt("give up the supplementary groups")?;
+    rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)
+        .attempt("become the namespace's group 0")?;
+    rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)
+        .attempt("become the namespace's root")?;
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::Dumpable)
+        .attempt("stay visible to the own user")
+}
+
 fn unshare(flags: UnshareFlags) -> rustix::io::Result<()> {
     // SAFETY: none of these flags splits the table of descriptors, which is
     // what could make a value here name another's descriptor.

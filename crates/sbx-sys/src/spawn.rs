@@ -17,6 +17,9 @@ use crate::error::{Attempt, Error, Result};
 use crate::process::{self, Ended};
 
 mod child;
+mod fork;
+
+pub use fork::{Fork, fork};
 
 /// What is executed.
 #[derive(Debug)]
