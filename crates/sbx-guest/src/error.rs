@@ -40,6 +40,15 @@ impl std::error::Error for Error {
     }
 }
 
+impl From<sbx_sys::Error> for Error {
+    fn from(error: sbx_sys::Error) -> Self {
+        Self {
+            what: error.to_string(),
+            source: error.errno().map(io::Error::from_raw_os_error),
+        }
+    }
+}
+
 /// Says what was attempted.
 pub(crate) trait Attempt<T> {
     fn attempt(self, what: impl Into<String>) -> Result<T>;

@@ -11,7 +11,6 @@ mod early;
 mod etc;
 mod keystore;
 mod mounts;
-mod netlink;
 mod network;
 mod port;
 mod root;

@@ -9,6 +9,8 @@
 #![expect(unsafe_code, reason = "this crate is where unsafe code lives")]
 
 mod error;
+mod interface;
+mod offloads;
 
 pub mod cgroup;
 pub mod fd;
@@ -21,10 +23,12 @@ pub mod memfd;
 pub mod memory;
 pub mod mounts;
 pub mod namespaces;
+pub mod netlink;
 pub mod process;
 pub mod resolver;
 pub mod spawn;
 pub mod tap;
 pub mod unix;
+pub mod veth;
 
 pub use error::{Error, Result};

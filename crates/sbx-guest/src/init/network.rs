@@ -3,15 +3,15 @@
 use std::net::IpAddr;
 
 use sbx_proto::link::NetSetup;
+use sbx_sys::netlink::{Netlink, index_of};
 
-use super::netlink::{Netlink, index_of};
 use crate::error::Result;
 
 const INTERFACE: &str = "eth0";
 
 /// Loopback, in every sandbox.
 pub(super) fn bring_up_loopback() -> Result<()> {
-    Netlink::open()?.up(index_of("lo")?, None)
+    Ok(Netlink::open()?.up(index_of("lo")?, None)?)
 }
 
 /// The one way out.
@@ -31,5 +31,6 @@ pub(super) fn bring_up(net: &NetSetup) -> Result<()> {
     netlink.address(index, IpAddr::V4(net.v4), net.v4_prefix)?;
     netlink.address(index, IpAddr::V6(net.v6), net.v6_prefix)?;
     netlink.default_route(index, IpAddr::V4(net.v4_gateway))?;
-    netlink.default_route(index, IpAddr::V6(net.v6_gateway))
+    netlink.default_route(index, IpAddr::V6(net.v6_gateway))?;
+    Ok(())
 }
