@@ -1,5 +1,6 @@
 //! Frames on the socket to the VMM: one message is one frame, as QEMU's
-//! `-netdev dgram` has them. Never blocks.
+//! `-netdev dgram` has them; or on the packet socket that is a container's
+//! wire, where one message is one frame too. Never blocks.
 //!
 //! The borders are the kernel's, so an endpoint that dies in the middle of
 //! its work leaves no half frame behind for the one that follows it.
@@ -36,7 +37,7 @@ pub(crate) enum Received<'a> {
     NoFrame,
     /// Nothing for now.
     Nothing,
-    /// The VMM is gone.
+    /// The VMM is gone, or the container's end of the wire.
     End,
 }
 
@@ -69,13 +70,14 @@ impl Link {
                 Ok(Received::Nothing)
             }
             Err(Errno::INTR) => Ok(Received::Nothing),
-            Err(Errno::CONNRESET) => Ok(Received::End),
+            Err(error) if is_end(error) => Ok(Received::End),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Sends the frames that `output` holds, as far as the kernel takes them.
-    pub(crate) fn send(&mut self, output: &mut Output) -> io::Result<()> {
+    /// Sends the frames that `output` holds, as far as the kernel takes them;
+    /// whether there is anybody to take them.
+    pub(crate) fn send(&mut self, output: &mut Output) -> io::Result<bool> {
         while self.writable
             && let Some(frame) = output.first()
         {
@@ -83,13 +85,25 @@ impl Link {
                 Ok(_) => output.sent(),
                 Err(Errno::AGAIN) => self.writable = false,
                 Err(Errno::INTR) => {}
-                // No memory for this one: lost, as on any wire.
-                Err(Errno::NOBUFS) => output.sent(),
+                // No memory for this one, the container's end is down, or the
+                // wire takes only shorter ones: lost, as on any wire.
+                Err(Errno::NOBUFS | Errno::MSGSIZE) => output.sent(),
+                Err(error) if is_end(error) => return Ok(false),
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(())
+        Ok(true)
     }
+}
+
+/// Whether there is no other end any more: a Unix socket's peer has closed it,
+/// or a packet socket's interface went, which it says once to whoever asks
+/// first and differently to whoever sends afterwards.
+fn is_end(error: Errno) -> bool {
+    matches!(
+        error,
+        Errno::CONNRESET | Errno::PIPE | Errno::NETDOWN | Errno::NXIO | Errno::NODEV
+    )
 }
 
 /// Room for one frame, and for one byte that tells a longer one.
@@ -244,6 +258,9 @@ mod tests {
             link.send(&mut output).unwrap();
         }
         assert!(output.first().is_none());
+        drop(far);
+        output.frame(1).unwrap().fill(1);
+        assert!(!link.send(&mut output).unwrap());
     }
 
     #[test]

@@ -65,7 +65,8 @@ pub(crate) enum Ended {
 /// What an endpoint is reached by.
 #[derive(Debug)]
 pub struct Links {
-    /// Frames: a Unix socket of messages to the VMM.
+    /// Frames: a Unix socket of messages to the VMM, or a container's packet
+    /// socket ([`sbx_sys::veth::pair`]).
     pub link: OwnedFd,
     /// JSON lines: a Unix stream socket to the supervisor.
     pub control: OwnedFd,
@@ -303,18 +304,8 @@ impl Engine {
 
     /// Sends what waits for the guest; true when nobody takes it any more.
     fn send_frames(&mut self) -> Result<bool, Error> {
-        match self.link.send(&mut self.output) {
-            Ok(()) => Ok(false),
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
-                ) =>
-            {
-                Ok(true)
-            }
-            Err(error) => Err(Error::new(Attempt::Link, error)),
-        }
+        let taken = self.link.send(&mut self.output);
+        Ok(!taken.map_err(Error::of(Attempt::Link))?)
     }
 
     fn obey(&mut self, order: Order) {

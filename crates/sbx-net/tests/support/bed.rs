@@ -3,12 +3,13 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
 
 use rustix::net::Shutdown;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use sbx_net::Authority;
 use sbx_spec::Rule;
 
@@ -36,12 +37,33 @@ print('up', flush=True)
 server.serve_forever()
 ";
 
+/// How the frames of the guest get to the endpoint.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// From a tap device over the socket to a VMM, which a bridge stands for.
+    Machine,
+    /// From one end of a pair of interfaces, whose other end is a packet socket
+    /// in a fourth namespace.
+    Container,
+}
+
+impl Way {
+    /// The guest's interface.
+    fn device(self) -> &'static str {
+        match self {
+            Self::Machine => "tap0",
+            Self::Container => "eth0",
+        }
+    }
+}
+
 /// Three namespaces, an endpoint and a bridge; all gone when dropped.
 pub struct Bed {
     pub name: String,
     children: Vec<Child>,
     control: BufReader<UnixStream>,
-    link: OwnedFd,
+    /// The VMM's end, where there is one.
+    link: Option<OwnedFd>,
     /// Spaces of others beside the three.
     joined: Vec<&'static str>,
 }
@@ -58,11 +80,12 @@ pub struct Beside {
 
 /// Why the bed cannot be made here; printed, since a test has no other way
 /// to say that it was skipped.
-fn missing() -> Option<String> {
+fn missing(way: Way) -> Option<String> {
     if !rustix::process::geteuid().is_root() {
         return Some("not root".to_owned());
     }
-    for path in [IP, "/usr/bin/curl", "/dev/net/tun"] {
+    let tun = (way == Way::Machine).then_some("/dev/net/tun");
+    for path in [IP, "/usr/bin/curl"].into_iter().chain(tun) {
         if !Path::new(path).exists() {
             return Some(format!("no {path}"));
         }
@@ -86,7 +109,16 @@ pub fn bed(test: &str) -> Option<Bed> {
 /// A bed with other rules, whose endpoint believes the certificates in a file
 /// and has an authority that the guest trusts.
 pub fn bed_with(test: &str, rules: &[Rule], trust: Option<&Path>) -> Option<Bed> {
-    if let Some(fact) = missing() {
+    bed_on(Way::Machine, test, rules, trust)
+}
+
+/// The same, where the guest is a container.
+pub fn container(test: &str, rules: &[Rule]) -> Option<Bed> {
+    bed_on(Way::Container, test, rules, None)
+}
+
+fn bed_on(way: Way, test: &str, rules: &[Rule], trust: Option<&Path>) -> Option<Bed> {
+    if let Some(fact) = missing(way) {
         #[expect(clippy::print_stdout, reason = "a skip says what is missing")]
         {
             println!("SKIPPED {test}: {fact}");
@@ -94,16 +126,25 @@ pub fn bed_with(test: &str, rules: &[Rule], trust: Option<&Path>) -> Option<Bed>
         return None;
     }
     let name = format!("sbx{}{test}", std::process::id());
-    let (link, vmm) = sbx_sys::unix::message_pair().unwrap();
     let (control, supervisor) = UnixStream::pair().unwrap();
     let mut bed = Bed {
         name,
         children: Vec::new(),
         control: BufReader::new(supervisor),
-        link: vmm.try_clone().unwrap(),
+        link: None,
         joined: Vec::new(),
     };
     bed.lay_out();
+    let (link, vmm) = match way {
+        Way::Machine => {
+            let (link, vmm) = sbx_sys::unix::message_pair().unwrap();
+            bed.link = Some(vmm.try_clone().unwrap());
+            bed.within("guest", &["tuntap", "add", way.device(), "mode", "tap"]);
+            (link, Some(vmm))
+        }
+        Way::Container => (bed.wire(way.device()), None),
+    };
+    bed.set_up(way.device());
     bed.serve("public", "0.0.0.0", "80");
     bed.serve("host", "127.0.0.1", "8080");
     bed.serve("host", "198.51.100.1", "8081");
@@ -114,9 +155,12 @@ pub fn bed_with(test: &str, rules: &[Rule], trust: Option<&Path>) -> Option<Bed>
     let mut argv = vec![endpoint.to_str().unwrap()];
     argv.extend(trust.map(|path| path.to_str().unwrap()));
     bed.spawn("host", &argv, link.into(), OwnedFd::from(control).into());
-    let tap = example("tap");
-    // What the guest says before would be lost, and said again much later.
-    drop(bed.server_with("guest", &[tap.to_str().unwrap(), "tap0"], vmm.into()));
+    if let Some(vmm) = vmm {
+        let tap = example("tap");
+        let argv = [tap.to_str().unwrap(), way.device()];
+        // What the guest says before would be lost, and said again much later.
+        drop(bed.server_with("guest", &argv, vmm.into()));
+    }
     let ready = bed.line();
     assert!(
         ready["ready"]["walls"]
@@ -154,25 +198,6 @@ impl Bed {
         self.within("public", &["addr", "add", "10.1.2.3/32", "dev", "lo"]);
         self.within("public", &["link", "set", "in", "up"]);
         self.within("host", &["route", "add", "default", "via", "198.51.100.2"]);
-        self.within("guest", &["tuntap", "add", "tap0", "mode", "tap"]);
-        self.within("guest", &["link", "set", "tap0", "mtu", "65520", "up"]);
-        self.within("guest", &["addr", "add", "198.19.255.2/24", "dev", "tap0"]);
-        self.within(
-            "guest",
-            &[
-                "addr",
-                "add",
-                "fd73:6278:7800::2/64",
-                "dev",
-                "tap0",
-                "nodad",
-            ],
-        );
-        self.within("guest", &["route", "add", "default", "via", "198.19.255.1"]);
-        self.within(
-            "guest",
-            &["-6", "route", "add", "default", "via", "fd73:6278:7800::1"],
-        );
         self.file("guest", "resolv.conf", "nameserver 198.19.255.1\n");
         self.file("guest", "hosts", "127.0.0.1 localhost\n");
         self.file(
@@ -186,6 +211,53 @@ impl Bed {
             "127.0.0.1 localhost loop.example\n192.0.2.80 www.example other.example mixed.example\n\
              10.1.2.3 private.example mixed.example\n198.51.100.1 self.example\n",
         );
+    }
+
+    /// The guest's interface, as its init sets it up.
+    fn set_up(&self, device: &str) {
+        self.within("guest", &["link", "set", device, "mtu", "65520", "up"]);
+        self.within("guest", &["addr", "add", "198.19.255.2/24", "dev", device]);
+        let v6 = [
+            "addr",
+            "add",
+            "fd73:6278:7800::2/64",
+            "dev",
+            device,
+            "nodad",
+        ];
+        self.within("guest", &v6);
+        self.within("guest", &["route", "add", "default", "via", "198.19.255.1"]);
+        self.within(
+            "guest",
+            &["-6", "route", "add", "default", "via", "fd73:6278:7800::1"],
+        );
+    }
+
+    /// Gives the guest its interface; the other end, in a namespace that the
+    /// guest does not have.
+    fn wire(&mut self, device: &'static str) -> OwnedFd {
+        let wire = fs::File::open(self.join("wire")).unwrap();
+        let guest = fs::File::open(format!("/run/netns/{}", self.space("guest"))).unwrap();
+        // A thread of its own, since it stays there.
+        let made = std::thread::spawn(move || {
+            let kind = Some(LinkNameSpaceType::Network);
+            move_into_link_name_space(wire.as_fd(), kind).unwrap();
+            let mtu = u32::try_from(sbx_net::limits::MTU).unwrap();
+            sbx_sys::veth::pair("wire", device, None, mtu, guest.as_fd()).unwrap()
+        });
+        made.join().unwrap()
+    }
+
+    /// Ends the guest: its namespace goes with the last of its programs.
+    pub fn end_guest(&self) {
+        self.ip(&["netns", "del", &self.space("guest")]);
+    }
+
+    /// Waits until the endpoint has ended by itself; whether in good order.
+    pub fn ended(&mut self) -> bool {
+        let id = self.endpoint();
+        let endpoint = self.children.iter_mut().find(|child| child.id() == id);
+        endpoint.unwrap().wait().unwrap().success()
     }
 
     /// What the guest trusts.
@@ -397,7 +469,9 @@ impl Bed {
 impl Drop for Bed {
     fn drop(&mut self) {
         // Without its link the endpoint ends by itself; the rest is ended.
-        let _gone = rustix::net::shutdown(&self.link, Shutdown::Both);
+        if let Some(link) = &self.link {
+            let _gone = rustix::net::shutdown(link, Shutdown::Both);
+        }
         for child in &mut self.children {
             let _gone = child.kill();
             let _gone = child.wait();
