@@ -83,8 +83,8 @@ fn a_long_stream_arrives_intact_both_ways() {
     let python = python().unwrap();
     let python = python.to_str().unwrap();
     drop(bed.server("public", &[python, "-c", &format!("{BLOCKS}{SERVER}")]));
-    // 300 MB.
-    let output = bed.run(&[python, "-c", &format!("{BLOCKS}{CLIENT}"), "4578"]);
+    // 150 MB each way.
+    let output = bed.run(&[python, "-c", &format!("{BLOCKS}{CLIENT}"), "2289"]);
     let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
     assert_eq!(said, "True\nTrue\n");
 }

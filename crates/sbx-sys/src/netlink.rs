@@ -82,7 +82,7 @@ impl Netlink {
         if let Some(mtu) = mtu {
             attribute(&mut body, IFLA_MTU, &mtu.to_ne_bytes());
         }
-        self.request(RTM_NEWLINK, 0, &body)
+        self.request("bring an interface up", RTM_NEWLINK, 0, &body)
     }
 
     /// Gives interface `index` an address.
@@ -100,7 +100,12 @@ impl Netlink {
         let bytes = octets(address);
         attribute(&mut body, IFA_LOCAL, &bytes);
         attribute(&mut body, IFA_ADDRESS, &bytes);
-        self.request(RTM_NEWADDR, CREATE_REPLACE, &body)
+        self.request(
+            "give an interface an address",
+            RTM_NEWADDR,
+            CREATE_REPLACE,
+            &body,
+        )
     }
 
     /// Makes `gateway` the default route through interface `index`.
@@ -119,7 +124,7 @@ impl Netlink {
         body.extend([0; 4]);
         attribute(&mut body, RTA_GATEWAY, &octets(gateway));
         attribute(&mut body, RTA_OIF, &index.to_ne_bytes());
-        self.request(RTM_NEWROUTE, CREATE_REPLACE, &body)
+        self.request("set the default route", RTM_NEWROUTE, CREATE_REPLACE, &body)
     }
 
     /// Makes a pair of Ethernet interfaces, both down.
@@ -134,7 +139,7 @@ impl Netlink {
         let mut body = link(0, 0);
         near.describe(&mut body);
         attribute(&mut body, NESTED | IFLA_LINKINFO, &info);
-        self.request(RTM_NEWLINK, CREATE_NEW, &body)
+        self.request("make a pair of interfaces", RTM_NEWLINK, CREATE_NEW, &body)
     }
 
     /// Brings interface `index` up for frames alone: the kernel answers no ARP
@@ -151,12 +156,17 @@ impl Netlink {
         attribute(&mut families, NESTED | u16::from(AF_INET6), &inet6);
         let mut body = link(index, 0);
         attribute(&mut body, NESTED | IFLA_AF_SPEC, &families);
-        match self.request(RTM_NEWLINK, 0, &body) {
+        match self.request("silence an interface", RTM_NEWLINK, 0, &body) {
             // A kernel without IPv6 says nothing of itself.
             Err(error) if error.errno() == Some(libc::EAFNOSUPPORT) => {}
             done => done?,
         }
-        self.request(RTM_NEWLINK, 0, &link(index, IFF_UP | IFF_NOARP))
+        self.request(
+            "silence an interface",
+            RTM_NEWLINK,
+            0,
+            &link(index, IFF_UP | IFF_NOARP),
+        )
     }
 
     /// Moves interface `index` into the network namespace `to`, where it is
@@ -165,28 +175,33 @@ impl Netlink {
         let mut body = link(index, 0);
         attribute(&mut body, IFLA_NET_NS_FD, &to.as_raw_fd().to_ne_bytes());
         attribute(&mut body, IFLA_IFNAME, &terminated(name));
-        self.request(RTM_NEWLINK, 0, &body)
+        self.request(
+            "move an interface into another namespace",
+            RTM_NEWLINK,
+            0,
+            &body,
+        )
     }
 
     /// Removes interface `index`, and of a pair the other one too.
     pub(crate) fn remove(&mut self, index: u32) -> Result<()> {
-        self.request(RTM_DELLINK, 0, &link(index, 0))
+        self.request("remove an interface", RTM_DELLINK, 0, &link(index, 0))
     }
 
-    fn request(&mut self, kind: u16, flags: u16, body: &[u8]) -> Result<()> {
-        let what = || format!("ask the kernel for netlink request {kind}");
+    /// Makes one request of a `kind`, and hears whether it was done.
+    fn request(&mut self, what: &str, kind: u16, flags: u16, body: &[u8]) -> Result<()> {
         self.sequence = self.sequence.wrapping_add(1);
-        let length = u32::try_from(16 + body.len()).map_err(|_| Error::refused(what()))?;
+        let length = u32::try_from(16 + body.len()).map_err(|_| Error::refused(what))?;
         let mut message = length.to_ne_bytes().to_vec();
         message.extend(kind.to_ne_bytes());
         message.extend((REQUEST_ACK | flags).to_ne_bytes());
         message.extend(self.sequence.to_ne_bytes());
         message.extend([0; 4]);
         message.extend(body);
-        rustix::net::send(&self.socket, &message, SendFlags::empty()).attempt_with(what)?;
+        rustix::net::send(&self.socket, &message, SendFlags::empty()).attempt(what)?;
         let mut reply = [0; 4096];
-        let (length, _) = rustix::net::recv(&self.socket, &mut reply[..], RecvFlags::empty())
-            .attempt_with(what)?;
+        let receive = || rustix::net::recv(&self.socket, &mut reply[..], RecvFlags::empty());
+        let (length, _) = rustix::io::retry_on_intr(receive).attempt(what)?;
         // struct nlmsghdr: length, type, flags, sequence, pid; struct
         // nlmsgerr: the negated errno, 0 for an acknowledgement
         let reply = reply.get(..length).unwrap_or_default();
@@ -199,10 +214,10 @@ impl Netlink {
         match (kind.map(u16::from_ne_bytes), word(16)) {
             (Some(NLMSG_ERROR), Some(0)) if ours => Ok(()),
             (Some(NLMSG_ERROR), Some(errno)) if ours => Err(Error::new(
-                what(),
+                what,
                 std::io::Error::from_raw_os_error(errno.saturating_neg()),
             )),
-            _ => Err(Error::refused(format!("{}: no answer", what()))),
+            _ => Err(Error::refused(format!("{what}: no answer"))),
         }
     }
 }
