@@ -264,6 +264,19 @@ mod tests {
     }
 
     #[test]
+    fn a_frame_that_is_too_long_for_the_wire_is_lost_and_the_next_one_sent() {
+        let (mut link, far) = linked();
+        rustix::net::sockopt::set_socket_send_buffer_size(&link.fd, 1).unwrap();
+        let mut output = Output::new();
+        output.frame(limits::FRAME).unwrap().fill(1);
+        output.frame(60).unwrap().fill(2);
+        assert!(link.send(&mut output).unwrap());
+        let mut room = [0; 128];
+        let (length, _) = rustix::net::recv(&far, &mut room[..], RecvFlags::empty()).unwrap();
+        assert_eq!((length, room[0]), (60, 2));
+    }
+
+    #[test]
     fn a_full_output_drops_and_counts() {
         let mut output = Output::new();
         let fit = limits::LINK_OUTPUT / (PREFIX + limits::FRAME);
