@@ -1,18 +1,16 @@
 //! Id-mapped mounts: a directory that shows its owner as somebody else.
 //!
-//! Owns: the detached mount and the short-lived child whose user namespace
-//! carries the map. Never: who is mapped onto whom, which is the caller's to
-//! say. Needs `CAP_SYS_ADMIN` over the mount and a file system that knows
+//! Owns: the detached mount. Never: who is mapped onto whom, which is the
+//! caller's to say. Needs `CAP_SYS_ADMIN` over the mount and a file system that knows
 //! id-mapped mounts (ext4, xfs, btrfs, tmpfs since Linux 6.3). See
 //! `mount_setattr(2)`.
 
-use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::mount::OpenTreeFlags;
-use rustix::process::{Pid, Signal, WaitOptions};
 
 use crate::error::{Attempt, Error, Result};
+use crate::userns::{self, Maps, Range};
 
 /// One owner on disk, and the owner it is shown and used as.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -55,61 +53,24 @@ fn set_map(root: BorrowedFd<'_>, namespace: BorrowedFd<'_>) -> Result<()> {
     crate::mounts::set_attributes(root, &attributes, 0).attempt("map the owner of a share")
 }
 
-/// A user namespace in which the map is written, kept alive by its descriptor alone.
+/// A user namespace with the map, from the owner on disk to the run owner.
 fn namespace_with(map: IdMap) -> Result<OwnedFd> {
-    let child = Child::start()?;
-    let pid = child.0.as_raw_nonzero();
-    let write = |name: &str, from: u32, to: u32| {
-        fs::write(format!("/proc/{pid}/{name}"), format!("{from} {to} 1\n"))
-            .attempt_with(|| format!("write the {name} of a namespace"))
+    let range = |inside, outside| {
+        vec![Range {
+            inside,
+            outside,
+            count: 1,
+        }]
     };
-    write("uid_map", map.disk_uid, map.run_uid)?;
-    write("gid_map", map.disk_gid, map.run_gid)?;
-    let file = fs::File::open(format!("/proc/{pid}/ns/user")).attempt("open a user namespace")?;
-    Ok(file.into())
-}
-
-/// A process that does nothing in a user namespace of its own; ended and reaped when dropped.
-struct Child(Pid);
-
-impl Child {
-    fn start() -> Result<Self> {
-        let flags = libc::CLONE_NEWUSER | libc::SIGCHLD;
-        // SAFETY: without CLONE_VM and a stack this is a fork; the child runs
-        // on a copy of this stack.
-        let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
-        if pid == 0 {
-            wait_for_the_end();
-        }
-        i32::try_from(pid)
-            .ok()
-            .and_then(Pid::from_raw)
-            .filter(|_| pid > 0)
-            .map(Self)
-            .ok_or_else(|| Error::new("make a user namespace", std::io::Error::last_os_error()))
-    }
-}
-
-impl Drop for Child {
-    fn drop(&mut self) {
-        // Neither can fail for a child of ours that nobody else waits for.
-        let _ = rustix::process::kill_process(self.0, Signal::KILL);
-        let _ = rustix::process::waitpid(Some(self.0), WaitOptions::empty());
-    }
-}
-
-/// What the child does: only calls that are safe after a fork of a process with threads.
-fn wait_for_the_end() -> ! {
-    // SAFETY: plain numbers; the child dies with its parent.
-    let _ = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
-    loop {
-        // SAFETY: takes nothing and touches nothing.
-        let _ = unsafe { libc::pause() };
-    }
+    userns::create(&Maps {
+        uids: range(map.disk_uid, map.run_uid),
+        gids: range(map.disk_gid, map.run_gid),
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::MetadataExt;
 
     use rustix::fs::{Mode, OFlags};
@@ -169,17 +130,5 @@ mod tests {
         }
         let directory = tempfile::tempdir_in(shm).unwrap();
         shows_owner_as_another(directory.path());
-    }
-
-    #[test]
-    fn leaves_no_child_behind() {
-        if !is_root() {
-            println!("skipped: needs CAP_SYS_ADMIN");
-            return;
-        }
-        let child = Child::start().unwrap();
-        let pid = child.0;
-        drop(child);
-        assert!(rustix::process::test_kill_process(pid).is_err());
     }
 }

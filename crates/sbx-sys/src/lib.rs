@@ -29,6 +29,7 @@ pub mod resolver;
 pub mod spawn;
 pub mod tap;
 pub mod unix;
+pub mod userns;
 pub mod veth;
 
 pub use error::{Error, Result};

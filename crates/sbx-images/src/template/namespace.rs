@@ -1,7 +1,6 @@
 //! User namespaces for builds: none of them knows the host's root or the
 //! caller.
 
-use std::fs;
 use std::path::Path;
 
 use crate::command::Tool;
@@ -98,7 +97,7 @@ fn base(host: &Host) -> u32 {
 
 /// Says plainly what the host refuses, before a build fails on it.
 fn check(host: &Host) -> Result<(), Error> {
-    if !host.is_root() && !has_subordinate_ids(host.uid) {
+    if !host.is_root() && !sbx_sys::userns::has_ranges(host.uid) {
         let reason = "your user has no range of identities in /etc/subuid and /etc/subgid; \
                       `sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER` \
                       gives one"
@@ -113,24 +112,5 @@ fn check(host: &Host) -> Result<(), Error> {
     }
     Err(Error::Namespaces {
         reason: tried.tail.join("; "),
-    })
-}
-
-/// Whether both files name the user, by number or by the name that
-/// /etc/passwd has for it.
-fn has_subordinate_ids(uid: u32) -> bool {
-    let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let number = uid.to_string();
-    let name = passwd
-        .lines()
-        .map(|line| line.split(':').collect::<Vec<_>>())
-        .find(|fields| fields.get(2) == Some(&number.as_str()))
-        .and_then(|fields| fields.first().map(|name| (*name).to_owned()));
-    ["/etc/subuid", "/etc/subgid"].iter().all(|file| {
-        let text = fs::read_to_string(file).unwrap_or_default();
-        text.lines().any(|line| {
-            let owner = line.split(':').next();
-            owner == Some(&number) || (owner.is_some() && owner == name.as_deref())
-        })
     })
 }
