@@ -39,7 +39,7 @@ use items::remove_work;
 pub use items::{CacheItem, CacheUse, ItemState};
 pub use record::FileIdent;
 use record::Record;
-pub(crate) use record::{hash_file, write_atomically};
+pub(crate) use record::{TREE, hash_file, write_atomically};
 
 /// How often a waiter looks whether another process has finished an entry,
 /// and whether it is asked to stop.
@@ -115,7 +115,7 @@ impl Artifact {
 /// What an entry is called and which of its files is its payload.
 #[derive(Clone, Debug)]
 pub(crate) struct EntryName {
-    /// One word: `kernel`, `base`, `kit`, `initramfs`.
+    /// One word: `kernel`, `base`, `kit`, `initramfs`, `tree`, `program`.
     pub(crate) kind: &'static str,
     pub(crate) key: Key,
     /// The file within the entry that an [`Artifact`] names.
@@ -186,6 +186,10 @@ impl Cache {
         let Some(record) = Record::load(&directory)? else {
             return Ok(None);
         };
+        // A tree cannot be hashed here: one that moved or changed is made again.
+        if !record.has_its_tree(&directory) {
+            return Ok(None);
+        }
         let path = directory.join(name.payload);
         let Some(file) = record.files.get(name.payload) else {
             return Ok(None);
@@ -366,8 +370,9 @@ pub(crate) fn make_directory(path: &Path) -> Result<(), Error> {
         .map_err(Error::file("create", path))
 }
 
-/// Removes a directory or file if it is there.
+/// Removes a directory or file if it is there, an entry with its tree.
 pub(crate) fn remove_tree(path: &Path) -> Result<(), Error> {
+    crate::tree::clear(path)?;
     let removed = match fs::symlink_metadata(path) {
         Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
         Ok(_) => fs::remove_file(path),

@@ -4,16 +4,21 @@
 //! of its own, and dies with us: by the group when the caller cancels, by
 //! the parent-death signal when we are killed.
 
-use std::io::{BufRead, BufReader, Read};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
+use sha2::{Digest, Sha256};
 
+use crate::cache::hex;
 use crate::error::Error;
 use crate::host::find_program;
 use crate::progress::Progress;
@@ -36,6 +41,10 @@ pub(crate) struct Tool {
     args: Vec<std::ffi::OsString>,
     env: Vec<(String, String)>,
     directory: PathBuf,
+    /// Its standard input; nothing without.
+    input: Option<Arc<File>>,
+    /// What its arguments name by number: open as long as it is to run.
+    held: Option<Arc<OwnedFd>>,
     /// What it does, for errors: `build the guest kernel`.
     task: String,
     /// What stands before the program: see [`Tool::contained`].
@@ -76,6 +85,8 @@ impl Tool {
                 ("LC_ALL".to_owned(), "C.UTF-8".to_owned()),
             ],
             directory: PathBuf::from("/"),
+            input: None,
+            held: None,
             task: task.to_owned(),
             wrapper: &[],
         }
@@ -119,6 +130,20 @@ impl Tool {
 
     pub(crate) fn directory(mut self, path: &Path) -> Self {
         self.directory = path.to_path_buf();
+        self
+    }
+
+    /// Gives it the file at `path` to read, which it may not reach itself.
+    pub(crate) fn input(mut self, path: &Path) -> Result<Self, Error> {
+        let file = File::open(path).map_err(Error::file("open", path))?;
+        self.input = Some(Arc::new(file));
+        Ok(self)
+    }
+
+    /// Keeps a descriptor of ours open until it has run; it does not inherit
+    /// it, but may open it through our `/proc`.
+    pub(crate) fn holding(mut self, fd: Arc<OwnedFd>) -> Self {
+        self.held = Some(fd);
         self
     }
 
@@ -182,6 +207,40 @@ impl Tool {
 
     /// Everything it writes to standard output, at most `limit` bytes.
     pub(crate) fn output(self, limit: u64) -> Result<Vec<u8>, Error> {
+        let mut bytes = Vec::new();
+        self.read(|stdout| stdout.take(limit).read_to_end(&mut bytes).map(|_| ()))?;
+        Ok(bytes)
+    }
+
+    /// SHA-256 of everything it writes to standard output: 64 hexadecimal
+    /// digits.
+    pub(crate) fn digest(self, progress: &dyn Progress) -> Result<String, Error> {
+        let mut hash = Sha256::new();
+        let mut buffer = vec![0; 1 << 18];
+        let read = self.read(|mut stdout| {
+            loop {
+                let n = stdout.read(&mut buffer)?;
+                let Some(chunk) = buffer.get(..n).filter(|chunk| !chunk.is_empty()) else {
+                    return Ok(());
+                };
+                hash.update(chunk);
+                if progress.cancelled() {
+                    return Err(io::ErrorKind::Interrupted.into());
+                }
+            }
+        });
+        if read.is_err() && progress.cancelled() {
+            return Err(Error::Cancelled);
+        }
+        read.map(|()| hex(&hash.finalize()))
+    }
+
+    /// Runs it to a good end while `take` reads what it writes; ends it when
+    /// that fails.
+    fn read(
+        self,
+        take: impl FnOnce(std::process::ChildStdout) -> io::Result<()>,
+    ) -> Result<(), Error> {
         let failed = |outcome: String| Error::Program {
             task: self.task.clone(),
             outcome,
@@ -189,20 +248,16 @@ impl Tool {
         };
         let mut child = self
             .command()
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
+            .and_then(|mut command| command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn())
             .map_err(|error| failed(error.to_string()))?;
-        let mut bytes = Vec::new();
-        if let Some(stdout) = child.stdout.take() {
-            stdout
-                .take(limit)
-                .read_to_end(&mut bytes)
-                .map_err(|error| failed(error.to_string()))?;
+        let taken = child.stdout.take().map_or(Ok(()), take);
+        if taken.is_err() {
+            end_group(&mut child);
         }
         let status = child.wait().map_err(|error| failed(error.to_string()))?;
+        taken.map_err(|error| failed(error.to_string()))?;
         if status.success() {
-            Ok(bytes)
+            Ok(())
         } else {
             Err(failed(status.to_string()))
         }
@@ -218,9 +273,7 @@ impl Tool {
         let both = writer.try_clone().map_err(failed)?;
         let child = self
             .command()
-            .stdout(writer)
-            .stderr(both)
-            .spawn()
+            .and_then(|mut command| command.stdout(writer).stderr(both).spawn())
             .map_err(failed)?;
         Ok((reader, child))
     }
@@ -229,7 +282,7 @@ impl Tool {
         clippy::disallowed_methods,
         reason = "the home of this crate's child processes"
     )]
-    fn command(&self) -> Command {
+    fn command(&self) -> io::Result<Command> {
         let mut command = Command::new("/usr/bin/setpriv");
         command
             .args(["--pdeathsig", "KILL", "--"])
@@ -241,7 +294,10 @@ impl Tool {
             .current_dir(&self.directory)
             .stdin(Stdio::null())
             .process_group(0);
-        command
+        if let Some(file) = &self.input {
+            command.stdin(file.try_clone()?);
+        }
+        Ok(command)
     }
 }
 

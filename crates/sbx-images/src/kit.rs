@@ -11,12 +11,14 @@ mod image;
 use std::collections::BTreeMap;
 
 use sbx_spec::{Action, ByteSize, KitName, Origin, Resource, Rule};
+use sbx_sys::userns::Maps;
 use serde::Deserialize;
 
 use crate::cache::{Artifact, Cache, EntryName, Key};
 use crate::error::{Error, MissingPackage};
 use crate::host::{Host, Need, missing};
 use crate::progress::Progress;
+use crate::tree::{Source, Tree, missing_to_unpack};
 
 pub use first_start::{HomeContext, HomeFile};
 
@@ -211,6 +213,77 @@ impl Kit {
             return Ok(Vec::new());
         }
         Ok(missing(&NEEDS))
+    }
+
+    /// The same as a directory for containers with these maps, unpacked from
+    /// the image: read by everybody inside, owned by their root. A container
+    /// has it, read-only, where a machine has the image.
+    ///
+    /// # Errors
+    /// As [`Kit::image`].
+    pub fn program(
+        &self,
+        cache: &Cache,
+        host: &Host,
+        maps: &Maps,
+        progress: &dyn Progress,
+    ) -> Result<Option<Tree>, Error> {
+        if let Some(program) = self.present_program(cache, maps)? {
+            return Ok(Some(program));
+        }
+        let missing = self.missing_for_program(cache, maps)?;
+        if !missing.is_empty() {
+            return Err(Error::MissingPackages(missing));
+        }
+        let image = self.image(cache, host, progress)?;
+        image
+            .map(|image| self.source(&image).unpack(cache, maps, progress))
+            .transpose()
+    }
+
+    /// The directory that [`Kit::program`] would return without making it,
+    /// if any.
+    ///
+    /// # Errors
+    /// [`Error::File`] if the cache cannot be read.
+    pub fn present_program(&self, cache: &Cache, maps: &Maps) -> Result<Option<Tree>, Error> {
+        match self.present_image(cache)? {
+            Some(image) => self.source(&image).present(cache, maps),
+            None => Ok(None),
+        }
+    }
+
+    /// What this host lacks to make the directory, the image included; empty
+    /// if none has to be made.
+    ///
+    /// # Errors
+    /// As [`Kit::present_program`].
+    pub fn missing_for_program(
+        &self,
+        cache: &Cache,
+        maps: &Maps,
+    ) -> Result<Vec<MissingPackage>, Error> {
+        if self.install.is_none() || self.present_program(cache, maps)?.is_some() {
+            return Ok(Vec::new());
+        }
+        let mut list = self.missing(cache)?;
+        list.extend(missing_to_unpack(maps));
+        Ok(list)
+    }
+
+    fn source<'a>(&self, image: &'a Artifact) -> Source<'a> {
+        Source {
+            kind: "program",
+            image,
+            title: format!("the program of {} for containers", self.name),
+        }
+    }
+
+    /// The entry of the kit's image, to be filled by a test.
+    #[cfg(test)]
+    pub(crate) fn image_entry(&self) -> Option<EntryName> {
+        let install = self.install.as_ref()?;
+        Some(self.entry_name(&install.npm))
     }
 
     fn entry_name(&self, npm: &NpmPackage) -> EntryName {

@@ -14,10 +14,12 @@ mod host;
 mod initramfs;
 mod kernel;
 mod kit;
+mod mapped;
 mod prepare;
 mod progress;
 mod scratch;
 mod template;
+mod tree;
 
 pub use cache::{Artifact, Cache, CacheItem, CacheUse, FileIdent, ItemState, Key};
 pub use error::{Error, MissingPackage};
@@ -27,7 +29,9 @@ pub use kernel::{
     CONFIG as KERNEL_CONFIG, Kernel, kernel, missing_for_kernel, present as present_kernel,
 };
 pub use kit::{HomeContext, HomeFile, Kit};
-pub use prepare::{Prepared, prepare};
+pub use mapped::remove_tree_of;
+pub use prepare::{Prepared, PreparedContainer, prepare, prepare_container};
 pub use progress::{Progress, Silent};
 pub use scratch::scratch;
 pub use template::{Base, PACKAGES, base, missing_for_base, present_base, refresh_base};
+pub use tree::{Tree, missing_for_tree, present_tree, tree};

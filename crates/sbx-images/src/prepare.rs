@@ -1,5 +1,7 @@
 //! Everything a sandbox needs before it can start, in one call.
 
+use sbx_sys::userns::Maps;
+
 use crate::cache::{Artifact, Cache};
 use crate::error::Error;
 use crate::host::Host;
@@ -7,6 +9,7 @@ use crate::kernel::{Kernel, kernel, missing_for_kernel};
 use crate::kit::Kit;
 use crate::progress::Progress;
 use crate::template::{Base, base, missing_for_base};
+use crate::tree::{Tree, missing_for_tree, tree};
 
 /// What a sandbox boots from.
 #[derive(Clone, Debug)]
@@ -48,5 +51,40 @@ pub fn prepare(
         kernel,
         base,
         kit_image,
+    })
+}
+
+/// What a container stands on: no kernel, no image.
+#[derive(Clone, Debug)]
+pub struct PreparedContainer {
+    /// The base root, to be shared read-only.
+    pub tree: Tree,
+    /// The agent's program, likewise, for a kit that brings one.
+    pub kit_directory: Option<Tree>,
+}
+
+/// The same for a container with these maps.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn prepare_container(
+    cache: &Cache,
+    host: &Host,
+    kit: &Kit,
+    maps: &Maps,
+    progress: &dyn Progress,
+) -> Result<PreparedContainer, Error> {
+    let mut missing = missing_for_tree(cache, host, maps)?;
+    missing.extend(kit.missing_for_program(cache, maps)?);
+    missing.sort();
+    missing.dedup_by(|a, b| a.program == b.program);
+    if !missing.is_empty() {
+        return Err(Error::MissingPackages(missing));
+    }
+    let kit_directory = kit.program(cache, host, maps, progress)?;
+    let tree = tree(cache, host, maps, progress)?;
+    Ok(PreparedContainer {
+        tree,
+        kit_directory,
     })
 }

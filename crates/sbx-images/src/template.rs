@@ -164,7 +164,7 @@ fn refreshes(cache: &Cache) -> u64 {
 /// The key is the recipe, the distribution's release and the number of
 /// refreshes; not the package versions, which would make a new root at each
 /// upload to the archive.
-fn entry_name(cache: &Cache) -> Result<EntryName, Error> {
+pub(crate) fn entry_name(cache: &Cache) -> Result<EntryName, Error> {
     let path = Path::new("/etc/os-release");
     let os_release = fs::read_to_string(path).map_err(Error::file("read", path))?;
     let release: String = os_release

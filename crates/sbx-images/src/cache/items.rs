@@ -15,7 +15,7 @@ use crate::template::remove_leftovers;
 /// Something in the cache that can be removed.
 #[derive(Clone, Debug)]
 pub struct CacheItem {
-    /// `kernel`, `base`, `kit`, `initramfs`.
+    /// `kernel`, `base`, `kit`, `initramfs`, `tree`, `program`.
     pub kind: String,
     /// What it was made from.
     pub key: Key,

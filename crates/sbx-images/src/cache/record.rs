@@ -14,6 +14,8 @@ use super::{hex, sync_directory};
 use crate::error::Error;
 
 const FILE_NAME: &str = "record.json";
+/// The directory of an entry that holds a whole tree of its own.
+pub(crate) const TREE: &str = "tree";
 /// A record names a handful of files; anything larger is not ours.
 const MAX_RECORD: u64 = 64 << 10;
 
@@ -45,7 +47,6 @@ impl FileIdent {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Error::file("look at", path)(error)),
         };
-        let ns = |s: i64, ns: i64| s.saturating_mul(1_000_000_000).saturating_add(ns);
         Ok(meta.is_file().then(|| Self {
             dev: meta.dev(),
             ino: meta.ino(),
@@ -54,6 +55,41 @@ impl FileIdent {
             ctime_ns: ns(meta.ctime(), meta.ctime_nsec()),
         }))
     }
+}
+
+/// What a file system says about a directory. What is in it can change
+/// without a change here, but for its names.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct DirectoryIdent {
+    dev: u64,
+    ino: u64,
+    uid: u32,
+    gid: u32,
+    mode: u32,
+    mtime_ns: i64,
+    ctime_ns: i64,
+}
+
+impl DirectoryIdent {
+    /// The identity of the directory at `path`; `None` if there is none.
+    fn of(path: &Path) -> Option<Self> {
+        let meta = fs::symlink_metadata(path)
+            .ok()
+            .filter(fs::Metadata::is_dir)?;
+        Some(Self {
+            dev: meta.dev(),
+            ino: meta.ino(),
+            uid: meta.uid(),
+            gid: meta.gid(),
+            mode: meta.mode(),
+            mtime_ns: ns(meta.mtime(), meta.mtime_nsec()),
+            ctime_ns: ns(meta.ctime(), meta.ctime_nsec()),
+        })
+    }
+}
+
+fn ns(seconds: i64, rest: i64) -> i64 {
+    seconds.saturating_mul(1_000_000_000).saturating_add(rest)
 }
 
 /// A file of an entry.
@@ -68,6 +104,9 @@ pub(crate) struct RecordedFile {
 pub(crate) struct Record {
     version: u32,
     pub(crate) files: BTreeMap<String, RecordedFile>,
+    /// The root of the entry's tree, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tree: Option<DirectoryIdent>,
 }
 
 impl Record {
@@ -96,14 +135,22 @@ impl Record {
             .filter(|record: &Self| record.version == 1))
     }
 
+    /// Whether the entry in `directory` has the tree that was recorded, or
+    /// none if none was. Its root alone is looked at: nobody but its owners
+    /// and the caller reaches the rest.
+    pub(crate) fn has_its_tree(&self, directory: &Path) -> bool {
+        DirectoryIdent::of(&directory.join(TREE)) == self.tree
+    }
+
     /// Whether every file of the entry in `directory` is the one recorded, as
     /// far as the file system says.
     pub(crate) fn stands(directory: &Path) -> bool {
         Self::load(directory).ok().flatten().is_some_and(|record| {
-            record.files.iter().all(|(name, file)| {
-                let found = FileIdent::of(&directory.join(name));
-                found.is_ok_and(|ident| ident == Some(file.ident))
-            })
+            record.has_its_tree(directory)
+                && record.files.iter().all(|(name, file)| {
+                    let found = FileIdent::of(&directory.join(name));
+                    found.is_ok_and(|ident| ident == Some(file.ident))
+                })
         })
     }
 
@@ -134,7 +181,12 @@ impl Record {
                 files.insert(name, RecordedFile { sha256, ident });
             }
         }
-        let text = serde_json::to_vec_pretty(&Self { version: 1, files })
+        let record = Self {
+            version: 1,
+            files,
+            tree: DirectoryIdent::of(&directory.join(TREE)),
+        };
+        let text = serde_json::to_vec_pretty(&record)
             .map_err(|error| Error::form("a cache record", error))?;
         write_atomically(&directory.join(FILE_NAME), &text)
     }
