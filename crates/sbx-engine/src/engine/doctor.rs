@@ -154,10 +154,13 @@ impl Engine {
             let image = self.kit(&name)?.present_image(&cache);
             images.extend(image.map_err(|error| image_error(&error))?);
         }
-        let total = images.len() as u64;
-        for (done, image) in (0..).zip(&images) {
+        let trees = self.trees(&cache)?;
+        let total = images.len().saturating_add(trees.len()) as u64;
+        let checks = images.iter().map(|image| image.verify_full());
+        let checks = checks.chain(trees.iter().map(|tree| tree.verify_full()));
+        for (done, checked) in (0..).zip(checks) {
             ui.progress("check the contents of images", done, total);
-            if let Err(error) = image.verify_full() {
+            if let Err(error) = checked {
                 // Nobody else will: what the file system shows is as recorded.
                 let cure = error.hint().unwrap_or_default();
                 return Ok(fail("contents", title, error.to_string(), &cure));
@@ -167,7 +170,7 @@ impl Engine {
         Ok(pass(
             "contents",
             title,
-            format!("{total} images are what they were made as"),
+            format!("{total} images and trees are what they were made as"),
         ))
     }
 }

@@ -109,6 +109,9 @@ impl Engine {
                 used.add(image.key);
             }
         }
+        for tree in self.trees(&cache)? {
+            used.add(tree.key);
+        }
         for item in cache.unused(&used, IDLE).map_err(failed)? {
             if !dry_run && !cache.remove(&item).map_err(failed)? {
                 continue;

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
-use sbx_images::{Cache, Host, Kit};
+use sbx_images::{Cache, Host, Kit, Tree};
 use sbx_spec::{KitName, SandboxSpec};
+use sbx_sys::userns::maps_of;
 
 use super::Engine;
 use crate::command::{Cancel, Code, Error, PlanStep, Ui};
@@ -111,6 +112,26 @@ impl Engine {
             kernel.map(|kernel| kernel.release),
             base.map(|base| base.image.sha256),
         )
+    }
+
+    /// What containers of this caller stand on, as far as it is there.
+    ///
+    /// # Errors
+    /// If the cache cannot be read.
+    pub(super) fn trees(&self, cache: &Cache) -> Result<Vec<Tree>, Error> {
+        let failed = |error: sbx_images::Error| image_error(&error);
+        let gid = rustix::process::getegid().as_raw();
+        // Without ids of their own there are no containers.
+        let Ok(maps) = maps_of(self.host().uid, gid) else {
+            return Ok(Vec::new());
+        };
+        let mut trees = Vec::new();
+        trees.extend(sbx_images::present_tree(cache, &maps).map_err(failed)?);
+        for name in Self::kit_names() {
+            let program = self.kit(&name)?.present_program(cache, &maps);
+            trees.extend(program.map_err(failed)?);
+        }
+        Ok(trees)
     }
 
     pub(super) fn cache(&self) -> Result<Cache, Error> {
