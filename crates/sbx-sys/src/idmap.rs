@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::mount::OpenTreeFlags;
 
-use crate::error::{Attempt, Error, Result};
+use crate::error::{Attempt, Result};
 use crate::userns::{self, Maps, Range};
 
 /// One owner on disk, and the owner it is shown and used as.
@@ -34,7 +34,16 @@ pub struct IdMap {
 /// # Errors
 /// When the kernel or the file system refuses any of the steps.
 pub fn idmapped_root(path: BorrowedFd<'_>, map: IdMap) -> Result<OwnedFd> {
-    let namespace = namespace_with(map)?;
+    mapped_root(path, &map.into())
+}
+
+/// The same with maps of any size: of owners on disk (inside) onto those that
+/// they are shown and used as (outside).
+///
+/// # Errors
+/// As [`idmapped_root`].
+pub fn mapped_root(path: BorrowedFd<'_>, maps: &Maps) -> Result<OwnedFd> {
+    let namespace = userns::create(maps)?;
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_EMPTY_PATH;
@@ -53,19 +62,20 @@ fn set_map(root: BorrowedFd<'_>, namespace: BorrowedFd<'_>) -> Result<()> {
     crate::mounts::set_attributes(root, &attributes, 0).attempt("map the owner of a share")
 }
 
-/// A user namespace with the map, from the owner on disk to the run owner.
-fn namespace_with(map: IdMap) -> Result<OwnedFd> {
-    let range = |inside, outside| {
-        vec![Range {
-            inside,
-            outside,
-            count: 1,
-        }]
-    };
-    userns::create(&Maps {
-        uids: range(map.disk_uid, map.run_uid),
-        gids: range(map.disk_gid, map.run_gid),
-    })
+impl From<IdMap> for Maps {
+    fn from(map: IdMap) -> Self {
+        let range = |inside, outside| {
+            vec![Range {
+                inside,
+                outside,
+                count: 1,
+            }]
+        };
+        Self {
+            uids: range(map.disk_uid, map.run_uid),
+            gids: range(map.disk_gid, map.run_gid),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -60,6 +60,22 @@ pub fn copy_of(path: &Path) -> Result<OwnedFd> {
     copied.attempt_with(|| format!("take the mount at `{}`", path.display()))
 }
 
+/// The same of the file or directory behind a descriptor, for which a mere
+/// place will do.
+///
+/// # Errors
+/// When the caller may not mount, or the descriptor is of another mount
+/// namespace than the caller's.
+pub fn copy_at(place: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let flags = flags | OpenTreeFlags::AT_EMPTY_PATH;
+    let copied = match open_tree(place, c"", flags) {
+        Err(Errno::INVAL) => open_tree(place, c"", flags | OpenTreeFlags::AT_RECURSIVE),
+        copied => copied,
+    };
+    copied.attempt("take a mount")
+}
+
 /// Restricts a detached mount and all below it. No file on it gives
 /// privileges by being executed, in any case.
 ///

@@ -166,6 +166,17 @@ impl Spawn {
         }
     }
 
+    /// Becomes it: this process executes the program, with the descriptors
+    /// that were named and no others. Returns only the step that failed, and
+    /// the process has to exit then: some of its descriptors are others.
+    #[must_use]
+    pub fn exec(self) -> Error {
+        match self.prepare() {
+            Ok(ready) => child::replace(&ready),
+            Err(error) => error,
+        }
+    }
+
     fn prepare(self) -> Result<child::Ready> {
         let mut fds = self.fds;
         for number in 0..3 {

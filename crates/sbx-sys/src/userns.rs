@@ -12,9 +12,10 @@ mod ranges;
 
 use std::fs;
 use std::io::Read;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal, WaitOptions};
 use serde::{Deserialize, Serialize};
 
@@ -172,6 +173,29 @@ pub fn write_maps(pid: u32, maps: &Maps) -> Result<()> {
     }
     write(pid, "uid_map", &lines(&maps.uids))?;
     write(pid, "gid_map", &lines(&maps.gids))
+}
+
+/// Maps the ids of the caller's own user namespace, which has `maps`, onto
+/// themselves in that of process `pid`, which has just entered one below it.
+/// `proc` is a `/proc` that knows the process by this number; the caller is
+/// root of its namespace.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn keep_maps(proc: BorrowedFd<'_>, pid: u32, maps: &Maps) -> Result<()> {
+    for (name, ranges) in [("uid_map", &maps.uids), ("gid_map", &maps.gids)] {
+        let same = |range: &Range| Range {
+            outside: range.inside,
+            ..*range
+        };
+        let same: Vec<_> = ranges.iter().map(same).collect();
+        let what = || format!("write the {name} of an inner namespace");
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(proc, format!("{pid}/{name}"), flags, Mode::empty());
+        // The kernel takes a map in one write.
+        rustix::io::write(file.attempt_with(what)?, lines(&same).as_bytes()).attempt_with(what)?;
+    }
+    Ok(())
 }
 
 /// A user namespace with these maps, which lives as long as the descriptor or

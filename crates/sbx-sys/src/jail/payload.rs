@@ -91,6 +91,8 @@ fn keep_capabilities(kept: CapabilitySet) -> Result<()> {
 struct Filter {
     only: seccompiler::BpfProgram,
     absent: seccompiler::BpfProgram,
+    unknown: seccompiler::BpfProgram,
+    idle: seccompiler::BpfProgram,
     calls: usize,
 }
 
@@ -112,6 +114,12 @@ impl Filter {
         Ok(Self {
             only: program(only, refused, SeccompAction::Allow)?,
             absent: program(absent, SeccompAction::Allow, missing)?,
+            unknown: program(
+                other_families()?,
+                SeccompAction::Allow,
+                SeccompAction::Errno(libc::EAFNOSUPPORT.unsigned_abs()),
+            )?,
+            idle: program(core_limit()?, SeccompAction::Allow, SeccompAction::Errno(0))?,
             calls,
         })
     }
@@ -119,7 +127,7 @@ impl Filter {
     /// Of two answers that both refuse, the filter installed last gives its
     /// own.
     fn install(self) -> Result<()> {
-        for filter in [&self.only, &self.absent] {
+        for filter in [&self.only, &self.absent, &self.unknown, &self.idle] {
             seccompiler::apply_filter(filter)
                 .map_err(|error| failed("install a seccomp filter", error))?;
         }
@@ -137,6 +145,44 @@ fn program(
     SeccompFilter::new(rules, otherwise, matched, arch)
         .and_then(TryInto::try_into)
         .map_err(invalid)
+}
+
+/// The sockets that are not allowed: what asks for one of them, as everything
+/// does that knows of the kernel's audit, goes on where there is no such kind.
+fn other_families() -> Result<BTreeMap<i64, Vec<SeccompRule>>> {
+    const WAYS: [Way; 2] = [
+        &[
+            (0, Is::Not(libc::AF_UNIX.cast_unsigned())),
+            (0, Is::Not(libc::AF_INET.cast_unsigned())),
+            (0, Is::Not(libc::AF_INET6.cast_unsigned())),
+            (0, Is::Not(libc::AF_NETLINK.cast_unsigned())),
+        ],
+        &[
+            (0, Is::Value(libc::AF_NETLINK.cast_unsigned())),
+            (2, Is::Not(libc::NETLINK_ROUTE.cast_unsigned())),
+        ],
+    ];
+    let rules = WAYS.into_iter().map(rule).collect::<Result<_>>()?;
+    Ok(BTreeMap::from([(libc::SYS_socket, rules)]))
+}
+
+/// Settings of the limit of core dumps, which are done without being done: it
+/// stays as it was, so that no crash inside starts the program that the host
+/// has for them. Those who set it switch dumps off, and they are.
+fn core_limit() -> Result<BTreeMap<i64, Vec<SeccompRule>>> {
+    let invalid = |error| failed("compile a seccomp filter", error);
+    let is_core = |argument| {
+        let core = u64::from(libc::RLIMIT_CORE);
+        SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, core)
+    };
+    let sets = SeccompCondition::new(2, SeccompCmpArgLen::Qword, SeccompCmpOp::Ne, 0);
+    let by_pid = vec![is_core(1).map_err(invalid)?, sets.map_err(invalid)?];
+    let own = vec![is_core(0).map_err(invalid)?];
+    let rule = |conditions| SeccompRule::new(conditions).map_err(invalid);
+    Ok(BTreeMap::from([
+        (libc::SYS_prlimit64, vec![rule(by_pid)?]),
+        (libc::SYS_setrlimit, vec![rule(own)?]),
+    ]))
 }
 
 /// What an argument of a call has to be.
@@ -191,10 +237,33 @@ const UNSHARED: u32 = NAMESPACES | 0x80;
 const STI: u32 = 0x5412;
 const LINUX_CONSOLE: u32 = 0x541c;
 
+/// The bits by which a file gives its owner's or group's privileges to whoever
+/// executes it. Nothing in a container honours them, but what it makes in a
+/// share is the host's too.
+const SET_ID: u32 = 0o6000;
+/// Those of `open` with which its mode counts: `O_CREAT` and that of
+/// `O_TMPFILE` alone.
+const CREATES: u32 = 0o100 | 0o20_000_000;
+
 /// Calls that depend on what they are asked for.
 const LOOKED_INTO: &[(i64, &[Way])] = &[
     (libc::SYS_clone, &[&[(0, Is::Without(NAMESPACES))]]),
     (libc::SYS_unshare, &[&[(0, Is::Without(UNSHARED))]]),
+    (libc::SYS_chmod, &[&[(1, Is::Without(SET_ID))]]),
+    (libc::SYS_fchmod, &[&[(1, Is::Without(SET_ID))]]),
+    (libc::SYS_fchmodat, &[&[(2, Is::Without(SET_ID))]]),
+    (libc::SYS_fchmodat2, &[&[(2, Is::Without(SET_ID))]]),
+    (libc::SYS_creat, &[&[(1, Is::Without(SET_ID))]]),
+    (libc::SYS_mknod, &[&[(1, Is::Without(SET_ID))]]),
+    (libc::SYS_mknodat, &[&[(2, Is::Without(SET_ID))]]),
+    (
+        libc::SYS_open,
+        &[&[(1, Is::Without(CREATES))], &[(2, Is::Without(SET_ID))]],
+    ),
+    (
+        libc::SYS_openat,
+        &[&[(2, Is::Without(CREATES))], &[(3, Is::Without(SET_ID))]],
+    ),
     // Typing for the terminal's other users, and the host's own console.
     (
         libc::SYS_ioctl,
@@ -232,8 +301,9 @@ const LOOKED_INTO: &[(i64, &[Way])] = &[
 /// Tried by libraries that fall back to an older call when told that there is
 /// none.
 const ABSENT: &[i64] = &[
-    // Its flags are in memory, where no filter looks.
+    // What they ask for is in memory, where no filter looks.
     libc::SYS_clone3,
+    libc::SYS_openat2,
     libc::SYS_io_uring_setup,
     libc::SYS_io_uring_enter,
     libc::SYS_io_uring_register,
@@ -254,7 +324,6 @@ const ALLOWED: &[i64] = &[
     libc::SYS_capget,
     libc::SYS_capset,
     libc::SYS_chdir,
-    libc::SYS_chmod,
     libc::SYS_chown,
     libc::SYS_chroot,
     libc::SYS_clock_getres,
@@ -264,7 +333,6 @@ const ALLOWED: &[i64] = &[
     libc::SYS_close_range,
     libc::SYS_connect,
     libc::SYS_copy_file_range,
-    libc::SYS_creat,
     libc::SYS_dup,
     libc::SYS_dup2,
     libc::SYS_dup3,
@@ -285,9 +353,6 @@ const ALLOWED: &[i64] = &[
     libc::SYS_fadvise64,
     libc::SYS_fallocate,
     libc::SYS_fchdir,
-    libc::SYS_fchmod,
-    libc::SYS_fchmodat,
-    libc::SYS_fchmodat2,
     libc::SYS_fchown,
     libc::SYS_fchownat,
     libc::SYS_fcntl,
@@ -366,8 +431,6 @@ const ALLOWED: &[i64] = &[
     libc::SYS_mincore,
     libc::SYS_mkdir,
     libc::SYS_mkdirat,
-    libc::SYS_mknod,
-    libc::SYS_mknodat,
     libc::SYS_mlock,
     libc::SYS_mlock2,
     libc::SYS_mlockall,
@@ -390,9 +453,6 @@ const ALLOWED: &[i64] = &[
     libc::SYS_munmap,
     libc::SYS_nanosleep,
     libc::SYS_newfstatat,
-    libc::SYS_open,
-    libc::SYS_openat,
-    libc::SYS_openat2,
     libc::SYS_pause,
     libc::SYS_pidfd_open,
     libc::SYS_pidfd_send_signal,

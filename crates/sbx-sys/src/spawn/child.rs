@@ -11,7 +11,7 @@ use std::ptr;
 use rustix::process::{Gid, Resource, Rlimit, Signal, Uid};
 
 use super::Ids;
-use crate::error::{Attempt, Result};
+use crate::error::{Attempt, Error, Result};
 
 /// What to execute, ready for the system call.
 pub(super) enum Exec {
@@ -145,6 +145,19 @@ pub(super) fn fork(ready: &Ready, failed: BorrowedFd<'_>) -> io::Result<u32> {
     let error = io::Error::last_os_error();
     set_signal_mask(&before)?;
     u32::try_from(pid).map_err(|_| error)
+}
+
+/// The same in this process; returns only on failure.
+pub(super) fn replace(ready: &Ready) -> Error {
+    let (step, errno) = run(ready);
+    let name = STEPS
+        .iter()
+        .find(|(known, _)| *known as u8 == step as u8)
+        .map_or("an unknown step", |(_, name)| name);
+    Error::new(
+        format!("become a program: {name}"),
+        io::Error::from_raw_os_error(errno),
+    )
 }
 
 /// Every step in order; returns only the one that failed.
