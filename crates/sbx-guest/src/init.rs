@@ -7,6 +7,7 @@
 mod account;
 mod bounded;
 pub(crate) mod cgroup;
+pub(crate) mod contained;
 mod early;
 mod etc;
 mod keystore;
@@ -42,13 +43,7 @@ fn live() -> Result<()> {
     let setup: Setup = link.receive()?;
     let built = match build(&setup) {
         Ok(built) => built,
-        Err(error) => {
-            let mut what = error.line();
-            what.truncate(what.floor_char_boundary(MAX_MESSAGE.min(4000)));
-            // The host may be gone as well; the console has it either way.
-            let _ = link.send(&SetupFailed { what });
-            return Err(error);
-        }
+        Err(error) => return Err(refuse_setup(&mut link, error)),
     };
     link.send(&Ready {
         boot_ms: serve::uptime_ms(),
@@ -62,8 +57,18 @@ fn live() -> Result<()> {
         context: serve::context(&setup),
         cgroup: Some(built.cgroup),
         sudo: Some(built.sudo),
+        keeps_time: true,
     })
     .map(drop)
+}
+
+/// Tells the host why there is no sandbox.
+fn refuse_setup(link: &mut BlockingLink, error: Error) -> Error {
+    let mut what = error.line();
+    what.truncate(what.floor_char_boundary(MAX_MESSAGE.min(4000)));
+    // The host may be gone as well; the console has it either way.
+    let _ = link.send(&SetupFailed { what });
+    error
 }
 
 /// What set-up leaves behind.
@@ -93,15 +98,7 @@ impl Warnings {
 
 fn build(setup: &Setup) -> Result<Built> {
     let mut warnings = Warnings::default();
-    if setup.generation != GENERATION {
-        return Err(Error::new(format!(
-            "speak generation {} of the link: this guest speaks {GENERATION}",
-            setup.generation
-        )));
-    }
-    if setup.agent.uid == 0 || setup.agent.gid == 0 {
-        return Err(Error::new("set up the agent: it must not be root"));
-    }
+    speaks(setup)?;
     serve::set_clock(setup.clock_ns)?;
     rustix::system::sethostname(setup.hostname.as_bytes()).attempt("set the host name")?;
     let disks = root::assemble(&setup.disks)?;
@@ -116,7 +113,7 @@ fn build(setup: &Setup) -> Result<Built> {
     }
     warnings.note(network::bring_up_loopback());
     etc::write(setup, &mut warnings);
-    warnings.note(trust::write(&disks, &setup.trust_pem));
+    warnings.note(trust::write(&disks.base, &setup.trust_pem));
     early::tune(&mut warnings);
     mounts::place_program()?;
     let sudo = sudo::server::listen()?;
@@ -127,4 +124,19 @@ fn build(setup: &Setup) -> Result<Built> {
         walls,
         warnings: warnings.0,
     })
+}
+
+/// Refuses a set-up that is not meant for this program, or makes the agent
+/// root.
+fn speaks(setup: &Setup) -> Result<()> {
+    if setup.generation != GENERATION {
+        return Err(Error::new(format!(
+            "speak generation {} of the link: this guest speaks {GENERATION}",
+            setup.generation
+        )));
+    }
+    if setup.agent.uid == 0 || setup.agent.gid == 0 {
+        return Err(Error::new("set up the agent: it must not be root"));
+    }
+    Ok(())
 }

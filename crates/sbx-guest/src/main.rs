@@ -1,7 +1,8 @@
 //! PID 1 of a microVM: mounts, sessions, reaping, shutdown.
 //!
 //! One static program in several roles, told apart by how it is started:
-//! PID 1 ([`init`]); the first moments of every session's process
+//! PID 1 of a machine ([`init`]) and of a container
+//! ([`init::contained`]); the first moments of every session's process
 //! ([`launch`]); `sudo` inside and its root half ([`sudo`]); a link on
 //! descriptor 0 without any set-up (`serve`, for tests and for entry points).
 //!
@@ -23,6 +24,7 @@ use crate::program::Role;
 fn main() -> ExitCode {
     match program::role() {
         Role::Init => init::run(),
+        Role::Contained => init::contained::run(),
         Role::Serve => serve::bare(),
         Role::Launch { request, status } => launch::child::run(request, status),
         Role::SudoServer {

@@ -24,6 +24,7 @@ pub(crate) const SUDO_SERVER: &str = "sudo-server";
 /// What this process is for.
 pub(crate) enum Role {
     Init,
+    Contained,
     Serve,
     Launch {
         request: OwnedFd,
@@ -51,12 +52,12 @@ pub(crate) fn role() -> Role {
             arguments: arguments.collect(),
         };
     }
-    if rustix::process::getpid().as_raw_nonzero().get() == 1 {
-        return Role::Init;
-    }
+    let first = rustix::process::getpid().as_raw_nonzero().get() == 1;
     let words: Vec<OsString> = arguments.take(4).collect();
     let words: Vec<&str> = words.iter().filter_map(|word| word.to_str()).collect();
     match words[..] {
+        ["contained"] if first => Role::Contained,
+        _ if first => Role::Init,
         ["serve"] => Role::Serve,
         [LAUNCH, first, second] => match inherited(first, second) {
             Some((request, status)) => Role::Launch { request, status },

@@ -56,6 +56,8 @@ pub(crate) struct Served {
     pub(crate) cgroup: Option<Cgroup>,
     /// Listening socket of `sudo`, non-blocking.
     pub(crate) sudo: Option<OwnedFd>,
+    /// Whether the clock is this sandbox's own, to be set to the host's.
+    pub(crate) keeps_time: bool,
 }
 
 /// Why serving ended.
@@ -70,6 +72,7 @@ pub(crate) enum Ended {
 pub(crate) struct World {
     context: Context,
     cgroup: Option<Cgroup>,
+    keeps_time: bool,
     reaper: RefCell<Reaper>,
     sessions: RefCell<HashMap<u32, mpsc::UnboundedSender<Input>>>,
     out: mpsc::Sender<Frame>,
@@ -95,6 +98,7 @@ async fn serve(served: Served) -> Result<Ended> {
     let world = Rc::new(World {
         context: served.context,
         cgroup: served.cgroup,
+        keeps_time: served.keeps_time,
         reaper: RefCell::new(Reaper::new(is_init)),
         sessions: RefCell::new(HashMap::new()),
         out,
@@ -219,7 +223,7 @@ async fn stop(world: &Rc<World>, grace: Duration) {
 
 impl World {
     fn set_clock(&self, ns: u64) {
-        if !self.context.bare
+        if self.keeps_time
             && let Err(error) = clock::set(ns)
         {
             program::log(&error.line());
@@ -275,6 +279,7 @@ fn try_bare() -> Result<()> {
         context,
         cgroup: None,
         sudo: None,
+        keeps_time: false,
     })
     .map(drop)
 }

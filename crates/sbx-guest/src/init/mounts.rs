@@ -274,6 +274,11 @@ pub(super) fn place_program() -> Result<()> {
         c"",
     )
     .attempt(&*what)?;
+    link_sudo()
+}
+
+/// Puts `sudo` beside the other programs.
+pub(super) fn link_sudo() -> Result<()> {
     let sudo = Path::new("/usr/local/bin/sudo");
     if std::fs::read_link(sudo).is_ok_and(|target| target == Path::new(GUEST_PROGRAM)) {
         return Ok(());

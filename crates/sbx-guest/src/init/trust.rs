@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::Read as _;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
@@ -12,7 +13,6 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use super::early::make_directory;
 use super::etc::replace;
 use super::keystore;
-use super::root::Layers;
 use crate::error::{Attempt as _, Error, Result};
 
 const BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -30,7 +30,7 @@ const MAX_BUNDLE: u64 = 8 * 1024 * 1024;
 const MAX_LOCAL: usize = 200;
 
 /// Rewrites the bundle and the store.
-pub(super) fn write(layers: &Layers, extra: &[u8]) -> Result<()> {
+pub(super) fn write(base: &OwnedFd, extra: &[u8]) -> Result<()> {
     let extra_path = Path::new(LOCAL).join(EXTRA);
     if extra.is_empty() {
         let _ = std::fs::remove_file(&extra_path);
@@ -39,7 +39,7 @@ pub(super) fn write(layers: &Layers, extra: &[u8]) -> Result<()> {
         replace(&extra_path, extra, 0o644)?;
     }
     let local = read_local(Path::new(LOCAL));
-    let Some(pristine) = read_pristine(layers)? else {
+    let Some(pristine) = read_pristine(base)? else {
         if local.is_empty() {
             return Ok(());
         }
@@ -59,17 +59,22 @@ fn write_all(bundle: &[u8]) -> Result<()> {
 }
 
 /// The template's bundle, from below the writable layer.
-fn read_pristine(layers: &Layers) -> Result<Option<Vec<u8>>> {
+fn read_pristine(base: &OwnedFd) -> Result<Option<Vec<u8>>> {
     let what = "read the template's certificates";
     let path = BUNDLE.trim_start_matches('/');
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let opened = rustix::fs::openat2(
-        &layers.base,
+        base,
         path,
         flags,
         Mode::empty(),
         ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
     );
+    // A container's filter knows no such call, and its template is read-only.
+    let opened = match opened {
+        Err(rustix::io::Errno::NOSYS) => rustix::fs::openat(base, path, flags, Mode::empty()),
+        opened => opened,
+    };
     let file = match opened {
         Ok(fd) => File::from(fd),
         Err(rustix::io::Errno::NOENT) => return Ok(None),

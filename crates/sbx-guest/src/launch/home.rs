@@ -6,15 +6,11 @@ use std::io::Write as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path};
 
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use sbx_proto::session::{HomeFile, When};
 
 use crate::error::{Attempt as _, Error, Result};
-
-const BENEATH: ResolveFlags = ResolveFlags::BENEATH
-    .union(ResolveFlags::NO_SYMLINKS)
-    .union(ResolveFlags::NO_MAGICLINKS);
 
 /// Writes `files` below `home`, which must exist.
 pub(crate) fn write_files(home: &Path, files: &[HomeFile]) -> Result<()> {
@@ -85,19 +81,15 @@ fn relative(path: &[u8]) -> Result<&Path> {
     Ok(path)
 }
 
+/// Opens the entry `name` of `dir`, one name and no link, which therefore lies
+/// beneath. Not by `openat2`, which a container's filter knows not.
 fn open_beneath(
     dir: BorrowedFd<'_>,
-    path: &Path,
+    name: &Path,
     flags: OFlags,
     mode: Mode,
 ) -> rustix::io::Result<OwnedFd> {
-    rustix::fs::openat2(
-        dir,
-        path,
-        flags | OFlags::CLOEXEC | OFlags::NOFOLLOW,
-        mode,
-        BENEATH,
-    )
+    rustix::fs::openat(dir, name, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, mode)
 }
 
 fn make_directories(root: &OwnedFd, path: &Path) -> Result<Option<OwnedFd>> {
