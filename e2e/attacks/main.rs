@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod container;
 mod egress;
 mod host_loopback;
 mod host_secrets;

@@ -96,6 +96,19 @@ fn claude_repairs_a_project_unattended_with_a_stand_in_for_the_vendor_api() {
 }
 
 #[test]
+fn claude_repairs_a_project_in_a_container_too() {
+    let home = Home::new();
+    let app = project(&home);
+    let api = StandIn::serve(repair(&app));
+    let prompt = ["--", "-p", "Repair calc.py and run the tests"];
+    let unattended = "--dangerously-skip-permissions";
+    let flags = ["--rm", "--isolation", "container", unattended];
+    let out = claude(&home, &app, &api, &flags, &prompt).succeeds();
+    assert_eq!(out.text(), ANSWER);
+    assert_repaired(&app, &api);
+}
+
+#[test]
 fn claude_on_a_terminal_asks_nothing_first_and_repairs_with_a_stand_in_for_the_vendor_api() {
     let home = Home::new();
     let app = project(&home);

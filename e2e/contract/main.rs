@@ -12,6 +12,7 @@ mod bad_input;
 mod boots;
 mod claude;
 mod clients;
+mod container;
 mod corrupt_cache;
 mod deaths;
 mod faults;

@@ -82,7 +82,12 @@ impl Home {
         for (from, to) in [(&home.cache, &cache), (&home.programs, &programs)] {
             fs::create_dir(to).unwrap();
             if to == &cache {
-                copy(&from.join("entries"), to);
+                fs::create_dir(to.join("entries")).unwrap();
+                // Trees belong to the ids of containers of whoever made them.
+                let entries = entries(&from.join("entries")).into_iter();
+                for entry in entries.filter(|path| !path.contains("/tree-")) {
+                    copy(Path::new(&entry), &to.join("entries"));
+                }
                 copy(&from.join("kernel-source.json"), to);
             } else {
                 for program in ["sbx", "sbx-vmm", "sbx-guest"] {

@@ -32,7 +32,8 @@ impl<'h> Sandbox<'h> {
             workspace,
         };
         let call = home.sbx(["run", "-d", "--name", name]);
-        let call = if flags.contains(&"--memory") {
+        // Without a control group nothing could hold that for a container.
+        let call = if flags.contains(&"--memory") || flags.contains(&"container") {
             call
         } else {
             call.args(["--memory", MEMORY])

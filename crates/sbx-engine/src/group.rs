@@ -42,7 +42,7 @@ pub(crate) fn enter(
         note: Some(note),
     };
     match make(sandbox, ceiling) {
-        Ok((group, set)) if ceiling.cpu_millis.is_none() || set.contains(&Controller::Cpu) => {
+        Ok((group, set)) if !ceiling.required || set.contains(&Controller::Cpu) => {
             Ok((Some(group), wall(true, described(ceiling, &set))))
         }
         Ok((group, _)) => {
@@ -50,7 +50,7 @@ pub(crate) fn enter(
             leave(sandbox, &group);
             Err(refused("it has no controller `cpu`"))
         }
-        Err(why) if ceiling.cpu_millis.is_some() => Err(refused(&why)),
+        Err(why) if ceiling.required => Err(refused(&why)),
         Err(why) => Ok((None, wall(false, why))),
     }
 }

@@ -5,6 +5,7 @@
 //! Commands go down, events come up, and no layer is skipped.
 
 mod client;
+mod container;
 mod directories;
 mod engine;
 mod facts;

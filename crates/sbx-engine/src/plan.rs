@@ -7,14 +7,18 @@ use std::path::PathBuf;
 
 use sbx_net::Proxies;
 use sbx_spec::{
-    Accel, Access, ByteSize, EnvVar, GuestPath, KitName, NetworkPreset, Rule, SandboxName,
-    SandboxSpec, ShareRole, TmpfsMount, VolumeMount,
+    Accel, Access, ByteSize, EnvVar, GuestPath, Isolation, KitName, NetworkPreset, Rule,
+    SandboxName, SandboxSpec, ShareRole, TmpfsMount, VolumeMount,
 };
 use sbx_sys::cgroup::Controller;
 use serde::{Deserialize, Serialize};
 
 use crate::command::{Code, Error};
 use crate::facts::{HostFacts, Virtualisation};
+
+mod container;
+
+pub use container::{Container, ContainerFiles, KitProgram};
 
 /// Uid and gid of the agent where the caller is root.
 const AGENT_OF_ROOT: (u32, u32) = (1000, 1000);
@@ -33,6 +37,9 @@ pub const HEADROOM: ByteSize = ByteSize::mib(512);
 /// processor, 64 of the monitor's and a few dozen of each file server.
 pub const MAX_TASKS: u32 = 2048;
 
+/// Most processes and threads of ours beside those of a container.
+pub const OWN_TASKS: u32 = 128;
+
 /// Least memory a guest boots and runs an agent's tools with.
 const LEAST_MEMORY: ByteSize = ByteSize::mib(128);
 
@@ -45,8 +52,8 @@ pub const MAX_SHARES: usize = 16;
 pub struct Plan {
     /// The sandbox.
     pub name: SandboxName,
-    /// The machine.
-    pub machine: Machine,
+    /// What it is kept in.
+    pub boundary: Boundary,
     /// Its file servers.
     pub shares: Vec<SharePlan>,
     /// Its network engine, if it has a network.
@@ -65,13 +72,36 @@ pub struct Plan {
 /// What all processes of a sandbox on the host may take together.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Ceiling {
-    /// Memory: the machine's and [`HEADROOM`].
+    /// Memory: the sandbox's and [`HEADROOM`].
     pub memory: ByteSize,
-    /// Processor time in thousandths of a processor, where a fraction was
-    /// asked for; whole processors are those of the machine.
+    /// Processor time in thousandths of a processor: of a machine where a
+    /// fraction was asked for, since whole processors are its own.
     pub cpu_millis: Option<u32>,
+    /// Whether it does not start without that.
+    pub required: bool,
     /// Processes and threads.
     pub tasks: u32,
+}
+
+/// What keeps a sandbox in.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Boundary {
+    /// A virtual machine.
+    MicroVm(Machine),
+    /// Namespaces and filters on the host's own kernel.
+    Container(Container),
+}
+
+impl Boundary {
+    /// What executes the instructions of a virtual machine.
+    #[must_use]
+    pub fn accelerator(&self) -> Option<Accelerator> {
+        match self {
+            Self::MicroVm(machine) => Some(machine.accelerator),
+            Self::Container(_) => None,
+        }
+    }
 }
 
 /// A virtual machine.
@@ -182,9 +212,18 @@ pub struct Identity {
     pub share: Option<(u32, u32)>,
 }
 
+/// What a sandbox is made of.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Artifacts {
+    /// The files of a machine.
+    MicroVm(MachineFiles),
+    /// The directories of a container.
+    Container(ContainerFiles),
+}
+
 /// The files a machine is made of.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Artifacts {
+pub struct MachineFiles {
     /// The guest kernel.
     pub kernel: PathBuf,
     /// The initial file system.
@@ -223,37 +262,19 @@ pub fn plan(
         })?;
     }
     let networked = network.is_some();
-    let program = facts.qemu.clone().ok_or_else(|| {
-        Error::new(
-            Code::HostUnfit,
-            "cannot run a virtual machine: no `qemu-system-x86_64` here",
-        )
-        .hint("install it: apt-get install qemu-system-x86")
-    })?;
-    let accelerator = accelerator(spec.accel, &facts.virtualisation, &mut warnings)?;
     check_limits(spec, facts)?;
-    let mut disks = vec![
-        Disk {
-            serial: "base".to_owned(),
-            path: files.base.clone(),
-            writable: false,
-        },
-        Disk {
-            serial: "scratch".to_owned(),
-            path: files.scratch.clone(),
-            writable: true,
-        },
-    ];
     let mut kits = Vec::new();
-    if let Some(path) = &files.kit {
-        let serial = format!("kit-{}", spec.kit);
-        disks.push(Disk {
-            serial,
-            path: path.clone(),
-            writable: false,
-        });
-        kits.push(spec.kit.clone());
-    }
+    let boundary = match files {
+        Artifacts::MicroVm(files) => {
+            kits.extend(files.kit.as_ref().map(|_| spec.kit.clone()));
+            Boundary::MicroVm(machine(spec, facts, files, &mut warnings)?)
+        }
+        Artifacts::Container(files) => {
+            kits.extend(files.kit.as_ref().map(|_| spec.kit.clone()));
+            warnings.extend(container::warning(facts));
+            Boundary::Container(container::container(spec, files))
+        }
+    };
     let shares = spec
         .shares
         .iter()
@@ -267,16 +288,7 @@ pub fn plan(
         });
     Ok(Plan {
         name: spec.name.clone(),
-        machine: Machine {
-            program,
-            accelerator,
-            cpus: spec.limits.cpus.count(),
-            memory: spec.limits.memory,
-            tsc_khz: facts.tsc_khz,
-            kernel: files.kernel.clone(),
-            initrd: files.initrd.clone(),
-            disks,
-        },
+        boundary,
         shares: shares.collect(),
         network,
         guest: GuestPlan {
@@ -291,14 +303,68 @@ pub fn plan(
             git_config: git_config(facts),
         },
         identity: identity(facts),
-        ceiling: Ceiling {
-            memory: ByteSize::bytes(
-                (spec.limits.memory.as_bytes()).saturating_add(HEADROOM.as_bytes()),
-            ),
-            cpu_millis: (spec.limits.cpus.is_fraction()).then(|| spec.limits.cpus.milli()),
-            tasks: MAX_TASKS,
-        },
+        ceiling: ceiling(spec),
         warnings,
+    })
+}
+
+/// What the host's control group holds. It is all that holds a container.
+fn ceiling(spec: &SandboxSpec) -> Ceiling {
+    let limits = &spec.limits;
+    let contained = spec.isolation == Isolation::Container;
+    Ceiling {
+        memory: ByteSize::bytes((limits.memory.as_bytes()).saturating_add(HEADROOM.as_bytes())),
+        cpu_millis: (contained || limits.cpus.is_fraction()).then(|| limits.cpus.milli()),
+        tasks: if contained {
+            limits.pids.saturating_add(OWN_TASKS)
+        } else {
+            MAX_TASKS
+        },
+        required: limits.cpus.is_fraction(),
+    }
+}
+
+/// The machine of a sandbox.
+fn machine(
+    spec: &SandboxSpec,
+    facts: &HostFacts,
+    files: &MachineFiles,
+    warnings: &mut Vec<String>,
+) -> Result<Machine, Error> {
+    let program = facts.qemu.clone().ok_or_else(|| {
+        Error::new(
+            Code::HostUnfit,
+            "cannot run a virtual machine: no `qemu-system-x86_64` here",
+        )
+        .hint("install it: apt-get install qemu-system-x86")
+    })?;
+    let accelerator = accelerator(spec.accel, &facts.virtualisation, warnings)?;
+    let mut disks = vec![
+        Disk {
+            serial: "base".to_owned(),
+            path: files.base.clone(),
+            writable: false,
+        },
+        Disk {
+            serial: "scratch".to_owned(),
+            path: files.scratch.clone(),
+            writable: true,
+        },
+    ];
+    disks.extend(files.kit.as_ref().map(|path| Disk {
+        serial: format!("kit-{}", spec.kit),
+        path: path.clone(),
+        writable: false,
+    }));
+    Ok(Machine {
+        program,
+        accelerator,
+        cpus: spec.limits.cpus.count(),
+        memory: spec.limits.memory,
+        tsc_khz: facts.tsc_khz,
+        kernel: files.kernel.clone(),
+        initrd: files.initrd.clone(),
+        disks,
     })
 }
 
@@ -335,7 +401,7 @@ fn check_limits(spec: &SandboxSpec, facts: &HostFacts) -> Result<(), Error> {
     let limit = |text: String| Err(Error::new(Code::Limit, text));
     if spec.limits.memory < LEAST_MEMORY {
         return limit(format!(
-            "a microVM takes at least {LEAST_MEMORY} of memory, not {}",
+            "a sandbox takes at least {LEAST_MEMORY} of memory, not {}",
             spec.limits.memory
         ));
     }
@@ -440,11 +506,11 @@ fn identity(facts: &HostFacts) -> Identity {
 
 #[cfg(test)]
 mod tests {
-    use sbx_spec::{Cpus, Driver, Isolation, Limits, Network, Share};
+    use sbx_spec::{Cpus, Driver, Limits, Network, Share};
 
     use super::*;
 
-    fn spec() -> SandboxSpec {
+    pub(super) fn spec() -> SandboxSpec {
         SandboxSpec {
             name: "box-1".parse().unwrap(),
             kit: "claude".parse().unwrap(),
@@ -471,7 +537,7 @@ mod tests {
         }
     }
 
-    fn network() -> Option<NetworkPlan> {
+    pub(super) fn network() -> Option<NetworkPlan> {
         Some(NetworkPlan {
             preset: NetworkPreset::Locked,
             rules: Vec::new(),
@@ -480,7 +546,7 @@ mod tests {
         })
     }
 
-    fn facts() -> HostFacts {
+    pub(super) fn facts() -> HostFacts {
         HostFacts {
             cpus: 4,
             memory: ByteSize::gib(16),
@@ -499,12 +565,19 @@ mod tests {
     }
 
     fn files() -> Artifacts {
-        Artifacts {
+        Artifacts::MicroVm(MachineFiles {
             kernel: "/cache/vmlinux".into(),
             initrd: "/cache/initrd".into(),
             base: "/cache/base".into(),
             kit: Some("/cache/kit".into()),
             scratch: "/state/scratch.img".into(),
+        })
+    }
+
+    fn machine_of(plan: &Plan) -> &Machine {
+        match &plan.boundary {
+            Boundary::MicroVm(machine) => machine,
+            Boundary::Container(_) => panic!("it is a machine"),
         }
     }
 
@@ -529,21 +602,19 @@ mod tests {
     fn the_same_spec_and_facts_make_the_same_plan() {
         let first = plan(&spec(), &facts(), &files(), network()).unwrap();
         assert_eq!(plan(&spec(), &facts(), &files(), network()).unwrap(), first);
-        assert_eq!(first.machine.accelerator, Accelerator::Kvm);
+        assert_eq!(first.boundary.accelerator(), Some(Accelerator::Kvm));
         assert!(first.warnings.is_empty());
     }
 
     #[test]
     fn only_the_sandboxs_own_disk_is_writable() {
         let plan = plan(&spec(), &facts(), &files(), network()).unwrap();
-        let writable: Vec<_> = plan
-            .machine
-            .disks
-            .iter()
+        let disks = machine_of(&plan).disks.iter();
+        let writable: Vec<_> = disks
             .filter(|disk| disk.writable)
             .map(|disk| &disk.path)
             .collect();
-        assert_eq!(writable, [&files().scratch]);
+        assert_eq!(writable, [std::path::Path::new("/state/scratch.img")]);
     }
 
     #[test]
@@ -581,7 +652,7 @@ mod tests {
             ..facts()
         };
         let planned = plan(&spec(), &facts, &files(), network()).unwrap();
-        assert_eq!(planned.machine.accelerator, Accelerator::Tcg);
+        assert_eq!(planned.boundary.accelerator(), Some(Accelerator::Tcg));
         assert_eq!(planned.warnings.len(), 1);
         let kvm = SandboxSpec {
             accel: Accel::Kvm,
@@ -647,7 +718,7 @@ mod tests {
         };
         let planned = plan(&half, &held, &files(), network()).unwrap();
         assert_eq!(planned.ceiling.cpu_millis, Some(500));
-        assert_eq!(planned.machine.cpus, 1);
+        assert_eq!(machine_of(&planned).cpus, 1);
         let unheld = HostFacts {
             control_group: Ok(vec![Controller::Memory, Controller::Pids]),
             ..facts()
@@ -665,7 +736,7 @@ mod tests {
         let plan = plan(&spec(), &facts(), &files(), None).unwrap();
         assert!(plan.network.is_none());
         let fds = crate::microvm::qemu::Descriptors::number(3, false, 1);
-        let line = crate::microvm::qemu::arguments(&plan.machine, &fds, &["s0".to_owned()]);
+        let line = crate::microvm::qemu::arguments(machine_of(&plan), &fds, &["s0".to_owned()]);
         assert!(!line.iter().any(|word| word.contains("virtio-net")));
     }
 }

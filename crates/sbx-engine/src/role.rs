@@ -9,10 +9,10 @@ use serde::de::DeserializeOwned;
 
 use crate::command::{Code, Error};
 use crate::spawner::MAX_CONFIG;
-use crate::{spawner, supervisor};
+use crate::{container, spawner, supervisor};
 
 /// The processes that are started from the `sbx` program by sbx itself.
-pub const NAMES: [&str; 4] = ["supervise", "spawner", "net", "share"];
+pub const NAMES: [&str; 5] = ["supervise", "spawner", "net", "share", "box"];
 
 /// Becomes the role `name` for the rest of this process.
 ///
@@ -37,6 +37,7 @@ pub fn run(name: &str) -> Result<(), Error> {
             };
             sbx_net::process::run(links).map_err(|source| ended("net").because(source))
         }
+        "box" => container::run(role),
         "share" => {
             let (listener, root) = (role.fd(4)?, role.fd(5)?);
             let (shadow, control) = (role.fd(6)?, role.fd(7)?);

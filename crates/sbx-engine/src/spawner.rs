@@ -67,6 +67,9 @@ pub(crate) enum Verb {
     /// `sbx-vmm`, with the far ends of control link, machine protocol,
     /// console, the network if there is one, each share, and its report.
     Vmm,
+    /// `sbx box`, with the far ends of control link and report, and where the
+    /// outer end of its wire goes if there is a network.
+    Box,
 }
 
 impl fmt::Display for Verb {
@@ -75,6 +78,7 @@ impl fmt::Display for Verb {
             Self::Net => f.write_str("net"),
             Self::Share(number) => write!(f, "share s{number}"),
             Self::Vmm => f.write_str("vmm"),
+            Self::Box => f.write_str("box"),
         }
     }
 }

@@ -31,6 +31,8 @@ const MAX_RECORD: usize = 4 << 20;
 const MADE: &str = "sandbox.json";
 /// What the supervisor says of itself.
 const RUN: &str = "run.json";
+/// What a container writes, owned by its ids.
+pub(crate) const OWN_FILES: &str = "box";
 /// The only directory that a supervisor can write to once its guest runs.
 const RUN_DIRECTORY: &str = "run";
 
@@ -266,8 +268,29 @@ impl Store {
             .root
             .join(format!(".gone-{}-{}", sandbox.name, std::process::id()));
         fs::rename(&sandbox.path, &gone).map_err(failed)?;
-        fs::remove_dir_all(&gone).map_err(failed)
+        erase(&gone)
     }
+}
+
+/// Removes the files of a sandbox that is out of sight, those of a
+/// container's ids as its root.
+///
+/// # Errors
+/// If the file system refuses, or the host no longer gives the caller these
+/// ids.
+pub(crate) fn erase(path: &Path) -> Result<(), Error> {
+    let failed = || Error::new(Code::State, format!("cannot remove `{}`", path.display()));
+    let own = path.join(OWN_FILES);
+    if own.symlink_metadata().is_ok() {
+        let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+        let maps = sbx_sys::userns::maps_of(uid.as_raw(), gid.as_raw()).map_err(|missing| {
+            failed()
+                .because(io::Error::other(missing.reason))
+                .hint(missing.cure)
+        })?;
+        sbx_images::remove_tree_of(&maps, &own).map_err(|source| failed().because(source))?;
+    }
+    fs::remove_dir_all(path).map_err(|source| failed().because(source))
 }
 
 impl SandboxDir {

@@ -29,7 +29,7 @@ pub use kernel::{
     CONFIG as KERNEL_CONFIG, Kernel, kernel, missing_for_kernel, present as present_kernel,
 };
 pub use kit::{HomeContext, HomeFile, Kit};
-pub use mapped::remove_tree_of;
+pub use mapped::{directory_of, remove_tree_of};
 pub use prepare::{Prepared, PreparedContainer, prepare, prepare_container};
 pub use progress::{Progress, Silent};
 pub use scratch::scratch;

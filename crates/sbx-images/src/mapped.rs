@@ -103,6 +103,35 @@ pub(crate) fn give(inside: &Inside, maps: &Maps, path: &Path) -> Result<(), Erro
         .run(&Silent, &mut |_| {})
 }
 
+/// Makes the directory `path`, which everybody may enter who may enter the one
+/// above and root of a container with these maps alone may write.
+///
+/// # Errors
+/// [`Error::Namespaces`] if the host does not give the caller these ids,
+/// [`Error::File`] if the file system refuses.
+pub fn directory_of(maps: &Maps, path: &Path) -> Result<(), Error> {
+    use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+    match fs::DirBuilder::new().mode(0o755).create(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            return Err(Error::file("make", path)(error));
+        }
+        _ => {}
+    }
+    let found = fs::symlink_metadata(path).map_err(Error::file("look at", path))?;
+    if !found.is_dir() {
+        return Err(Error::form(
+            format!("`{}`", path.display()),
+            "it is no directory",
+        ));
+    }
+    if Some(found.uid()) == maps.outside_uid(0) {
+        return Ok(());
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755))
+        .map_err(Error::file("open up", path))?;
+    give(&Inside::new(maps)?, maps, path)
+}
+
 /// Removes the file or directory `path`, in which files belong to ids of
 /// `maps`, with everything in it; nothing there is as good as removed. No
 /// link is followed and no other file system entered, whatever was made in it

@@ -56,7 +56,7 @@ macro_rules! choice {
     };
 }
 
-choice!(Isolation, "microvm" => Self::MicroVm; later "container", "docker");
+choice!(Isolation, "microvm" => Self::MicroVm, "container" => Self::Container; later "docker");
 choice!(Driver, "auto" => Self::Auto, "qemu" => Self::Qemu; later "krun");
 choice!(Accel, "auto" => Self::Auto, "kvm" => Self::Kvm, "tcg" => Self::Tcg; later);
 choice!(NetworkPreset, "open" => Self::Open, "balanced" => Self::Balanced, "locked" => Self::Locked, "none" => Self::None; later);
@@ -83,7 +83,7 @@ mod tests {
         );
         assert_eq!(
             "vm".parse::<Isolation>(),
-            Err(ChoiceError::Unknown(&["microvm"]))
+            Err(ChoiceError::Unknown(&["microvm", "container"]))
         );
         assert_eq!(
             "overlay".parse::<Access>().unwrap_err().to_string(),

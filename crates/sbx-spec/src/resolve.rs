@@ -37,8 +37,12 @@ pub struct HostLimits {
     pub memory: ByteSize,
     /// Size of the file system that holds the sandboxes, if it is known.
     pub disk: Option<ByteSize>,
-    /// Whether a cgroup can hold a fraction of a processor.
+    /// Whether a cgroup can hold processor time.
     pub cpu_quota: bool,
+    /// Whether one can hold memory.
+    pub memory_limit: bool,
+    /// Whether one can hold the number of processes.
+    pub pids_limit: bool,
 }
 
 /// The layers a specification is made of.
@@ -69,6 +73,8 @@ pub struct Resolved {
 /// Why a request cannot become a specification.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ResolveError {
+    /// A flag that says something of a virtual machine, for a container.
+    NoMachine(&'static str),
     /// A value the host cannot give: flag, value, why.
     Limit(&'static str, String, String),
     /// A workspace that may not be served, and why.
@@ -117,6 +123,9 @@ impl fmt::Display for Refusal {
 impl fmt::Display for ResolveError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::NoMachine(flag) => {
+                write!(f, "{flag} is of virtual machines, and a container has none")
+            }
             Self::Limit(flag, value, why) => write!(f, "{flag} {value}: {why}"),
             Self::Workspace(path, why) => {
                 write!(f, "`{}` cannot be a workspace: {why}", path.display())
@@ -152,6 +161,9 @@ impl ResolveError {
             Self::Workspace(_, Refusal::NotDirectory) => {
                 Some("a single file goes in with `-v FILE:PATH`".to_owned())
             }
+            Self::NoMachine(flag) => {
+                Some(format!("leave {flag} out, or type `--isolation microvm`"))
+            }
             Self::NoWorkspace => Some("name a directory, or type `--no-workspace`".to_owned()),
             _ => None,
         }
@@ -178,13 +190,17 @@ pub fn resolve(layers: Layers<'_>, name: SandboxName) -> Result<Resolved, Resolv
     let (credentials, env) = last_of_each(&request.env)
         .into_iter()
         .partition(|var| is_credential(&var.name));
+    let isolation = request
+        .isolation
+        .or(config.isolation)
+        .unwrap_or(Isolation::MicroVm);
+    if isolation == Isolation::Container {
+        fits_a_container(request, layers.host)?;
+    }
     let spec = SandboxSpec {
         name,
         kit: layers.kit.clone(),
-        isolation: request
-            .isolation
-            .or(config.isolation)
-            .unwrap_or(Isolation::MicroVm),
+        isolation,
         driver: request.driver.or(config.driver).unwrap_or(Driver::Auto),
         accel: request.accel.or(config.accel).unwrap_or(Accel::Auto),
         limits: limits(layers)?,
@@ -198,6 +214,31 @@ pub fn resolve(layers: Layers<'_>, name: SandboxName) -> Result<Resolved, Resolv
         },
     };
     Ok(Resolved { spec, credentials })
+}
+
+/// What was typed and cannot be held for a container is refused: nobody is to
+/// believe in a limit that is none.
+fn fits_a_container(request: &SandboxRequest, host: &HostLimits) -> Result<(), ResolveError> {
+    let machine = [
+        ("--driver", request.driver.is_some()),
+        ("--accel", request.accel.is_some()),
+    ];
+    if let Some((flag, _)) = machine.into_iter().find(|(_, typed)| *typed) {
+        return Err(ResolveError::NoMachine(flag));
+    }
+    let wrong =
+        |flag, value: String, why: &str| Err(ResolveError::Limit(flag, value, why.to_owned()));
+    if let Some(disk) = request.disk {
+        let why = "nothing holds the disk of a container yet; that of a microVM has a size";
+        return wrong("--disk", disk.to_string(), why);
+    }
+    let why = "no cgroup here can hold it for a container; a microVM has it";
+    match (request.memory, request.cpus, request.pids) {
+        (Some(memory), _, _) if !host.memory_limit => wrong("--memory", memory.to_string(), why),
+        (_, Some(cpus), _) if !host.cpu_quota => wrong("--cpus", cpus.to_string(), why),
+        (_, _, Some(pids)) if !host.pids_limit => wrong("--pids-limit", pids.to_string(), why),
+        _ => Ok(()),
+    }
 }
 
 fn limits(layers: Layers<'_>) -> Result<Limits, ResolveError> {

@@ -42,6 +42,8 @@ pub struct SandboxSpec {
 pub enum Isolation {
     /// A virtual machine with its own kernel.
     MicroVm,
+    /// Namespaces and filters on the host's own kernel.
+    Container,
 }
 
 /// The program that runs a virtual machine.

@@ -68,6 +68,8 @@ fn resolved(request: &SandboxRequest, config: &str) -> Result<Resolved, ResolveE
         memory: ByteSize::gib(12),
         disk: Some(ByteSize::gib(100)),
         cpu_quota: false,
+        memory_limit: false,
+        pids_limit: false,
     };
     resolved_on(request, config, &host)
 }
@@ -245,6 +247,8 @@ fn a_fraction_is_taken_where_a_cgroup_holds_it() {
         memory: ByteSize::gib(1),
         disk: None,
         cpu_quota: true,
+        memory_limit: true,
+        pids_limit: true,
     };
     let request = SandboxRequest {
         cpus: "1.5".parse().ok(),
@@ -256,12 +260,58 @@ fn a_fraction_is_taken_where_a_cgroup_holds_it() {
 }
 
 #[test]
+fn a_container_takes_no_flag_of_machines_and_no_limit_that_nothing_holds() {
+    let contained = SandboxRequest {
+        isolation: Some(sbx_spec::Isolation::Container),
+        ..on("/srv/app")
+    };
+    let defaults = resolved(&contained, "").unwrap().spec;
+    assert_eq!(defaults.isolation, sbx_spec::Isolation::Container);
+    let flag = |request: SandboxRequest| match resolved(&request, "").unwrap_err() {
+        ResolveError::Limit(flag, _, _) | ResolveError::NoMachine(flag) => flag,
+        other => panic!("{other}"),
+    };
+    let request = || contained.clone();
+    let with = |change: fn(&mut SandboxRequest)| {
+        let mut request = request();
+        change(&mut request);
+        flag(request)
+    };
+    assert_eq!(with(|it| it.disk = Some(ByteSize::gib(1))), "--disk");
+    assert_eq!(with(|it| it.memory = Some(ByteSize::gib(1))), "--memory");
+    assert_eq!(with(|it| it.cpus = "1".parse().ok()), "--cpus");
+    assert_eq!(with(|it| it.pids = Some(100)), "--pids-limit");
+    assert_eq!(with(|it| it.driver = "qemu".parse().ok()), "--driver");
+    assert_eq!(with(|it| it.accel = "tcg".parse().ok()), "--accel");
+    // What the configuration says of machines is not about it.
+    let of_file = resolved(
+        &on("/srv/app"),
+        "isolation = \"container\"\naccel = \"tcg\"",
+    );
+    assert_eq!(of_file.unwrap().spec.isolation, defaults.isolation);
+    let held = HostLimits {
+        cores: 2,
+        memory: ByteSize::gib(2),
+        disk: None,
+        cpu_quota: true,
+        memory_limit: true,
+        pids_limit: true,
+    };
+    let mut limited = request();
+    limited.memory = Some(ByteSize::gib(1));
+    limited.pids = Some(100);
+    assert!(resolved_on(&limited, "", &held).is_ok());
+}
+
+#[test]
 fn a_small_host_gets_no_more_memory_than_it_has() {
     let host = HostLimits {
         cores: 1,
         memory: ByteSize::mib(300),
         disk: Some(ByteSize::gib(1)),
         cpu_quota: false,
+        memory_limit: false,
+        pids_limit: false,
     };
     let limits = resolved_on(&on("/srv/app"), "", &host).unwrap().spec.limits;
     assert_eq!(

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sbx_spec::{Origin, SandboxSpec};
+use sbx_spec::{Isolation, Origin, SandboxSpec};
 
 use super::Engine;
 use super::policy::Effective;
@@ -12,6 +12,10 @@ use crate::command::{
 };
 use crate::plan::{Accelerator, Plan};
 use crate::store::SandboxDir;
+
+/// What is told of a workspace that a container writes to.
+pub(super) const LESS_HELD: &str =
+    "what the host obeys there is read-only if it exists, new names are not held";
 
 impl Engine {
     /// What the user is told before a session.
@@ -25,10 +29,12 @@ impl Engine {
         policy: &Effective,
     ) -> StartBlock {
         let accel = match plan {
-            Some(plan) => Some(plan.machine.accelerator),
+            Some(plan) => plan.boundary.accelerator(),
             None => self.running_accelerator(sandbox),
         };
+        let contained = spec.isolation == Isolation::Container;
         let (enforced_by, accel_note) = match accel {
+            None if contained => ("user namespaces, seccomp, Landlock".to_owned(), None),
             Some(Accelerator::Kvm) => ("QEMU with KVM".to_owned(), None),
             Some(Accelerator::Tcg) => (
                 "QEMU".to_owned(),
@@ -51,6 +57,7 @@ impl Engine {
                     guest: share.guest.clone(),
                     mode: match share.access {
                         sbx_spec::Access::ReadOnly => "ro".to_owned(),
+                        sbx_spec::Access::ReadWrite if contained => format!("direct; {LESS_HELD}"),
                         sbx_spec::Access::ReadWrite => "direct".to_owned(),
                     },
                 })

@@ -55,7 +55,7 @@ impl Engine {
         }
         for path in self.store().leftovers()? {
             let bytes = bytes_on_disk(&path);
-            if !dry_run && std::fs::remove_dir_all(&path).is_err() {
+            if !dry_run && crate::store::erase(&path).is_err() {
                 continue;
             }
             items.push(GcItem {

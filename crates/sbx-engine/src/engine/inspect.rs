@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 
-use sbx_spec::{ByteSize, SandboxName, SandboxSpec};
+use sbx_spec::{ByteSize, Isolation, SandboxName, SandboxSpec};
 use serde_json::Value;
 
 use super::Engine;
@@ -47,7 +47,10 @@ impl Engine {
             supervisor: number("pid").and_then(|pid| u32::try_from(pid).ok()),
             up_s,
             sessions: number("sessions").and_then(|count| u32::try_from(count).ok()),
-            driver: known.as_ref().map(|_| "qemu".to_owned()),
+            driver: known
+                .as_ref()
+                .filter(|_| spec.isolation == Isolation::MicroVm)
+                .map(|_| "qemu".to_owned()),
             accel: text("accel"),
             kernel: text("kernel"),
             disk_used: sandbox
@@ -104,6 +107,9 @@ impl Engine {
 
 /// Who enforces each limit. `walls` are those of the running sandbox.
 fn enforced(spec: &SandboxSpec, walls: &[Wall]) -> Vec<Enforced> {
+    if spec.isolation == Isolation::Container {
+        return enforced_on_container(spec, walls);
+    }
     let group = walls.iter().find(|wall| wall.wall == "control group");
     let note = group.and_then(|wall| wall.note.as_deref()).unwrap_or("");
     let beside = match group {
@@ -138,6 +144,36 @@ fn enforced(spec: &SandboxSpec, walls: &[Wall]) -> Vec<Enforced> {
             spec.limits.pids.to_string(),
             "guest kernel (cgroup of all sessions)",
         ),
+    ]
+}
+
+/// The same of a container, which only the host's control group holds.
+fn enforced_on_container(spec: &SandboxSpec, walls: &[Wall]) -> Vec<Enforced> {
+    let group = walls.iter().find(|wall| wall.wall == "control group");
+    let note = group.and_then(|wall| wall.note.as_deref()).unwrap_or("");
+    let holds = |word: &str| match group {
+        Some(wall) if wall.up && note.contains(word) => {
+            format!("the host's control group of all processes: {note}")
+        }
+        Some(wall) if wall.up => format!("nothing: the host's control group holds {note}"),
+        Some(_) => format!("nothing: no control group of the host: {note}"),
+        None => "the host's control group of all processes, where there is one".to_owned(),
+    };
+    let limit = |limit: &str, value: String, by: String| Enforced {
+        limit: limit.to_owned(),
+        value,
+        by,
+    };
+    let limits = &spec.limits;
+    vec![
+        limit("cpus", limits.cpus.to_string(), holds("processors")),
+        limit("memory", limits.memory.to_string(), holds("memory")),
+        limit(
+            "disk",
+            "none".to_owned(),
+            "nothing: what the file system of the sandboxes has".to_owned(),
+        ),
+        limit("pids", limits.pids.to_string(), holds("tasks")),
     ]
 }
 

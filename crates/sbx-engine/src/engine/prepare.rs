@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use sbx_images::{Cache, Host, Kit, Tree};
-use sbx_spec::{KitName, SandboxSpec};
-use sbx_sys::userns::maps_of;
+use sbx_spec::{Isolation, KitName, SandboxSpec};
+use sbx_sys::userns::{Maps, maps_of};
 
 use super::Engine;
 use crate::command::{Cancel, Code, Error, PlanStep, Ui};
-use crate::plan::Artifacts;
-use crate::store::SandboxDir;
+use crate::plan::{Artifacts, ContainerFiles, MachineFiles};
+use crate::store::{OWN_FILES, SandboxDir};
 
 /// A sandbox's own disk, in its directory.
 pub(super) const SCRATCH: &str = "scratch.img";
@@ -37,6 +37,18 @@ impl Engine {
         sandbox: &SandboxDir,
         ui: &mut dyn Ui,
     ) -> Result<Artifacts, Error> {
+        match spec.isolation {
+            Isolation::MicroVm => self.prepare_machine(spec, sandbox, ui),
+            Isolation::Container => self.prepare_container(spec, sandbox, ui),
+        }
+    }
+
+    fn prepare_machine(
+        &self,
+        spec: &SandboxSpec,
+        sandbox: &SandboxDir,
+        ui: &mut dyn Ui,
+    ) -> Result<Artifacts, Error> {
         let kit = self.kit(&spec.kit)?;
         let cache = self.cache()?;
         let progress = Progress::new(ui);
@@ -49,12 +61,49 @@ impl Engine {
         if !scratch.exists() {
             sbx_images::scratch(&scratch, spec.limits.disk).map_err(|error| image_error(&error))?;
         }
-        Ok(Artifacts {
+        Ok(Artifacts::MicroVm(MachineFiles {
             kernel: prepared.kernel.image.path,
             initrd: initrd.path,
             base: prepared.base.image.path,
             kit: prepared.kit_image.map(|image| image.path),
             scratch,
+        }))
+    }
+
+    fn prepare_container(
+        &self,
+        spec: &SandboxSpec,
+        sandbox: &SandboxDir,
+        ui: &mut dyn Ui,
+    ) -> Result<Artifacts, Error> {
+        let maps = self.maps()?;
+        let kit = self.kit(&spec.kit)?;
+        let cache = self.cache()?;
+        let progress = Progress::new(ui);
+        let failed = |error: sbx_images::Error| image_error(&error);
+        let prepared = sbx_images::prepare_container(&cache, &self.host(), &kit, &maps, &progress)
+            .map_err(failed)?;
+        let directory = sandbox.join(OWN_FILES);
+        sbx_images::directory_of(&maps, &directory).map_err(failed)?;
+        // Every start begins with an empty one.
+        sbx_images::remove_tree_of(&maps, &directory.join("temporary")).map_err(failed)?;
+        Ok(Artifacts::Container(ContainerFiles {
+            tree: prepared.tree.path,
+            kit: prepared.kit_directory.map(|tree| tree.path),
+            guest: self.companion("sbx-guest")?,
+            directory,
+            maps,
+        }))
+    }
+
+    /// The ids of this caller's containers.
+    ///
+    /// # Errors
+    /// What is missing for them, with its cure.
+    pub(super) fn maps(&self) -> Result<Maps, Error> {
+        maps_of(self.caller.uid, self.caller.gid).map_err(|missing| {
+            let what = format!("cannot run a container: {}", missing.reason);
+            Error::new(Code::HostUnfit, what).hint(missing.cure)
         })
     }
 
@@ -63,40 +112,71 @@ impl Engine {
     /// # Errors
     /// If the cache cannot be read.
     pub(super) fn foreseen(&self, spec: &SandboxSpec) -> Result<(Artifacts, Vec<PlanStep>), Error> {
+        match spec.isolation {
+            Isolation::MicroVm => self.foreseen_machine(spec),
+            Isolation::Container => self.foreseen_container(spec),
+        }
+    }
+
+    fn foreseen_container(&self, spec: &SandboxSpec) -> Result<(Artifacts, Vec<PlanStep>), Error> {
+        let maps = self.maps()?;
+        let kit = self.kit(&spec.kit)?;
+        let cache = self.cache()?;
+        let failed = |error: sbx_images::Error| image_error(&error);
+        let tree = sbx_images::present_tree(&cache, &maps).map_err(failed)?;
+        let program = kit.present_program(&cache, &maps).map_err(failed)?;
+        let (tree, program) = (tree.map(|tree| tree.path), program.map(|tree| tree.path));
+        let mut steps = vec![foreseen_step("unpack the base template", tree.as_deref())];
+        if kit.version().is_some() {
+            steps.push(foreseen_step(
+                "unpack the agent's program",
+                program.as_deref(),
+            ));
+        }
+        let files = ContainerFiles {
+            tree: tree.unwrap_or_else(|| self.later("base")),
+            kit: (kit.version()).map(|_| program.unwrap_or_else(|| self.later("kit"))),
+            guest: self.companion("sbx-guest")?,
+            directory: self.own_files(spec, OWN_FILES),
+            maps,
+        };
+        Ok((Artifacts::Container(files), steps))
+    }
+
+    fn later(&self, what: &str) -> PathBuf {
+        self.directories.cache.join(format!("{what} (to be made)"))
+    }
+
+    fn own_files(&self, spec: &SandboxSpec, name: &str) -> PathBuf {
+        let sandboxes = self.directories.sandboxes();
+        sandboxes.join(spec.name.as_str()).join(name)
+    }
+
+    fn foreseen_machine(&self, spec: &SandboxSpec) -> Result<(Artifacts, Vec<PlanStep>), Error> {
         let kit = self.kit(&spec.kit)?;
         let cache = self.cache()?;
         let failed = |error: sbx_images::Error| image_error(&error);
         let kernel = sbx_images::present_kernel(&cache, &self.host()).map_err(failed)?;
         let base = sbx_images::present_base(&cache).map_err(failed)?;
         let image = kit.present_image(&cache).map_err(failed)?;
-        let later = |what: &str| self.directories.cache.join(format!("{what} (to be made)"));
-        let step = |what: &str, path: Option<&Path>| PlanStep {
-            what: what.to_owned(),
-            detail: path.iter().map(|path| path.display().to_string()).collect(),
-            cached: path.is_some(),
-        };
         let kernel = kernel.map(|kernel| kernel.image.path);
         let base = base.map(|base| base.image.path);
         let image = image.map(|image| image.path);
         let mut steps = vec![
-            step("build the guest kernel", kernel.as_deref()),
-            step("build the base template", base.as_deref()),
+            foreseen_step("build the guest kernel", kernel.as_deref()),
+            foreseen_step("build the base template", base.as_deref()),
         ];
         if kit.version().is_some() {
-            steps.push(step("fetch the agent's program", image.as_deref()));
+            steps.push(foreseen_step("fetch the agent's program", image.as_deref()));
         }
-        let files = Artifacts {
-            kernel: kernel.unwrap_or_else(|| later("kernel")),
-            initrd: later("initramfs"),
-            base: base.unwrap_or_else(|| later("base")),
-            kit: kit.version().map(|_| image.unwrap_or_else(|| later("kit"))),
-            scratch: self
-                .directories
-                .sandboxes()
-                .join(spec.name.as_str())
-                .join(SCRATCH),
+        let files = MachineFiles {
+            kernel: kernel.unwrap_or_else(|| self.later("kernel")),
+            initrd: self.later("initramfs"),
+            base: base.unwrap_or_else(|| self.later("base")),
+            kit: (kit.version()).map(|_| image.unwrap_or_else(|| self.later("kit"))),
+            scratch: self.own_files(spec, SCRATCH),
         };
-        Ok((files, steps))
+        Ok((Artifacts::MicroVm(files), steps))
     }
 
     /// Versions of kernel and template that are in place.
@@ -149,6 +229,14 @@ impl Engine {
             Some(self.caller.home.clone()),
             self.caller.archives.iter().cloned(),
         )
+    }
+}
+
+fn foreseen_step(what: &str, path: Option<&Path>) -> PlanStep {
+    PlanStep {
+        what: what.to_owned(),
+        detail: path.iter().map(|path| path.display().to_string()).collect(),
+        cached: path.is_some(),
     }
 }
 

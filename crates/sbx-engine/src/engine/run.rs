@@ -27,7 +27,7 @@ use crate::command::{
 };
 use crate::facts::HostFacts;
 use crate::microvm::setup::clock_ns;
-use crate::plan::Plan;
+use crate::plan::{Boundary, Container, Machine, Plan};
 use crate::session::{self, Asking, Opening};
 use crate::store::SandboxDir;
 use crate::supervisor::LOG_NAME;
@@ -422,7 +422,10 @@ fn plan_steps(plan: &Plan, exists: bool) -> Vec<PlanStep> {
     }
     for share in &plan.shares {
         steps.push(step(
-            "serve a directory",
+            match &plan.boundary {
+                Boundary::MicroVm(_) => "serve a directory",
+                Boundary::Container(_) => "mount a directory",
+            },
             vec![
                 format!("host {}", share.host.display()),
                 format!("guest {}", share.guest.as_path().display()),
@@ -442,20 +445,38 @@ fn plan_steps(plan: &Plan, exists: bool) -> Vec<PlanStep> {
         );
         steps.push(step("start the network engine", detail));
     }
+    steps.push(match &plan.boundary {
+        Boundary::MicroVm(machine) => step("boot the machine", command_line(plan, machine)),
+        Boundary::Container(container) => step("enter the container", contents(container)),
+    });
+    steps
+}
+
+fn command_line(plan: &Plan, machine: &Machine) -> Vec<String> {
     let numbers = crate::microvm::qemu::Descriptors::number(
-        plan.machine.disks.len(),
+        machine.disks.len(),
         plan.network.is_some(),
         plan.shares.len(),
     );
     let tags: Vec<_> = plan.shares.iter().map(|share| share.tag.clone()).collect();
-    let mut line = vec![plan.machine.program.display().to_string()];
-    line.extend(crate::microvm::qemu::arguments(
-        &plan.machine,
-        &numbers,
-        &tags,
-    ));
-    steps.push(step("boot the machine", line));
-    steps
+    let mut line = vec![machine.program.display().to_string()];
+    line.extend(crate::microvm::qemu::arguments(machine, &numbers, &tags));
+    line
+}
+
+fn contents(container: &Container) -> Vec<String> {
+    let ids = container.maps.uids.iter().map(|range| {
+        format!(
+            "users {} to {} are {} and on of the host",
+            range.inside,
+            range.inside.saturating_add(range.count.saturating_sub(1)),
+            range.outside
+        )
+    });
+    let mut lines: Vec<_> = ids.collect();
+    lines.push(format!("template {}", container.tree.display()));
+    lines.push(format!("own files {}", container.directory.display()));
+    lines
 }
 
 fn fact_list(facts: &HostFacts) -> Vec<Fact> {

@@ -5,6 +5,7 @@ use sbx_spec::{
     SandboxSpec, Subject as Meant, UnknownAgent, WorkspaceRequest, default_name, differences,
     resolve,
 };
+use sbx_sys::cgroup::Controller;
 
 use super::Engine;
 use crate::command::{Code, Error, Subject, Ui};
@@ -80,6 +81,7 @@ impl Engine {
         };
         let resolved = resolve(layers, name).map_err(|error| {
             let code = match &error {
+                sbx_spec::ResolveError::NoMachine(_) => Code::Usage,
                 sbx_spec::ResolveError::Limit(..) => Code::Limit,
                 sbx_spec::ResolveError::Mount(..)
                 | sbx_spec::ResolveError::Twice(_)
@@ -163,12 +165,14 @@ impl Engine {
         let disk = rustix::fs::statvfs(&self.directories.state)
             .ok()
             .map(|found| sbx_spec::ByteSize::bytes(found.f_blocks.saturating_mul(found.f_frsize)));
+        let held = crate::facts::control_group().unwrap_or_default();
         HostLimits {
             cores: crate::facts::processors(),
             memory: crate::facts::memory(),
             disk,
-            cpu_quota: crate::facts::control_group()
-                .is_ok_and(|held| held.contains(&sbx_sys::cgroup::Controller::Cpu)),
+            cpu_quota: held.contains(&Controller::Cpu),
+            memory_limit: held.contains(&Controller::Memory),
+            pids_limit: held.contains(&Controller::Pids),
         }
     }
 }

@@ -56,7 +56,7 @@ const HOOKS: &[&str] = &[
 /// # Errors
 /// If a configuration cannot be read or says more than is bounded: what it names could not be
 /// held then.
-pub(super) fn obeyed(root: &Path, common: bool) -> Result<Vec<HeldPath>, Error> {
+pub(crate) fn obeyed(root: &Path, common: bool) -> Result<Vec<HeldPath>, Error> {
     let mut reading = Reading {
         root,
         top: root.to_owned(),

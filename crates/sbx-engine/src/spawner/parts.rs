@@ -23,16 +23,17 @@ use serde::{Deserialize, Serialize};
 use super::MAX_CONFIG;
 use super::Verb;
 use crate::command::{Code, Error};
+use crate::container::BoxConfig;
 use crate::microvm::{qemu, shares, vmm};
-use crate::plan::{Identity, Machine, Plan, SharePlan};
+use crate::plan::{Boundary, Container, Identity, Machine, Plan, SharePlan};
 use crate::store::Store;
 
 /// The parts of one sandbox, as its plan has them.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct SpawnerConfig {
-    /// The machine.
-    machine: Machine,
-    /// Its file servers.
+    /// What keeps it in.
+    boundary: Boundary,
+    /// What of the host it sees.
     shares: Vec<SharePlan>,
     /// Whether it has a network engine, which is told its rules later.
     network: bool,
@@ -56,7 +57,7 @@ impl SpawnerConfig {
     /// above all, is not among it.
     pub(crate) fn new(plan: &Plan, sandboxes: &Path, group: Option<Group>) -> Self {
         Self {
-            machine: plan.machine.clone(),
+            boundary: plan.boundary.clone(),
             shares: plan.shares.clone(),
             network: plan.network.is_some(),
             trust: plan
@@ -96,7 +97,7 @@ impl SpawnerConfig {
 pub(super) struct Parts {
     net: Option<Part>,
     shares: Vec<Part>,
-    vmm: Part,
+    boundary: (Verb, Part),
 }
 
 struct Part {
@@ -105,6 +106,8 @@ struct Part {
     config: Vec<u8>,
     ids: Option<(u32, u32)>,
     slots: Vec<Slot>,
+    /// Whether it may gain privileges by what it executes: `newuidmap` does.
+    gains: bool,
 }
 
 /// A descriptor of a part, from 4 on.
@@ -146,7 +149,19 @@ impl Parts {
                         Slot::Text,
                         Slot::Link,
                     ],
+                    gains: false,
                 })
+            }
+        };
+        let machine = match &config.boundary {
+            Boundary::MicroVm(machine) => machine,
+            Boundary::Container(container) => {
+                let (argv, program) = role("box");
+                return Ok(Self {
+                    net,
+                    shares: Vec::new(),
+                    boundary: (Verb::Box, contained(config, container, argv, program?)?),
+                });
             }
         };
         let shadows = shadows(&config.home())?;
@@ -165,12 +180,13 @@ impl Parts {
                     Slot::Own(shadow),
                     Slot::Link,
                 ],
+                gains: false,
             })
         });
         Ok(Self {
             net,
             shares: shares.collect::<Result<_, Error>>()?,
-            vmm: machine(config, monitor)?,
+            boundary: (Verb::Vmm, monitored(config, machine, monitor)?),
         })
     }
 
@@ -184,7 +200,7 @@ impl Parts {
         let part = match verb {
             Verb::Net => self.net.as_ref(),
             Verb::Share(number) => self.shares.get(number),
-            Verb::Vmm => Some(&self.vmm),
+            Verb::Vmm | Verb::Box => Some(&self.boundary.1).filter(|_| self.boundary.0 == verb),
         };
         let part = part.ok_or_else(|| {
             sbx_sys::Error::refused(format!("start {verb}, which this sandbox does not have"))
@@ -219,16 +235,17 @@ impl Parts {
             gid,
             groups: Vec::new(),
         });
-        spawn.limits = vec![(Resource::Core, 0)];
-        spawn.no_new_privs = true;
+        // One byte is none too, and the kernel then starts no program of the
+        // host for what crashes in a container.
+        spawn.limits = vec![(Resource::Core, u64::from(part.gains))];
+        spawn.no_new_privs = !part.gains;
         spawn.spawn()
     }
 }
 
 /// The machine monitor. It gives up root itself, after the namespaces that
 /// only root can make everywhere.
-fn machine(config: &SpawnerConfig, monitor: &OwnedFd) -> Result<Part, Error> {
-    let machine = &config.machine;
+fn monitored(config: &SpawnerConfig, machine: &Machine, monitor: &OwnedFd) -> Result<Part, Error> {
     let numbers =
         qemu::Descriptors::number(machine.disks.len(), config.network, config.shares.len());
     let mut slots = vec![Slot::Link, Slot::Link, Slot::Link];
@@ -274,6 +291,35 @@ fn machine(config: &SpawnerConfig, monitor: &OwnedFd) -> Result<Part, Error> {
         )?,
         ids: None,
         slots,
+        gains: false,
+    })
+}
+
+/// The process that becomes a container. It stays who the caller is until it
+/// has made the namespaces, and gains no privileges from then on.
+fn contained(
+    config: &SpawnerConfig,
+    container: &Container,
+    argv: Vec<String>,
+    program: OwnedFd,
+) -> Result<Part, Error> {
+    let told = BoxConfig::new(
+        container,
+        &config.name,
+        config.identity,
+        &config.shares,
+        config.network,
+    )?;
+    let mut slots = vec![Slot::Link, Slot::Link];
+    slots.extend(config.network.then_some(Slot::Link));
+    Ok(Part {
+        program,
+        argv,
+        config: serde_json::to_vec(&told)
+            .map_err(|source| Error::new(Code::Internal, "cannot write").because(source))?,
+        ids: None,
+        slots,
+        gains: true,
     })
 }
 
@@ -404,7 +450,7 @@ mod tests {
             writable,
         };
         let config = SpawnerConfig {
-            machine: Machine {
+            boundary: Boundary::MicroVm(Machine {
                 program: "/usr/bin/qemu-system-x86_64".into(),
                 accelerator: Accelerator::Tcg,
                 cpus: 1,
@@ -416,7 +462,7 @@ mod tests {
                     disk("base", "base", false),
                     disk("scratch", "home/scratch.img", true),
                 ],
-            },
+            }),
             shares: vec![SharePlan {
                 tag: "s0".to_owned(),
                 host: at("app"),
@@ -477,6 +523,37 @@ mod tests {
             let child = parts.start(verb, brought).unwrap();
             assert!(child.wait().is_ok(), "{verb}");
         }
+    }
+
+    #[test]
+    fn a_container_starts_with_its_links_and_nothing_of_a_machine_does() {
+        let (root, mut config) = host();
+        let at = |name: &str| root.path().join(name);
+        config.boundary = Boundary::Container(Container {
+            tree: at("base"),
+            kit: None,
+            guest: at("kernel"),
+            directory: at("home"),
+            maps: sbx_sys::userns::Maps::own(1000, 1000).unwrap(),
+            memory: ByteSize::gib(1),
+            volumes: Vec::new(),
+            tmpfs: Vec::new(),
+        });
+        let parts = open(&config).unwrap();
+        let brought = |links: usize| {
+            let links = (0..links).map(|_| link());
+            std::iter::once(log()).chain(links).collect::<Vec<_>>()
+        };
+        let child = parts.start(Verb::Box, brought(3)).unwrap();
+        assert!(child.wait().is_ok());
+        for verb in [Verb::Vmm, Verb::Share(0)] {
+            let said = refusal(&parts, verb, brought(6));
+            assert!(said.contains("does not have"), "{said}");
+        }
+        config.network = false;
+        let parts = open(&config).unwrap();
+        let said = refusal(&parts, Verb::Box, brought(3));
+        assert!(said.contains("other than its links"), "{said}");
     }
 
     #[test]

@@ -40,6 +40,13 @@ pub(super) struct PartEnd {
     pub(super) report: Report,
 }
 
+impl PartEnd {
+    /// Whether that was the machine or the container itself.
+    pub(super) fn is_boundary(&self) -> bool {
+        matches!(self.name.as_str(), "vmm" | "box")
+    }
+}
+
 impl Ends {
     /// Those of `parts`, which the spawner tells through `reports`.
     ///
@@ -51,7 +58,7 @@ impl Ends {
             .iter()
             .map(|helper| (helper.process.pid, helper.name.clone()));
         let names = helpers
-            .chain([(parts.vmm.process.pid, "vmm".to_owned())])
+            .chain([(parts.boundary.process.pid, parts.boundary.name.clone())])
             .collect();
         Self::of(reports, names)
     }
@@ -118,7 +125,7 @@ impl Ends {
 }
 
 fn follows(end: &PartEnd) -> bool {
-    end.name != "vmm" && end.report.code == Some(0)
+    !end.is_boundary() && end.report.code == Some(0)
 }
 
 fn read(reports: StdStream) -> Result<mpsc::Receiver<Report>, Error> {

@@ -7,7 +7,9 @@
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::Path;
+use std::time::Duration;
 
+use rustix::net::sockopt::{self, Timeout};
 use sbx_sys::{file, unix};
 use tokio::net::UnixStream;
 
@@ -15,18 +17,23 @@ use super::audit::Audit;
 use super::log;
 use super::network::Network;
 use crate::command::{Code, Error};
-use crate::plan::Plan;
+use crate::plan::{Boundary, NetworkPlan, Plan};
 use crate::spawner::{Spawner, Started, Verb};
 use crate::store::SandboxDir;
+
+/// How long a container may take to make its wire, which is one of its first
+/// steps; a file system that does not answer is what may hold it up.
+const WIRE_LIMIT: Duration = Duration::from_secs(20);
 
 /// The running parts of a sandbox.
 pub(crate) struct Launched {
     /// The control link to PID 1.
     pub(crate) link: UnixStream,
-    /// The machine protocol.
-    pub(crate) qmp: UnixStream,
-    /// The machine monitor; its control says only which walls it has.
-    pub(crate) vmm: Helper,
+    /// The machine protocol, of a machine.
+    pub(crate) qmp: Option<UnixStream>,
+    /// What keeps the sandbox in: the machine monitor or the container. Its
+    /// control says only which walls it has.
+    pub(crate) boundary: Helper,
     /// Everything else, by name; only the network engine can be replaced.
     pub(crate) helpers: Vec<Helper>,
     /// What outlives the network engine among them.
@@ -55,19 +62,28 @@ pub(crate) fn launch(
     runtime: &Path,
     sandbox: &SandboxDir,
 ) -> Result<Launched, Error> {
-    let failed = |source: sbx_sys::Error| {
-        Error::new(Code::Jail, "cannot make the links between processes").because(source)
-    };
+    match &plan.boundary {
+        Boundary::MicroVm(_) => machine(plan, spawner, runtime, sandbox),
+        Boundary::Container(_) => container(plan, spawner, sandbox),
+    }
+}
+
+fn machine(
+    plan: &Plan,
+    spawner: &Spawner,
+    runtime: &Path,
+    sandbox: &SandboxDir,
+) -> Result<Launched, Error> {
     let mut helpers = Vec::new();
     let mut share_sockets = Vec::new();
-    let runtime_dir = file::open_dir(runtime).map_err(failed)?;
+    let runtime_dir = file::open_dir(runtime).map_err(unlinked)?;
     for (number, share) in plan.shares.iter().enumerate() {
         let name = format!("share {}", share.tag);
-        let (near, far) = unix::stream_pair().map_err(failed)?;
+        let (near, far) = unix::stream_pair().map_err(unlinked)?;
         let socket = format!("{}.fs", share.tag);
         let _ = std::fs::remove_file(runtime.join(&socket));
-        let listener = unix::listen_at(&runtime_dir, &socket).map_err(failed)?;
-        let connected = unix::connect_at(&runtime_dir, &socket).map_err(failed)?;
+        let listener = unix::listen_at(&runtime_dir, &socket).map_err(unlinked)?;
+        let connected = unix::connect_at(&runtime_dir, &socket).map_err(unlinked)?;
         std::fs::remove_file(runtime.join(&socket)).map_err(|source| {
             Error::new(Code::Io, "cannot make the links between processes").because(source)
         })?;
@@ -83,39 +99,89 @@ pub(crate) fn launch(
     let mut network = None;
     let mut frames = None;
     if let Some(plan) = &plan.network {
-        let run = sandbox.run_directory();
-        let audit = Audit::open(&run, sandbox.name().clone()).map_err(|source| {
-            let what = format!("cannot open the audit file of `{}`", sandbox.name());
-            Error::new(Code::State, what).because(source)
-        })?;
-        let names = sandbox.join(super::names::FILE);
-        let (prepared, machine) = Network::prepare(&names, &plan.rules, audit)?;
+        let (link, machine) = Network::wire()?;
+        let prepared = prepared(plan, sandbox, link)?;
         helpers.push(prepared.start(spawner)?);
         network = Some(prepared);
         frames = Some(machine);
     }
-    let (link, control) = unix::stream_pair().map_err(failed)?;
-    let (qmp, monitor) = unix::stream_pair().map_err(failed)?;
-    let (console, serial) = unix::stream_pair().map_err(failed)?;
+    let (link, control) = unix::stream_pair().map_err(unlinked)?;
+    let (qmp, monitor) = unix::stream_pair().map_err(unlinked)?;
+    let (console, serial) = unix::stream_pair().map_err(unlinked)?;
     tokio::task::spawn_local(log::copy("boot".to_owned(), tokio_stream(console)?));
     let mut links: Vec<OwnedFd> = vec![control.into(), monitor.into(), serial.into()];
     links.extend(frames);
     links.extend(share_sockets);
-    let (near, report) = unix::stream_pair().map_err(failed)?;
+    let (near, report) = unix::stream_pair().map_err(unlinked)?;
     links.push(report.into());
-    let vmm = spawner.run(Verb::Vmm, log_pipe("vmm")?, links)?;
-    let vmm = Helper {
-        name: "vmm".to_owned(),
-        process: vmm,
-        control: tokio_stream(near)?,
-    };
     Ok(Launched {
         link: tokio_stream(link)?,
-        qmp: tokio_stream(qmp)?,
-        vmm,
+        qmp: Some(tokio_stream(qmp)?),
+        boundary: Helper {
+            name: "vmm".to_owned(),
+            process: spawner.run(Verb::Vmm, log_pipe("vmm")?, links)?,
+            control: tokio_stream(near)?,
+        },
         helpers,
         network,
     })
+}
+
+/// A container makes its own wire, which its engine is then given.
+fn container(plan: &Plan, spawner: &Spawner, sandbox: &SandboxDir) -> Result<Launched, Error> {
+    let (link, control) = unix::stream_pair().map_err(unlinked)?;
+    let (near, report) = unix::stream_pair().map_err(unlinked)?;
+    let mut links: Vec<OwnedFd> = vec![control.into(), report.into()];
+    let mut coming = None;
+    if plan.network.is_some() {
+        let (here, there) = unix::message_pair().map_err(unlinked)?;
+        sockopt::set_socket_timeout(&here, Timeout::Recv, Some(WIRE_LIMIT))
+            .map_err(|source| unlinked(sbx_sys::Error::new("wait for a wire", source)))?;
+        links.push(there);
+        coming = Some(here);
+    }
+    let process = spawner.run(Verb::Box, log_pipe("box")?, links)?;
+    let mut helpers = Vec::new();
+    let mut network = None;
+    if let (Some(plan), Some(coming)) = (&plan.network, coming) {
+        // Without one, its control says why it is not there.
+        if let Some(wire) = received(&coming) {
+            let prepared = prepared(plan, sandbox, wire)?;
+            helpers.push(prepared.start(spawner)?);
+            network = Some(prepared);
+        }
+    }
+    Ok(Launched {
+        link: tokio_stream(link)?,
+        qmp: None,
+        boundary: Helper {
+            name: "box".to_owned(),
+            process,
+            control: tokio_stream(near)?,
+        },
+        helpers,
+        network,
+    })
+}
+
+/// The outer end of a container's wire, once it is made.
+fn received(coming: &OwnedFd) -> Option<OwnedFd> {
+    let (_, mut wires) = unix::receive(coming, &mut [0; 16], 1).ok()?;
+    wires.pop()
+}
+
+/// The network of a sandbox whose engine serves `link`.
+fn prepared(plan: &NetworkPlan, sandbox: &SandboxDir, link: OwnedFd) -> Result<Network, Error> {
+    let run = sandbox.run_directory();
+    let audit = Audit::open(&run, sandbox.name().clone()).map_err(|source| {
+        let what = format!("cannot open the audit file of `{}`", sandbox.name());
+        Error::new(Code::State, what).because(source)
+    })?;
+    Network::prepare(link, &sandbox.join(super::names::FILE), &plan.rules, audit)
+}
+
+fn unlinked(source: sbx_sys::Error) -> Error {
+    Error::new(Code::Jail, "cannot make the links between processes").because(source)
 }
 
 /// Where a child's own messages go.

@@ -22,6 +22,7 @@ use super::wire::{FrameReader, write};
 use super::{SOCKET, StartStatus, Status, SuperviseConfig, log, machine};
 use crate::command::{Code, Error, Wall};
 use crate::microvm::{setup, shares};
+use crate::plan::Boundary;
 use crate::spawner::Spawner;
 use crate::store::{Phase, RunRecord, SandboxDir, Supervising};
 
@@ -63,7 +64,12 @@ pub(super) async fn live(
     status: &mut Status,
 ) -> Result<(), Error> {
     let plan = &config.plan;
-    status.tell(&StartStatus::At("starting the machine".to_owned()));
+    let contained = matches!(plan.boundary, Boundary::Container(_));
+    let (starting, booting) = match contained {
+        false => ("starting the machine", "booting the guest"),
+        true => ("making the container", "setting the container up"),
+    };
+    status.tell(&StartStatus::At(starting.to_owned()));
     std::fs::create_dir_all(&config.runtime).map_err(|source| {
         Error::new(Code::Io, "cannot make the runtime directory").because(source)
     })?;
@@ -71,7 +77,7 @@ pub(super) async fn live(
     let mut ends = Ends::watch(reports, &parts)?;
 
     let mut walls = vec![held];
-    for helper in parts.helpers.iter_mut().chain([&mut parts.vmm]) {
+    for helper in parts.helpers.iter_mut().chain([&mut parts.boundary]) {
         let ready = tokio::select! {
             ready = tokio::time::timeout(HELPER_LIMIT, first_line(&mut helper.control)) => ready,
             end = ends.telling() => return Err(part_ended(&end)),
@@ -89,7 +95,7 @@ pub(super) async fn live(
     let Launched {
         link,
         qmp,
-        vmm,
+        boundary,
         helpers,
         mut network,
     } = parts;
@@ -100,7 +106,7 @@ pub(super) async fn live(
         &sandbox.run_directory(),
         &config.runtime,
     )?);
-    status.tell(&StartStatus::At("booting the guest".to_owned()));
+    status.tell(&StartStatus::At(booting.to_owned()));
     let authority = network.as_ref().map(Network::certificate);
     let booted = tokio::select! {
         booted = tokio::time::timeout(BOOT_LIMIT, boot(config, authority, &mut reader, &mut writer)) => {
@@ -116,17 +122,18 @@ pub(super) async fn live(
     for warning in &ready.warnings {
         log::line("guest", warning);
     }
+    let since = if contained { "start" } else { "kernel" };
     log::log(&format!(
-        "the guest is up, {} ms after its kernel",
+        "the guest is up, {} ms after its {since}",
         ready.boot_ms
     ));
     record.phase = Phase::Running;
-    record.accelerator = Some(plan.machine.accelerator);
+    record.accelerator = plan.boundary.accelerator();
     sandbox.write_run(record, proof)?;
 
     let known = serde_json::json!({
         "pid": std::process::id(),
-        "accel": plan.machine.accelerator,
+        "accel": plan.boundary.accelerator(),
         "kernel": hello.kernel.chars().take(100).collect::<String>(),
         "walls": walls,
         "warnings": ready.warnings,
@@ -142,7 +149,7 @@ pub(super) async fn live(
             .collect();
         known
     };
-    let machine = machine::Machine::connect(qmp);
+    let machine = qmp.map(machine::Machine::connect);
     let (shared, queue) = Shared::new(machine, network.as_ref(), Box::new(known));
     shared.stay.set(config.stay);
     spawn_local(serve::write_link(queue, writer));
@@ -170,8 +177,8 @@ pub(super) async fn live(
     let _ = sandbox.write_run(record, proof);
     log::log(&format!("stopping: {end}"));
     let outcome = match end {
-        End::Asked(grace) => stop(&shared, &mut ends, vmm.process.pid, grace).await,
-        End::Idle => stop(&shared, &mut ends, vmm.process.pid, GRACE).await,
+        End::Asked(grace) => stop(&shared, &mut ends, boundary.process.pid, grace).await,
+        End::Idle => stop(&shared, &mut ends, boundary.process.pid, GRACE).await,
         End::PoweredOff => Ok(()),
         End::Lost(error) => Err(error),
     };
@@ -277,19 +284,24 @@ async fn survive(
 }
 
 fn ended(end: &PartEnd) -> End {
-    match end.name.as_str() {
-        "vmm" if end.report.code == Some(0) => End::PoweredOff,
+    match end {
+        _ if end.is_boundary() && end.report.code == Some(0) => End::PoweredOff,
         _ => End::Lost(part_ended(end)),
     }
 }
 
 /// Asks the guest to end, and ends its machine when it does not.
-async fn stop(shared: &Shared, ends: &mut Ends, vmm: u32, grace: Duration) -> Result<(), Error> {
+async fn stop(
+    shared: &Shared,
+    ends: &mut Ends,
+    boundary: u32,
+    grace: Duration,
+) -> Result<(), Error> {
     let grace_ms = u32::try_from(grace.as_millis()).unwrap_or(u32::MAX);
     shared.tell_guest(&Shutdown { grace_ms });
     let gone = async {
         loop {
-            if ends.next().await.report.pid == vmm {
+            if ends.next().await.report.pid == boundary {
                 return;
             }
         }

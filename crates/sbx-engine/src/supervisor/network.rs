@@ -55,26 +55,34 @@ pub(super) struct Network {
 }
 
 impl Network {
-    /// The network of a sandbox that keeps its names in `names`, starts with
-    /// `rules` and is recorded in `audit`, and the machine's end of it.
+    /// The engine's end of the frames of a machine, and the machine's.
     ///
     /// # Errors
-    /// If the link or an authority cannot be made, or the names cannot be
-    /// read.
-    pub(super) fn prepare(
-        names: &Path,
-        rules: &[Rule],
-        audit: Audit,
-    ) -> Result<(Self, OwnedFd), Error> {
+    /// If the kernel refuses.
+    pub(super) fn wire() -> Result<(OwnedFd, OwnedFd), Error> {
         let (machine, link) = unix::message_pair().map_err(failed)?;
         for end in [&machine, &link] {
             // Less room is slower, and nothing else.
             let _smaller = rustix::net::sockopt::set_socket_send_buffer_size(end, ON_THEIR_WAY);
         }
+        Ok((link, machine))
+    }
+
+    /// The network behind `link` of a sandbox that keeps its names in
+    /// `names`, starts with `rules` and is recorded in `audit`.
+    ///
+    /// # Errors
+    /// If an authority cannot be made, or the names cannot be read.
+    pub(super) fn prepare(
+        link: OwnedFd,
+        names: &Path,
+        rules: &[Rule],
+        audit: Audit,
+    ) -> Result<Self, Error> {
         let names = Names::open(names).map_err(|source| {
             Error::new(Code::State, format!("cannot open `{}`", names.display())).because(source)
         })?;
-        let network = Self {
+        Ok(Self {
             link,
             names: Rc::new(RefCell::new(names)),
             rules: Rc::new(Rules::new(rules)?),
@@ -86,8 +94,7 @@ impl Network {
             hearing: None,
             telling: None,
             deaths: VecDeque::new(),
-        };
-        Ok((network, machine))
+        })
     }
 
     /// Starts an engine.
@@ -248,7 +255,8 @@ mod tests {
             .unwrap();
         let local = tokio::task::LocalSet::new();
         local.block_on(&runtime, async {
-            let (mut network, _machine) = Network::prepare(&names, &[], audit).unwrap();
+            let (link, _machine) = Network::wire().unwrap();
+            let mut network = Network::prepare(link, &names, &[], audit).unwrap();
             let engine = |network: &mut Network| {
                 let (near, far) = UnixStream::pair().unwrap();
                 network.hear(near);
@@ -285,7 +293,8 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let audit = Audit::open(home.path(), "box".parse().unwrap()).unwrap();
         let names = home.path().join("names");
-        let (mut network, _machine) = Network::prepare(&names, &[], audit).unwrap();
+        let (link, _machine) = Network::wire().unwrap();
+        let mut network = Network::prepare(link, &names, &[], audit).unwrap();
         let start = Instant::now();
         let started = (0..RESTARTS + 3)
             .filter(|_| network.may_start_again(start))

@@ -73,7 +73,7 @@ pub(crate) struct Shared {
     clients: Cell<usize>,
     /// Whether the sandbox stays up without a session.
     pub(crate) stay: Cell<bool>,
-    machine: tokio::sync::Mutex<Machine>,
+    machine: tokio::sync::Mutex<Option<Machine>>,
     rules: Option<Rc<Rules>>,
     doors: Option<Rc<Doors>>,
     inspect: Box<dyn Fn() -> serde_json::Value>,
@@ -84,7 +84,7 @@ impl Shared {
     /// `network` is its network engine, if it has one; `inspect` tells what
     /// the supervisor knows of itself.
     pub(crate) fn new(
-        machine: Machine,
+        machine: Option<Machine>,
         network: Option<&Network>,
         inspect: Box<dyn Fn() -> serde_json::Value>,
     ) -> (Rc<Self>, mpsc::Receiver<Frame>) {
@@ -299,7 +299,12 @@ async fn call(
     let nothing = |()| serde_json::json!({});
     let done = match serde_json::from_slice(json) {
         Ok(Call::Pause(pause)) => {
-            let paused = async { shared.machine.lock().await.pause(pause).await };
+            let paused = async {
+                match shared.machine.lock().await.as_mut() {
+                    Some(machine) => machine.pause(pause).await,
+                    None => Err(std::io::Error::other("a container cannot be paused")),
+                }
+            };
             match tokio::time::timeout(PATIENCE, paused).await {
                 Ok(paused) => paused.map(nothing).map_err(|error| error.to_string()),
                 Err(_) => Err("the machine monitor does not answer".to_owned()),

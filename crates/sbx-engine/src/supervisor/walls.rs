@@ -18,6 +18,12 @@ use crate::command::{Code, Error, Wall};
 /// If the line is none of these, or names no wall.
 pub(super) fn read(process: &str, line: &str) -> Result<Vec<Wall>, Error> {
     let value: Value = serde_json::from_str(line).unwrap_or_default();
+    if let Some(failed) = value.get("failed").and_then(Value::as_str) {
+        let mut error = Error::new(Code::HostUnfit, failed.to_owned());
+        let causes = value.get("causes").cloned().unwrap_or_default();
+        error.causes = serde_json::from_value(causes).unwrap_or_default();
+        return Err(error.hint("`sbx doctor` says what this host lacks for a container"));
+    }
     let ready = value.get("ready").unwrap_or(&Value::Null);
     let list = ready.get("walls").unwrap_or(ready).as_array();
     let walls: Vec<_> = list

@@ -29,7 +29,7 @@ pub(crate) struct SandboxFlags {
     #[arg(long, value_name = "NAME", help_heading = "Sandbox")]
     pub(crate) name: Option<String>,
 
-    /// Choose the boundary: microvm (default)
+    /// Choose the boundary: microvm (default) or container
     #[arg(long, value_name = "KIND", help_heading = "Sandbox")]
     isolation: Option<String>,
 

@@ -50,7 +50,7 @@ fn flags_of_later_versions_say_so_and_are_not_in_the_help() {
         &["run", "--hide", ".env"],
         &["run", "--plain-env", "X"],
         &["run", "--workspace-mode", "overlay"],
-        &["run", "--isolation", "container"],
+        &["run", "--isolation", "docker"],
         &["run", "--driver", "krun"],
     ] {
         sbx(args).code(125).stderr_eq(str![[r#"

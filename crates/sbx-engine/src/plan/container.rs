@@ -1,0 +1,171 @@
+//! The container of a plan.
+
+use std::path::PathBuf;
+
+use sbx_spec::{ByteSize, KitName, SandboxSpec, TmpfsMount, VolumeMount};
+use sbx_sys::cgroup::Controller;
+use sbx_sys::userns::Maps;
+use serde::{Deserialize, Serialize};
+
+use crate::facts::HostFacts;
+
+/// Namespaces and a root on the host's own kernel.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Container {
+    /// The template, as a directory.
+    pub tree: PathBuf,
+    /// The agent's programs, if it has any.
+    pub kit: Option<KitProgram>,
+    /// Our program inside.
+    pub guest: PathBuf,
+    /// The sandbox's own files.
+    pub directory: PathBuf,
+    /// Its ids, and whose they are on the host.
+    pub maps: Maps,
+    /// The memory it was given, which its file systems in memory are sized
+    /// by.
+    pub memory: ByteSize,
+    /// Directories among its own files.
+    pub volumes: Vec<VolumeMount>,
+    /// Directories in memory.
+    pub tmpfs: Vec<TmpfsMount>,
+}
+
+/// The programs of an agent.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct KitProgram {
+    /// The kit.
+    pub name: KitName,
+    /// Their directory.
+    pub path: PathBuf,
+}
+
+/// The directories a container is made of.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ContainerFiles {
+    /// The template.
+    pub tree: PathBuf,
+    /// The agent's programs, if it has any.
+    pub kit: Option<PathBuf>,
+    /// Our program inside.
+    pub guest: PathBuf,
+    /// The sandbox's own files.
+    pub directory: PathBuf,
+    /// The caller's ids for it.
+    pub maps: Maps,
+}
+
+pub(super) fn container(spec: &SandboxSpec, files: &ContainerFiles) -> Container {
+    Container {
+        tree: files.tree.clone(),
+        kit: files.kit.clone().map(|path| KitProgram {
+            name: spec.kit.clone(),
+            path,
+        }),
+        guest: files.guest.clone(),
+        directory: files.directory.clone(),
+        maps: files.maps.clone(),
+        memory: spec.limits.memory,
+        volumes: spec.volumes.clone(),
+        tmpfs: spec.tmpfs.clone(),
+    }
+}
+
+/// What does not hold a container here, if anything.
+pub(super) fn warning(facts: &HostFacts) -> Option<String> {
+    let missing = match &facts.control_group {
+        Err(why) => format!("no control group ({why})"),
+        Ok(held) => {
+            let all = [
+                (Controller::Memory, "memory"),
+                (Controller::Cpu, "cpu"),
+                (Controller::Pids, "pids"),
+            ];
+            let missing = all.iter().filter(|(one, _)| !held.contains(one));
+            let names: Vec<_> = missing.map(|(_, name)| *name).collect();
+            if names.is_empty() {
+                return None;
+            }
+            format!("a control group without {}", names.join(", "))
+        }
+    };
+    Some(format!(
+        "{missing}: what the container may take of memory, processors and processes is not \
+         held there; a microVM is"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::tests::{facts, network, spec};
+    use super::super::{Artifacts, Plan, plan};
+    use super::*;
+    use crate::facts::Virtualisation;
+
+    fn planned(facts: &HostFacts) -> Plan {
+        let spec = SandboxSpec {
+            isolation: sbx_spec::Isolation::Container,
+            volumes: vec![VolumeMount {
+                name: "data".to_owned(),
+                guest: sbx_spec::GuestPath::new("/data").unwrap(),
+            }],
+            ..spec()
+        };
+        let files = ContainerFiles {
+            tree: "/cache/tree".into(),
+            kit: Some("/cache/kit".into()),
+            guest: "/lib/sbx-guest".into(),
+            directory: "/state/box".into(),
+            maps: Maps::own(1000, 1001).unwrap(),
+        };
+        plan(&spec, facts, &Artifacts::Container(files), network()).unwrap()
+    }
+
+    #[test]
+    fn the_plan_of_a_container_is_this() {
+        let planned = planned(&facts());
+        let range = |id: u32| json!([{ "inside": id, "outside": id, "count": 1 }]);
+        assert_eq!(
+            serde_json::to_value(&planned.boundary).unwrap(),
+            json!({ "container": {
+                "tree": "/cache/tree",
+                "kit": { "name": "claude", "path": "/cache/kit" },
+                "guest": "/lib/sbx-guest",
+                "directory": "/state/box",
+                "maps": { "uids": range(1000), "gids": range(1001) },
+                "memory": 1_073_741_824_u64,
+                "volumes": [{ "name": "data", "guest": "/data" }],
+                "tmpfs": [],
+            }})
+        );
+        assert_eq!(planned.guest.kits.len(), 1);
+        assert!(planned.network.is_some());
+    }
+
+    #[test]
+    fn a_container_needs_no_machine_and_only_the_control_group_holds_it() {
+        let bare = HostFacts {
+            qemu: None,
+            virtualisation: Virtualisation::Unusable {
+                reason: "no flag".to_owned(),
+            },
+            ..facts()
+        };
+        let unheld = planned(&bare);
+        assert_eq!(unheld.warnings.len(), 1, "{:?}", unheld.warnings);
+        let ceiling = unheld.ceiling;
+        assert_eq!(
+            (ceiling.cpu_millis, ceiling.tasks),
+            (Some(2000), 4096 + 128)
+        );
+        assert!(!ceiling.required);
+        let all = vec![Controller::Memory, Controller::Cpu, Controller::Pids];
+        let held = HostFacts {
+            control_group: Ok(all),
+            ..bare
+        };
+        assert_eq!(planned(&held).warnings, Vec::<String>::new());
+    }
+}
