@@ -22,6 +22,11 @@ pub const LINK_INPUT: usize = 64;
 /// not read for a moment, so that who floods waits instead of us both working.
 pub const FRUITLESS_RATE: u32 = 20_000;
 
+/// Bytes that a guest has to take at a time while more wait for it: the least
+/// segment that every host takes (RFC 9293, 3.7.1). Taking less comes to
+/// nothing in that sense.
+pub const MORSEL: usize = 536;
+
 /// That moment.
 pub const FRUITLESS_PAUSE: Duration = Duration::from_millis(1);
 

@@ -17,8 +17,9 @@ use crate::limits;
 /// descriptors and has started no thread.
 ///
 /// # Errors
-/// When memory cannot be taken as it has to be or a wall not be set, when the link carries what cannot be a frame,
-/// or when the kernel refuses something that the loop cannot do without.
+/// When memory cannot be taken as it has to be or a wall not be set, when the
+/// link carries what cannot be a frame, or when the kernel refuses something
+/// that the loop cannot do without.
 pub fn run(links: Links) -> Result<(), Error> {
     // In files, which are out of reach later.
     let roots = Roots::of_host(&links.trust);

@@ -278,6 +278,31 @@ fn a_guest_whose_frames_come_to_nothing_waits_and_its_connections_do_not() {
 }
 
 #[test]
+fn a_guest_that_takes_crumbs_waits_and_its_connections_do_not() {
+    let port = holder(128 * 1024);
+    let mut attacked = Attacked::start(port);
+    let mut ack = attacked.stand(port, 1).remove(0);
+    let heard = u32::from_be_bytes(ack[42..46].try_into().unwrap());
+    // Room for one byte, whichever comes next.
+    ack[48..50].copy_from_slice(&1_u16.to_be_bytes());
+    let rate = limits::FRUITLESS_RATE as usize;
+    let begun = Instant::now();
+    let sent = 3 * rate;
+    for byte in 1..=sent {
+        let next = heard.wrapping_add(byte as u32);
+        ack[42..46].copy_from_slice(&next.to_be_bytes());
+        attacked.send(&ack);
+        if byte % BURST == 0 {
+            attacked.old_works();
+        }
+    }
+    let taken = begun.elapsed().as_secs_f64();
+    let least = (sent - rate) as f64 / rate as f64 * 0.9;
+    assert!(taken > least, "{sent} crumbs in {taken} s");
+    attacked.ends_below(REFUSING);
+}
+
+#[test]
 fn twenty_thousand_attempts_at_an_allowed_port_stand_up_to_the_bound_and_no_further() {
     let port = holder(0);
     let mut attacked = Attacked::start(port);

@@ -154,9 +154,14 @@ impl Engine {
         };
         match &mut flow.state {
             State::Relaying(relay) => {
-                relay
-                    .stack
-                    .receive(packet.bytes, &mut self.output, self.guest, now);
+                let stack = &mut relay.stack;
+                let waiting = stack.socket().send_queue();
+                stack.receive(packet.bytes, &mut self.output, self.guest, now);
+                // Who takes a byte at a time has the rest cut as small.
+                let left = stack.socket().send_queue();
+                let taken = waiting.saturating_sub(left);
+                self.bears_fruit =
+                    segment.carries || taken >= limits::MORSEL || (taken > 0 && left == 0);
                 self.table.queue(key);
             }
             State::Dns(stream) => {
