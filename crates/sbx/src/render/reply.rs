@@ -5,7 +5,7 @@ use sbx_engine::command::{
     DoctorReply, GcReply, InspectReply, LogLine, Outcome, PlanReply, PortsReply, Reply,
     SandboxBrief, Status, VersionReply,
 };
-use sbx_spec::{ByteSize, SandboxSpec};
+use sbx_spec::{ByteSize, Isolation, SandboxSpec};
 
 use super::table::{columns, pairs, status};
 use super::{Paint, escape};
@@ -102,11 +102,8 @@ fn specification(spec: &SandboxSpec) -> String {
     let mut lines = vec![
         ("agent", spec.kit.to_string()),
         ("isolation", spec.isolation.to_string()),
-        ("driver", spec.driver.to_string()),
-        ("accel", spec.accel.to_string()),
         ("cpus", spec.limits.cpus.to_string()),
         ("memory", spec.limits.memory.to_string()),
-        ("disk", spec.limits.disk.to_string()),
         ("pids", spec.limits.pids.to_string()),
         ("workdir", escape(&spec.workdir.as_path().to_string_lossy())),
         (
@@ -116,6 +113,14 @@ fn specification(spec: &SandboxSpec) -> String {
                 .map_or("as the user's policy says".to_owned(), |p| p.to_string()),
         ),
     ];
+    // What a container has nothing of is not listed.
+    if spec.isolation == Isolation::MicroVm {
+        lines.extend([
+            ("driver", spec.driver.to_string()),
+            ("accel", spec.accel.to_string()),
+            ("disk", spec.limits.disk.to_string()),
+        ]);
+    }
     for share in &spec.shares {
         let host = escape(&share.host.to_string_lossy());
         let guest = escape(&share.guest.as_path().to_string_lossy());
