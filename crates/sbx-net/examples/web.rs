@@ -217,12 +217,6 @@ async fn http2<S: AsyncRead + AsyncWrite + Unpin>(
                 heard += count;
                 body.flow_control().release_capacity(count)?;
             }
-            if path == "/hang" {
-                say("hangs");
-                let _gone = std::future::poll_fn(|cx| respond.poll_reset(cx)).await;
-                say("left");
-                return Ok(());
-            }
             if path == "/hints" {
                 let mut interim = Response::new(());
                 *interim.status_mut() = StatusCode::EARLY_HINTS;
