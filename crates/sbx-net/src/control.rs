@@ -194,6 +194,7 @@ pub(crate) struct Flood {
 pub(crate) struct Rate {
     tokens: u32,
     most: u32,
+    full: u32,
     at: Instant,
 }
 
@@ -202,7 +203,17 @@ impl Rate {
         Self {
             tokens: most,
             most,
+            full: most,
             at: now,
+        }
+    }
+
+    /// The same with fewer at once.
+    pub(crate) fn at_once(self, full: u32) -> Self {
+        Self {
+            tokens: full,
+            full,
+            ..self
         }
     }
 
@@ -211,8 +222,8 @@ impl Rate {
         let passed = now.saturating_duration_since(self.at);
         let earned = passed.as_micros().saturating_mul(self.most.into()) / 1_000_000;
         if earned > 0 {
-            let earned = u32::try_from(earned).unwrap_or(self.most);
-            self.tokens = self.tokens.saturating_add(earned).min(self.most);
+            let earned = u32::try_from(earned).unwrap_or(self.full);
+            self.tokens = self.tokens.saturating_add(earned).min(self.full);
             self.at = now;
         }
         if self.tokens == 0 {

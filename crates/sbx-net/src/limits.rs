@@ -17,10 +17,13 @@ pub const FRAME: usize = MTU + 14;
 /// Frames read from the link before connections are served again.
 pub const LINK_INPUT: usize = 64;
 
-/// Frames a second, and as many at once, that come to nothing: refused,
+/// Frames a second that come to nothing: refused,
 /// dropped, or answered without a connection. With more of them the link is
 /// not read for a moment, so that who floods waits instead of us both working.
 pub const FRUITLESS_RATE: u32 = 20_000;
+
+/// So many of them at once: what others wait for before it is over.
+pub const FRUITLESS_AT_ONCE: u32 = 1_000;
 
 /// Bytes that a guest has to take at a time while more wait for it: the least
 /// segment that every host takes (RFC 9293, 3.7.1). Taking less comes to

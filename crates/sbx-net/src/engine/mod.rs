@@ -188,7 +188,7 @@ impl Engine {
             ways: Ways::of(&proxies),
             dns_rate: Rate::new(limits::DNS_RATE, now),
             record_rate: Rate::new(limits::RECORD_QUESTIONS, now),
-            fruitless: Rate::new(limits::FRUITLESS_RATE, now),
+            fruitless: Rate::new(limits::FRUITLESS_RATE, now).at_once(limits::FRUITLESS_AT_ONCE),
             bears_fruit: false,
             rests_until: None,
             guest: layout::GUEST_MAC,
