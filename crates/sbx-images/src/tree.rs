@@ -188,10 +188,14 @@ impl Stamp {
 }
 
 /// Removes the tree of an entry of the cache, whatever state it is in, so
-/// that the caller can remove the rest. Entries without one are left alone.
+/// that the caller can remove the rest. Entries without one are left alone,
+/// and so is what a link in the place of an entry points at: another cache
+/// may hold it.
 pub(crate) fn clear(entry: &Path) -> Result<(), Error> {
     let tree = entry.join(TREE);
-    if entry.join(STAMP).symlink_metadata().is_err() || tree.symlink_metadata().is_err() {
+    let own = entry.symlink_metadata().is_ok_and(|meta| meta.is_dir());
+    let has = |name: &str| entry.join(name).symlink_metadata().is_ok();
+    if !own || !has(STAMP) || !has(TREE) {
         return Ok(());
     }
     match Stamp::read(entry) {

@@ -182,6 +182,27 @@ fn a_tree_whose_root_changed_is_made_again() {
 }
 
 #[test]
+fn a_link_in_the_place_of_an_entry_is_removed_and_the_tree_of_another_cache_stays() {
+    let Some(scene) = Scene::new() else {
+        return;
+    };
+    scene.base(ROOT);
+    let tree = scene.tree().unwrap();
+    let entry = tree.path.parent().unwrap();
+    let other = scene.home.path().join("other");
+    let cache = Cache::open(&other).unwrap();
+    let link = other.join("entries").join(entry.file_name().unwrap());
+    symlink(entry, &link).unwrap();
+
+    let items = cache.list().unwrap();
+    assert_eq!(items.len(), 1);
+    assert!(cache.remove(&items[0]).unwrap());
+
+    assert!(link.symlink_metadata().is_err());
+    assert!(tree.path.join("bin/hello").is_file());
+}
+
+#[test]
 fn a_change_deep_in_a_tree_is_found_by_the_full_check() {
     let Some(scene) = Scene::new() else {
         return;
