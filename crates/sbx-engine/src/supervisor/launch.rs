@@ -134,9 +134,7 @@ fn container(plan: &Plan, spawner: &Spawner, sandbox: &SandboxDir) -> Result<Lau
     let mut links: Vec<OwnedFd> = vec![control.into(), report.into()];
     let mut coming = None;
     if plan.network.is_some() {
-        let (here, there) = unix::message_pair().map_err(unlinked)?;
-        sockopt::set_socket_timeout(&here, Timeout::Recv, Some(WIRE_LIMIT))
-            .map_err(|source| unlinked(sbx_sys::Error::new("wait for a wire", source)))?;
+        let (here, there) = awaited_wire(WIRE_LIMIT)?;
         links.push(there);
         coming = Some(here);
     }
@@ -144,8 +142,8 @@ fn container(plan: &Plan, spawner: &Spawner, sandbox: &SandboxDir) -> Result<Lau
     let mut helpers = Vec::new();
     let mut network = None;
     if let (Some(plan), Some(coming)) = (&plan.network, coming) {
-        // Without one, its control says why it is not there.
-        if let Some(wire) = received(&coming) {
+        // Without one because it has ended, its control says why.
+        if let Some(wire) = received(&coming)? {
             let prepared = prepared(plan, sandbox, wire)?;
             helpers.push(prepared.start(spawner)?);
             network = Some(prepared);
@@ -164,10 +162,56 @@ fn container(plan: &Plan, spawner: &Spawner, sandbox: &SandboxDir) -> Result<Lau
     })
 }
 
-/// The outer end of a container's wire, once it is made.
-fn received(coming: &OwnedFd) -> Option<OwnedFd> {
-    let (_, mut wires) = unix::receive(coming, &mut [0; 16], 1).ok()?;
-    wires.pop()
+impl Launched {
+    /// That the network of `plan` is there. A container which gets ready
+    /// without its wire would run without one, unsaid.
+    ///
+    /// # Errors
+    /// If it is not.
+    pub(super) fn is_wired(&self, plan: &Plan) -> Result<(), Error> {
+        wired(plan.network.is_some(), self.network.is_some())
+    }
+}
+
+fn wired(planned: bool, there: bool) -> Result<(), Error> {
+    if planned && !there {
+        return Err(unwired("its first process got ready without one"));
+    }
+    Ok(())
+}
+
+/// Both ends of what a container's wire comes through: the first waits no
+/// longer than `limit`.
+fn awaited_wire(limit: Duration) -> Result<(OwnedFd, OwnedFd), Error> {
+    let (here, there) = unix::message_pair().map_err(unlinked)?;
+    sockopt::set_socket_timeout(&here, Timeout::Recv, Some(limit))
+        .map_err(|source| unlinked(sbx_sys::Error::new("wait for a wire", source)))?;
+    Ok((here, there))
+}
+
+/// The outer end of a container's wire, once it is made; `None` if whoever
+/// was to make it is gone.
+///
+/// # Errors
+/// If it does not come in time, or something else does.
+fn received(coming: &OwnedFd) -> Result<Option<OwnedFd>, Error> {
+    match unix::receive(coming, &mut [0; 16], 1) {
+        Ok((0, _)) => Ok(None),
+        Ok((_, mut wires)) => match wires.pop() {
+            Some(wire) => Ok(Some(wire)),
+            None => Err(unwired("what it sent is none")),
+        },
+        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+            let limit = WIRE_LIMIT.as_secs();
+            Err(unwired(&format!("none came within {limit} s")))
+        }
+        Err(error) => Err(unwired("it cannot be received").because(error)),
+    }
+}
+
+fn unwired(why: &str) -> Error {
+    Error::new(Code::Boot, format!("the container has no network: {why}"))
+        .hint("see why with `sbx logs`; without a network on purpose: `--network none`")
 }
 
 /// The network of a sandbox whose engine serves `link`.
@@ -200,4 +244,33 @@ pub(super) fn tokio_stream(stream: StdStream) -> Result<UnixStream, Error> {
         .set_nonblocking(true)
         .and_then(|()| UnixStream::from_std(stream))
         .map_err(|source| Error::new(Code::Io, "cannot watch a socket").because(source))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn a_container_that_lost_its_wire_does_not_start() {
+        let (here, _there) = awaited_wire(Duration::from_millis(1)).unwrap();
+        assert_eq!(received(&here).unwrap_err().code, Code::Boot, "none came");
+        let (here, there) = awaited_wire(WIRE_LIMIT).unwrap();
+        unix::send(&there, b"wire", &[]).unwrap();
+        assert_eq!(received(&here).unwrap_err().code, Code::Boot, "it is none");
+        drop(there);
+        // Whoever was to make it says why, unless it says that it is ready.
+        assert!(received(&here).unwrap().is_none());
+        assert_eq!(wired(true, false).unwrap_err().code.session_exit(), 125);
+    }
+
+    #[test]
+    fn a_container_with_its_wire_starts_and_so_does_one_that_asked_for_none() {
+        let (here, there) = awaited_wire(WIRE_LIMIT).unwrap();
+        unix::send(&there, b"wire", &[there.as_fd()]).unwrap();
+        assert!(received(&here).unwrap().is_some());
+        assert!(wired(true, true).is_ok());
+        assert!(wired(false, false).is_ok());
+    }
 }

@@ -92,6 +92,7 @@ pub(super) async fn live(
             Err(_) => return Err(silent()),
         }
     }
+    parts.is_wired(plan)?;
     let Launched {
         link,
         qmp,
