@@ -112,3 +112,30 @@ fn a_fraction_of_a_processor_is_held_by_a_control_group_that_goes_away() {
     home.sbx(["rm", "-f", "half"]).succeeds();
     assert_eq!(groups("half", &supervisor), Vec::<PathBuf>::new());
 }
+
+#[test]
+fn a_container_whose_limit_nothing_holds_any_more_does_not_start() {
+    let mut home = Home::new();
+    for (name, flags) in [("held", &["--memory", "512m"][..]), ("plain", &[])] {
+        let app = home.project(name);
+        let call = home.sbx(["create", "--isolation", "container", "--name", name]);
+        call.args(flags).arg("shell").cwd(&app).succeeds();
+    }
+    home.mounts("mount -t tmpfs none /sys/fs/cgroup");
+    let run = |name: &str| {
+        let call = home.sbx([
+            "run", "--json", "--name", name, "shell", "--", "-c", "echo up",
+        ]);
+        call.cwd(&home.project(name)).output()
+    };
+    let refused = run("held").with_code(125);
+    let error = refused.json_error();
+    assert_eq!(error["code"], "limit", "{refused}");
+    assert!(error["message"].to_string().contains("memory"), "{refused}");
+    // What nobody asked for is not missed, and told.
+    let started = run("plain").with_code(0);
+    assert!(started.errors().contains("no control group"), "{started}");
+    let limits = home.sbx(["inspect", "--json", "plain"]).succeeds().json();
+    let limits = limits["limits"].to_string();
+    assert!(limits.contains("nothing: no control group"), "{limits}");
+}

@@ -13,7 +13,7 @@ use sbx_spec::SandboxName;
 use sbx_sys::cgroup::{Controller, Group, Limits};
 use sbx_sys::file;
 
-use crate::command::{Code, Error, Wall};
+use crate::command::{Error, Wall};
 use crate::plan::Ceiling;
 use crate::store::SandboxDir;
 
@@ -29,8 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// `inspect` says of it.
 ///
 /// # Errors
-/// If there is none and a fraction of a processor was asked for, which
-/// nothing else can hold.
+/// If it does not hold what was asked for and nothing else can hold.
 pub(crate) fn enter(
     sandbox: &SandboxDir,
     ceiling: &Ceiling,
@@ -41,18 +40,19 @@ pub(crate) fn enter(
         up,
         note: Some(note),
     };
-    match make(sandbox, ceiling) {
-        Ok((group, set)) if !ceiling.required || set.contains(&Controller::Cpu) => {
-            Ok((Some(group), wall(true, described(ceiling, &set))))
+    let (group, set) = match make(sandbox, ceiling) {
+        Ok(made) => made,
+        Err(why) => {
+            ceiling.is_held(Err(&why))?;
+            return Ok((None, wall(false, why)));
         }
-        Ok((group, _)) => {
-            let _ = group.expel(std::process::id());
-            leave(sandbox, &group);
-            Err(refused("it has no controller `cpu`"))
-        }
-        Err(why) if ceiling.required => Err(refused(&why)),
-        Err(why) => Ok((None, wall(false, why))),
+    };
+    if let Err(unheld) = ceiling.is_held(Ok(&set)) {
+        let _ = group.expel(std::process::id());
+        leave(sandbox, &group);
+        return Err(unheld);
     }
+    Ok((Some(group), wall(true, described(ceiling, &set))))
 }
 
 fn make(sandbox: &SandboxDir, ceiling: &Ceiling) -> Result<(Group, Vec<Controller>), String> {
@@ -131,14 +131,6 @@ fn described(ceiling: &Ceiling, set: &[Controller]) -> String {
         })
         .collect();
     limits.join(", ")
-}
-
-fn refused(why: &str) -> Error {
-    Error::new(
-        Code::Limit,
-        format!("no control group can hold a fraction of a processor here: {why}"),
-    )
-    .hint("give a whole number of processors")
 }
 
 fn explain(error: &sbx_sys::Error) -> String {

@@ -7,17 +7,18 @@ use std::path::PathBuf;
 
 use sbx_net::Proxies;
 use sbx_spec::{
-    Accel, Access, ByteSize, EnvVar, GuestPath, Isolation, KitName, NetworkPreset, Rule,
-    SandboxName, SandboxSpec, ShareRole, TmpfsMount, VolumeMount,
+    Accel, Access, ByteSize, EnvVar, GuestPath, KitName, NetworkPreset, Rule, SandboxName,
+    SandboxSpec, ShareRole, TmpfsMount, VolumeMount,
 };
-use sbx_sys::cgroup::Controller;
 use serde::{Deserialize, Serialize};
 
 use crate::command::{Code, Error};
 use crate::facts::{HostFacts, Virtualisation};
 
+mod ceiling;
 mod container;
 
+pub use ceiling::{Ceiling, HEADROOM, MAX_TASKS, OWN_TASKS};
 pub use container::{Container, ContainerFiles, KitProgram};
 
 /// Uid and gid of the agent where the caller is root.
@@ -27,18 +28,6 @@ const AGENT_OF_ROOT: (u32, u32) = (1000, 1000);
 /// root: above what distributions and user namespaces hand out, so that it
 /// is nobody else's.
 const SERVICE_OF_ROOT: (u32, u32) = (2_013_265_920, 2_013_265_920);
-
-/// What the processes around a machine may take beside its own memory:
-/// translated code, tables, the kernel's share of open files. They take a
-/// fifth of it; whatever comes to more is a flood, and ends the sandbox.
-pub const HEADROOM: ByteSize = ByteSize::mib(512);
-
-/// Most processes and threads of a sandbox on the host: a thread for each
-/// processor, 64 of the monitor's and a few dozen of each file server.
-pub const MAX_TASKS: u32 = 2048;
-
-/// Most processes and threads of ours beside those of a container.
-pub const OWN_TASKS: u32 = 128;
 
 /// Least memory a guest boots and runs an agent's tools with.
 const LEAST_MEMORY: ByteSize = ByteSize::mib(128);
@@ -67,20 +56,6 @@ pub struct Plan {
     pub ceiling: Ceiling,
     /// What the user is warned of, a line each.
     pub warnings: Vec<String>,
-}
-
-/// What all processes of a sandbox on the host may take together.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Ceiling {
-    /// Memory: the sandbox's and [`HEADROOM`].
-    pub memory: ByteSize,
-    /// Processor time in thousandths of a processor: of a machine where a
-    /// fraction was asked for, since whole processors are its own.
-    pub cpu_millis: Option<u32>,
-    /// Whether it does not start without that.
-    pub required: bool,
-    /// Processes and threads.
-    pub tasks: u32,
 }
 
 /// What keeps a sandbox in.
@@ -271,7 +246,7 @@ pub fn plan(
         }
         Artifacts::Container(files) => {
             kits.extend(files.kit.as_ref().map(|_| spec.kit.clone()));
-            warnings.extend(container::warning(facts));
+            warnings.extend(ceiling::warning(facts));
             Boundary::Container(container::container(spec, files))
         }
     };
@@ -303,25 +278,9 @@ pub fn plan(
             git_config: git_config(facts),
         },
         identity: identity(facts),
-        ceiling: ceiling(spec),
+        ceiling: Ceiling::of(spec),
         warnings,
     })
-}
-
-/// What the host's control group holds. It is all that holds a container.
-fn ceiling(spec: &SandboxSpec) -> Ceiling {
-    let limits = &spec.limits;
-    let contained = spec.isolation == Isolation::Container;
-    Ceiling {
-        memory: ByteSize::bytes((limits.memory.as_bytes()).saturating_add(HEADROOM.as_bytes())),
-        cpu_millis: (contained || limits.cpus.is_fraction()).then(|| limits.cpus.milli()),
-        tasks: if contained {
-            limits.pids.saturating_add(OWN_TASKS)
-        } else {
-            MAX_TASKS
-        },
-        required: limits.cpus.is_fraction(),
-    }
 }
 
 /// The machine of a sandbox.
@@ -411,23 +370,8 @@ fn check_limits(spec: &SandboxSpec, facts: &HostFacts) -> Result<(), Error> {
             facts.memory, spec.limits.memory
         ));
     }
-    if spec.limits.cpus.is_fraction() {
-        let why = match &facts.control_group {
-            Ok(controllers) if controllers.contains(&Controller::Cpu) => None,
-            Ok(_) => Some("it would have no controller `cpu`"),
-            Err(why) => Some(why.as_str()),
-        };
-        if let Some(why) = why {
-            return Err(Error::new(
-                Code::Limit,
-                format!(
-                    "no control group can hold {} processors here: {why}",
-                    spec.limits.cpus
-                ),
-            )
-            .hint("give a whole number of processors"));
-        }
-    }
+    let held = facts.control_group.as_ref();
+    Ceiling::of(spec).is_held(held.map(Vec::as_slice).map_err(String::as_str))?;
     if spec.limits.cpus.count() > facts.cpus {
         return limit(format!(
             "this host has {} processors, not {}",
@@ -506,7 +450,8 @@ fn identity(facts: &HostFacts) -> Identity {
 
 #[cfg(test)]
 mod tests {
-    use sbx_spec::{Cpus, Driver, Limits, Network, Share};
+    use sbx_spec::{Cpus, Driver, Isolation, Limits, Network, Share};
+    use sbx_sys::cgroup::Controller;
 
     use super::*;
 
@@ -523,6 +468,7 @@ mod tests {
                 disk: ByteSize::gib(20),
                 pids: 4096,
             },
+            asked: Vec::new(),
             shares: vec![Share {
                 host: "/home/u/app".into(),
                 guest: GuestPath::new("/home/u/app").unwrap(),

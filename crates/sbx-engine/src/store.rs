@@ -520,6 +520,7 @@ pub(crate) mod tests {
                 disk: ByteSize::gib(1),
                 pids: 100,
             },
+            asked: Vec::new(),
             shares: Vec::new(),
             volumes: Vec::new(),
             tmpfs: Vec::new(),

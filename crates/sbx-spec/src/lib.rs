@@ -53,7 +53,7 @@ pub use resolve::{
 pub use sensitive::{Sensitive, SensitivePlaces, Why};
 pub use size::{ByteSize, ByteSizeError, Cpus, CpusError};
 pub use spec::{
-    Accel, Access, Driver, EnvVar, Isolation, Limits, Network, NetworkPreset, SandboxSpec, Share,
-    ShareRole, TmpfsMount, VolumeMount,
+    Accel, Access, Driver, EnvVar, Isolation, Limit, Limits, Network, NetworkPreset, SandboxSpec,
+    Share, ShareRole, TmpfsMount, VolumeMount,
 };
 pub use variables::{SessionVariables, is_credential, is_variable_name};

@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 use crate::variables::is_credential;
 use crate::{
     Accel, Access, ByteSize, Config, Cpus, Driver, EnvVar, GuestPath, HostKind, HostPath,
-    Isolation, KitName, Limits, MountRequest, Network, SandboxName, SandboxRequest, SandboxSpec,
-    Sensitive, SensitivePlaces, Share, ShareRole, TmpfsMount, VolumeMount, WorkspaceRequest,
+    Isolation, KitName, Limit, Limits, MountRequest, Network, SandboxName, SandboxRequest,
+    SandboxSpec, Sensitive, SensitivePlaces, Share, ShareRole, TmpfsMount, VolumeMount,
+    WorkspaceRequest,
 };
 
 /// Least memory a guest boots in.
@@ -195,7 +196,7 @@ pub fn resolve(layers: Layers<'_>, name: SandboxName) -> Result<Resolved, Resolv
         .or(config.isolation)
         .unwrap_or(Isolation::MicroVm);
     if isolation == Isolation::Container {
-        fits_a_container(request, layers.host)?;
+        fits_a_container(request, config, layers.host)?;
     }
     let spec = SandboxSpec {
         name,
@@ -204,6 +205,7 @@ pub fn resolve(layers: Layers<'_>, name: SandboxName) -> Result<Resolved, Resolv
         driver: request.driver.or(config.driver).unwrap_or(Driver::Auto),
         accel: request.accel.or(config.accel).unwrap_or(Accel::Auto),
         limits: limits(layers)?,
+        asked: asked(request, config),
         shares,
         volumes,
         tmpfs,
@@ -216,9 +218,24 @@ pub fn resolve(layers: Layers<'_>, name: SandboxName) -> Result<Resolved, Resolv
     Ok(Resolved { spec, credentials })
 }
 
-/// What was typed and cannot be held for a container is refused: nobody is to
-/// believe in a limit that is none.
-fn fits_a_container(request: &SandboxRequest, host: &HostLimits) -> Result<(), ResolveError> {
+/// The limits that somebody gave.
+fn asked(request: &SandboxRequest, config: &Config) -> Vec<Limit> {
+    let given = [
+        (Limit::Cpus, request.cpus.or(config.cpus).is_some()),
+        (Limit::Memory, request.memory.or(config.memory).is_some()),
+        (Limit::Pids, request.pids.or(config.pids).is_some()),
+    ];
+    let given = given.into_iter().filter(|(_, given)| *given);
+    given.map(|(limit, _)| limit).collect()
+}
+
+/// What was asked for and cannot be held for a container is refused: nobody is
+/// to believe in a limit that is none.
+fn fits_a_container(
+    request: &SandboxRequest,
+    config: &Config,
+    host: &HostLimits,
+) -> Result<(), ResolveError> {
     let machine = [
         ("--driver", request.driver.is_some()),
         ("--accel", request.accel.is_some()),
@@ -233,7 +250,11 @@ fn fits_a_container(request: &SandboxRequest, host: &HostLimits) -> Result<(), R
         return wrong("--disk", disk.to_string(), why);
     }
     let why = "no cgroup here can hold it for a container; a microVM has it";
-    match (request.memory, request.cpus, request.pids) {
+    let (memory, cpus) = (
+        request.memory.or(config.memory),
+        request.cpus.or(config.cpus),
+    );
+    match (memory, cpus, request.pids.or(config.pids)) {
         (Some(memory), _, _) if !host.memory_limit => wrong("--memory", memory.to_string(), why),
         (_, Some(cpus), _) if !host.cpu_quota => wrong("--cpus", cpus.to_string(), why),
         (_, _, Some(pids)) if !host.pids_limit => wrong("--pids-limit", pids.to_string(), why),

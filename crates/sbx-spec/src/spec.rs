@@ -22,6 +22,10 @@ pub struct SandboxSpec {
     pub accel: Accel,
     /// Upper bounds.
     pub limits: Limits,
+    /// Those of them that the user gave. What is not written down counts as
+    /// given, so that nothing is taken for held that is not.
+    #[serde(default = "every_limit")]
+    pub asked: Vec<Limit>,
     /// Host directories and files served to the guest, the workspace first.
     pub shares: Vec<Share>,
     /// Directories that live on the sandbox's own disk.
@@ -36,6 +40,22 @@ pub struct SandboxSpec {
     pub network: Network,
 }
 
+fn every_limit() -> Vec<Limit> {
+    vec![Limit::Cpus, Limit::Memory, Limit::Pids]
+}
+
+/// An upper bound that a control group of the host can hold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Limit {
+    /// Processors.
+    Cpus,
+    /// Memory.
+    Memory,
+    /// Processes and threads.
+    Pids,
+}
+
 /// The boundary between a sandbox and the host.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -44,6 +64,11 @@ pub enum Isolation {
     MicroVm,
     /// Namespaces and filters on the host's own kernel.
     Container,
+}
+
+impl Isolation {
+    /// All of them, the strongest first.
+    pub const ALL: &[Self] = &[Self::MicroVm, Self::Container];
 }
 
 /// The program that runs a virtual machine.

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use sbx_spec::{
-    Access, ByteSize, Config, EnvVar, GuestPath, HostKind, HostLimits, HostPath, Layers,
+    Access, ByteSize, Config, EnvVar, GuestPath, HostKind, HostLimits, HostPath, Layers, Limit,
     MountRequest, NetworkPreset, ResolveError, Resolved, SandboxRequest, SandboxSpec,
     SensitivePlaces, WorkspacePath, WorkspaceRequest, differences, resolve,
 };
@@ -283,6 +283,15 @@ fn a_container_takes_no_flag_of_machines_and_no_limit_that_nothing_holds() {
     assert_eq!(with(|it| it.pids = Some(100)), "--pids-limit");
     assert_eq!(with(|it| it.driver = "qemu".parse().ok()), "--driver");
     assert_eq!(with(|it| it.accel = "tcg".parse().ok()), "--accel");
+    for (line, flag) in [
+        ("memory = \"1g\"", "--memory"),
+        ("cpus = 1", "--cpus"),
+        ("pids-limit = 100", "--pids-limit"),
+    ] {
+        let error = resolved(&contained, line).unwrap_err();
+        let refused = matches!(&error, ResolveError::Limit(found, _, _) if *found == flag);
+        assert!(refused, "{line}: {error}");
+    }
     // What the configuration says of machines is not about it.
     let of_file = resolved(
         &on("/srv/app"),
@@ -300,7 +309,10 @@ fn a_container_takes_no_flag_of_machines_and_no_limit_that_nothing_holds() {
     let mut limited = request();
     limited.memory = Some(ByteSize::gib(1));
     limited.pids = Some(100);
-    assert!(resolved_on(&limited, "", &held).is_ok());
+    let spec = resolved_on(&limited, "", &held).unwrap().spec;
+    assert_eq!(spec.asked, [Limit::Memory, Limit::Pids]);
+    let spec = resolved_on(&contained, "cpus = 1", &held).unwrap().spec;
+    assert_eq!(spec.asked, [Limit::Cpus]);
 }
 
 #[test]

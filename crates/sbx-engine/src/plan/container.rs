@@ -3,11 +3,8 @@
 use std::path::PathBuf;
 
 use sbx_spec::{ByteSize, KitName, SandboxSpec, TmpfsMount, VolumeMount};
-use sbx_sys::cgroup::Controller;
 use sbx_sys::userns::Maps;
 use serde::{Deserialize, Serialize};
-
-use crate::facts::HostFacts;
 
 /// Namespaces and a root on the host's own kernel.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -71,38 +68,15 @@ pub(super) fn container(spec: &SandboxSpec, files: &ContainerFiles) -> Container
     }
 }
 
-/// What does not hold a container here, if anything.
-pub(super) fn warning(facts: &HostFacts) -> Option<String> {
-    let missing = match &facts.control_group {
-        Err(why) => format!("no control group ({why})"),
-        Ok(held) => {
-            let all = [
-                (Controller::Memory, "memory"),
-                (Controller::Cpu, "cpu"),
-                (Controller::Pids, "pids"),
-            ];
-            let missing = all.iter().filter(|(one, _)| !held.contains(one));
-            let names: Vec<_> = missing.map(|(_, name)| *name).collect();
-            if names.is_empty() {
-                return None;
-            }
-            format!("a control group without {}", names.join(", "))
-        }
-    };
-    Some(format!(
-        "{missing}: what the container may take of memory, processors and processes is not \
-         held there; a microVM is"
-    ))
-}
-
 #[cfg(test)]
 mod tests {
+    use sbx_sys::cgroup::Controller;
     use serde_json::json;
 
     use super::super::tests::{facts, network, spec};
     use super::super::{Artifacts, Plan, plan};
     use super::*;
-    use crate::facts::Virtualisation;
+    use crate::facts::{HostFacts, Virtualisation};
 
     fn planned(facts: &HostFacts) -> Plan {
         let spec = SandboxSpec {
@@ -160,7 +134,7 @@ mod tests {
             (ceiling.cpu_millis, ceiling.tasks),
             (Some(2000), 4096 + 128)
         );
-        assert!(!ceiling.required);
+        assert!(ceiling.required.is_empty());
         let all = vec![Controller::Memory, Controller::Cpu, Controller::Pids];
         let held = HostFacts {
             control_group: Ok(all),
