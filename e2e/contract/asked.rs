@@ -2,8 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use e2e::{Home, Listener, Terminal};
+use e2e::{Home, Isolation, Listener, Terminal, in_each_isolation};
 use serde_json::Value;
+
+in_each_isolation![
+    what_asks_waits_for_a_command_that_lets_it_go_on_once_or_always_or_not,
+    whoever_sits_at_the_terminal_is_asked_and_gets_the_screen_back,
+];
 
 /// How long a question may take to come up: an emulated curl starts first.
 const PATIENCE: Duration = Duration::from_secs(100);
@@ -26,9 +31,8 @@ fn script(port: u16) -> String {
     format!("curl -s --max-time 60 http://host.sbx.internal:{port}/ || echo code-$?")
 }
 
-#[test]
-fn what_asks_waits_for_a_command_that_lets_it_go_on_once_or_always_or_not() {
-    let home = Home::new();
+fn what_asks_waits_for_a_command_that_lets_it_go_on_once_or_always_or_not(isolation: Isolation) {
+    let home = Home::of(isolation);
     let (first, second) = (Listener::open(), Listener::open());
     let sandbox = home.sandbox("asker");
     for listener in [&first, &second] {
@@ -60,9 +64,8 @@ fn what_asks_waits_for_a_command_that_lets_it_go_on_once_or_always_or_not() {
     assert_eq!(sandbox.sh(&script(second.port())), GREETED);
 }
 
-#[test]
-fn whoever_sits_at_the_terminal_is_asked_and_gets_the_screen_back() {
-    let home = Home::new();
+fn whoever_sits_at_the_terminal_is_asked_and_gets_the_screen_back(isolation: Isolation) {
+    let home = Home::of(isolation);
     let app = home.project("app");
     let listener = Listener::open();
     let resource = format!("localhost:{}", listener.port());

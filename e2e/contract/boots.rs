@@ -3,11 +3,12 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use e2e::{Home, full_run};
+use e2e::{Home, Isolation, full_run, in_each_isolation};
 
-#[test]
-fn every_start_succeeds_while_all_processors_are_busy() {
-    let home = Home::new();
+in_each_isolation![every_start_succeeds_while_all_processors_are_busy,];
+
+fn every_start_succeeds_while_all_processors_are_busy(isolation: Isolation) {
+    let home = Home::of(isolation);
     let app = home.project("app");
     let starts = if full_run() { 50 } else { 10 };
     let done = AtomicBool::new(false);

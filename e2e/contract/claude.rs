@@ -6,8 +6,13 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use e2e::{Home, Sbx, StandIn, Terminal, Turn};
+use e2e::{Home, Isolation, Sbx, StandIn, Terminal, Turn, in_each_isolation};
 use serde_json::json;
+
+in_each_isolation![
+    claude_repairs_a_project_unattended_with_a_stand_in_for_the_vendor_api,
+    claude_on_a_terminal_asks_nothing_first_and_repairs_with_a_stand_in_for_the_vendor_api,
+];
 
 const ANSWER: &str = "The sum is right now and the tests pass.";
 const KEY: &str = "sk-ant-api03-stand-in";
@@ -83,9 +88,8 @@ fn assert_repaired(app: &Path, api: &StandIn) {
     );
 }
 
-#[test]
-fn claude_repairs_a_project_unattended_with_a_stand_in_for_the_vendor_api() {
-    let home = Home::new();
+fn claude_repairs_a_project_unattended_with_a_stand_in_for_the_vendor_api(isolation: Isolation) {
+    let home = Home::of(isolation);
     let app = project(&home);
     let api = StandIn::serve(repair(&app));
     let prompt = ["--", "-p", "Repair calc.py and run the tests"];
@@ -95,22 +99,10 @@ fn claude_repairs_a_project_unattended_with_a_stand_in_for_the_vendor_api() {
     assert_repaired(&app, &api);
 }
 
-#[test]
-fn claude_repairs_a_project_in_a_container_too() {
-    let home = Home::new();
-    let app = project(&home);
-    let api = StandIn::serve(repair(&app));
-    let prompt = ["--", "-p", "Repair calc.py and run the tests"];
-    let unattended = "--dangerously-skip-permissions";
-    let flags = ["--rm", "--isolation", "container", unattended];
-    let out = claude(&home, &app, &api, &flags, &prompt).succeeds();
-    assert_eq!(out.text(), ANSWER);
-    assert_repaired(&app, &api);
-}
-
-#[test]
-fn claude_on_a_terminal_asks_nothing_first_and_repairs_with_a_stand_in_for_the_vendor_api() {
-    let home = Home::new();
+fn claude_on_a_terminal_asks_nothing_first_and_repairs_with_a_stand_in_for_the_vendor_api(
+    isolation: Isolation,
+) {
+    let home = Home::of(isolation);
     let app = project(&home);
     let api = StandIn::serve(repair(&app));
     let flags = ["--dangerously-skip-permissions"];

@@ -7,7 +7,11 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use e2e::{Fact, Home, WebServer, client, host};
+use e2e::{Fact, Home, Isolation, WebServer, client, host, in_each_isolation};
+
+in_each_isolation![
+    curl_git_npm_node_and_pip_work_with_nothing_to_set_and_name_the_rule_that_denies_them,
+];
 
 /// Two repositories as a server without git in it has them.
 const REPOSITORIES: &str = "for name in open closed; do
@@ -30,14 +34,15 @@ fn host_of(url: &str) -> String {
     authority.split(':').next().unwrap().to_owned()
 }
 
-#[test]
-fn curl_git_npm_node_and_pip_work_with_nothing_to_set_and_name_the_rule_that_denies_them() {
+fn curl_git_npm_node_and_pip_work_with_nothing_to_set_and_name_the_rule_that_denies_them(
+    isolation: Isolation,
+) {
     let name =
         "curl_git_npm_node_and_pip_work_with_nothing_to_set_and_name_the_rule_that_denies_them";
     if !Fact::NpmRegistry.holds_for(name) || !Fact::PipIndex.holds_for(name) {
         return;
     }
-    let home = Home::new();
+    let home = Home::of(isolation);
     let files = home.root().join("files");
     fs::create_dir(&files).unwrap();
     host("/bin/bash", &["-ec", REPOSITORIES], &files);

@@ -4,11 +4,16 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use e2e::Home;
+use e2e::{Home, Isolation, in_each_isolation};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::faults::{PARTS, assert_usable, kill};
+use crate::faults::{assert_usable, kill, parts};
+
+in_each_isolation![
+    the_death_of_any_process_once_the_kernel_boots_is_survived,
+    the_death_of_any_process_in_the_middle_of_a_removal_is_finished_by_the_next,
+];
 
 /// PID 1 of the guest takes no signal, but root inside may write to its
 /// stack: the kernel then ends it, and itself.
@@ -40,15 +45,17 @@ const ENDS_AT_ONCE: &[u8] = &[
     0xeb, 0xfe, // never reached
 ];
 
-#[test]
-fn the_death_of_any_process_once_the_kernel_boots_is_survived() {
-    let home = Home::new();
+fn the_death_of_any_process_once_the_kernel_boots_is_survived(isolation: Isolation) {
+    let home = Home::of(isolation);
     let sandbox = home.sandbox_with("mortal", &["--memory", "512m"]);
     sandbox.sh("echo kept > ~/kept; sync");
-    for (what, line) in PARTS {
+    for (what, line) in parts(isolation) {
         home.sbx(["stop", "mortal"]).succeeds();
         let starting = home.sbx(["--progress", "plain", "start", "mortal"]).spawn();
-        starting.says("booting the guest");
+        starting.says(match isolation {
+            Isolation::MicroVm => "booting the guest",
+            Isolation::Container => "setting the container up",
+        });
         kill(&home, line);
         let out = starting.output();
         assert!(
@@ -106,13 +113,14 @@ fn a_guest_whose_pid_1_ends_at_once_is_a_start_that_fails_and_can_be_removed() {
     assert_eq!(home.sbx(["ls", "-aq"]).succeeds().text(), "");
 }
 
-#[test]
-fn the_death_of_any_process_in_the_middle_of_a_removal_is_finished_by_the_next() {
-    let home = Home::new();
+fn the_death_of_any_process_in_the_middle_of_a_removal_is_finished_by_the_next(
+    isolation: Isolation,
+) {
+    let home = Home::of(isolation);
     // Holds the removal up, and tells when it is in the middle of it.
     let trap = "trap 'touch leaving; until [ -e on ]; do :; done; exit' TERM
         echo ready >&2; while :; do sleep 0.1; done";
-    for (what, line) in PARTS.iter().chain(&[("command", "rm -f mortal")]) {
+    for (what, line) in parts(isolation).chain([("command", "rm -f mortal")]) {
         let sandbox = home.sandbox_with("mortal", &["--memory", "512m"]);
         let leaving = sandbox.workspace().join("leaving");
         let session = sandbox.exec(["bash", "-c", trap]).spawn();

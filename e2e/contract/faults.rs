@@ -4,18 +4,36 @@
 use std::net::TcpListener;
 use std::time::Duration;
 
-use e2e::{Home, Process, Sandbox};
+use e2e::{Home, Isolation, Process, Sandbox, in_each_isolation};
 use rustix::process::Signal;
 use serde_json::Value;
 
-/// A process of a sandbox: what its command line holds.
-pub(super) const PARTS: &[(&str, &str)] = &[
-    ("supervisor", "sbx supervise"),
-    ("spawner", "sbx spawner"),
-    ("network engine", "sbx net"),
-    ("file server", "sbx share"),
-    ("virtual machine", "qemu -machine"),
+in_each_isolation![
+    the_death_of_any_process_during_a_session_is_survived,
+    the_death_of_the_network_engine_ends_connections_and_nothing_else,
+    the_death_of_any_process_during_boot_is_survived,
+    a_removal_that_is_killed_is_finished_by_the_next,
 ];
+
+/// The processes of a sandbox: what their command lines hold.
+pub(super) fn parts(isolation: Isolation) -> impl Iterator<Item = (&'static str, &'static str)> {
+    const ALL: [(&str, &str); 3] = [
+        ("supervisor", "sbx supervise"),
+        ("spawner", "sbx spawner"),
+        ("network engine", "sbx net"),
+    ];
+    let own = match isolation {
+        Isolation::MicroVm => [
+            ("file server", "sbx share"),
+            ("virtual machine", "qemu -machine"),
+        ],
+        Isolation::Container => [
+            ("launcher", "sbx box"),
+            ("first process", "sbx-guest contained"),
+        ],
+    };
+    ALL.into_iter().chain(own)
+}
 
 pub(super) fn kill(home: &Home, what: &str) -> Process {
     // The monitor's jailer becomes the monitor a moment after it has said
@@ -43,17 +61,16 @@ pub(super) fn assert_usable(home: &Home, sandbox: &Sandbox<'_>, after: &str) {
     );
 }
 
-#[test]
-fn the_death_of_any_process_during_a_session_is_survived() {
-    let home = Home::new();
+fn the_death_of_any_process_during_a_session_is_survived(isolation: Isolation) {
+    let home = Home::of(isolation);
     let sandbox = home.sandbox("mortal");
     sandbox.sh("echo kept > ~/kept; sync");
-    for (what, line) in PARTS {
+    for (what, line) in parts(isolation) {
         let mut session = sandbox.exec_with(["-i"], ["cat"]).spawn_open();
         session.send(b"up\n");
         sandbox.sh("until pgrep -x cat; do :; done");
         kill(&home, line);
-        if *line == "sbx net" {
+        if line == "sbx net" {
             // Another one is started; the session goes on.
             session.end_input();
             session.output();
@@ -87,9 +104,8 @@ except ConnectionResetError:
     print('reset', flush=True)
 ";
 
-#[test]
-fn the_death_of_the_network_engine_ends_connections_and_nothing_else() {
-    let home = Home::new();
+fn the_death_of_the_network_engine_ends_connections_and_nothing_else(isolation: Isolation) {
+    let home = Home::of(isolation);
     let server = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
     let port = server.local_addr().expect("it has an address").port();
     std::thread::spawn(move || {
@@ -120,12 +136,11 @@ fn the_death_of_the_network_engine_ends_connections_and_nothing_else() {
     assert_eq!(sandbox.sh("getent hosts one.example"), address);
 }
 
-#[test]
-fn the_death_of_any_process_during_boot_is_survived() {
-    let home = Home::new();
+fn the_death_of_any_process_during_boot_is_survived(isolation: Isolation) {
+    let home = Home::of(isolation);
     let sandbox = home.sandbox("mortal");
     sandbox.sh("echo kept > ~/kept; sync");
-    for (what, line) in PARTS {
+    for (what, line) in parts(isolation) {
         home.sbx(["stop", "mortal"]).succeeds();
         let starting = home.sbx(["start", "mortal"]).spawn();
         let found = home.awaits(line);
@@ -137,12 +152,13 @@ fn the_death_of_any_process_during_boot_is_survived() {
         );
         assert_usable(&home, &sandbox, &format!("{what} during boot"));
     }
+    home.sbx(["rm", "-f", "mortal"]).succeeds();
+    assert_eq!(home.leftovers(), Vec::<String>::new());
 }
 
-#[test]
-fn a_removal_that_is_killed_is_finished_by_the_next() {
-    let home = Home::new();
-    for (what, line) in PARTS {
+fn a_removal_that_is_killed_is_finished_by_the_next(isolation: Isolation) {
+    let home = Home::of(isolation);
+    for (what, line) in parts(isolation) {
         let sandbox = home.sandbox("mortal");
         let removal = home.sbx(["rm", "-f", "mortal"]).spawn();
         if let Some(found) = home.process(line) {

@@ -7,8 +7,10 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::Duration;
 
-use e2e::{Home, full_run};
+use e2e::{Home, Isolation, full_run, in_each_isolation};
 use rustix::process::Signal;
+
+in_each_isolation![ctrl_c_while_the_machine_starts_takes_it_down_and_the_next_start_works,];
 
 /// Between the signal and the end.
 const SOON: Duration = Duration::from_secs(60);
@@ -78,10 +80,13 @@ fn ctrl_c_in_every_step_of_the_images_keeps_nothing_half_and_the_next_call_goes_
     }
 }
 
-#[test]
-fn ctrl_c_while_the_machine_starts_takes_it_down_and_the_next_start_works() {
-    let home = Home::new();
-    for event in ["starting the machine", "booting the guest"] {
+fn ctrl_c_while_the_machine_starts_takes_it_down_and_the_next_start_works(isolation: Isolation) {
+    let home = Home::of(isolation);
+    let events = match isolation {
+        Isolation::MicroVm => ["starting the machine", "booting the guest"],
+        Isolation::Container => ["making the container", "setting the container up"],
+    };
+    for event in events {
         let call = home
             .sbx(["run", "--progress", "plain", "--no-workspace"])
             .args(["--memory", "512m", "--name", "halted", "shell"])

@@ -4,8 +4,19 @@
 use std::fs;
 use std::path::PathBuf;
 
-use e2e::Home;
+use e2e::{Home, Isolation, in_each_isolation};
 use serde_json::{Value, json};
+
+in_each_isolation![
+    a_sandbox_is_listed_told_stopped_started_and_removed,
+    run_twice_in_one_directory_enters_the_same_sandbox,
+    a_sandbox_stops_by_itself_after_its_last_session_and_starts_again,
+    create_makes_and_starts_nothing,
+    home_and_volumes_are_kept_over_a_restart_and_what_is_temporary_is_not,
+    root_inside_makes_accounts_and_becomes_them,
+    a_sandbox_is_entered_in_its_own_isolation_alone,
+    workspaces_may_be_read_only_or_several,
+];
 
 fn names(list: &Value) -> Vec<&str> {
     let sandboxes = list["sandboxes"].as_array().unwrap();
@@ -24,9 +35,8 @@ fn status(home: &Home, name: &str) -> Value {
     found.map_or(Value::Null, |sandbox| sandbox["status"].clone())
 }
 
-#[test]
-fn a_sandbox_is_listed_told_stopped_started_and_removed() {
-    let home = Home::new();
+fn a_sandbox_is_listed_told_stopped_started_and_removed(isolation: Isolation) {
+    let home = Home::of(isolation);
     let sandbox = home.sandbox("life");
     let workspace = sandbox.workspace().to_str().unwrap();
 
@@ -37,7 +47,7 @@ fn a_sandbox_is_listed_told_stopped_started_and_removed() {
     for (key, value) in [
         ("name", json!("life")),
         ("agent", json!("shell")),
-        ("isolation", json!("microvm")),
+        ("isolation", json!(isolation)),
         ("status", json!("running")),
         ("ports", json!([])),
         ("workspace", json!(workspace)),
@@ -56,7 +66,11 @@ fn a_sandbox_is_listed_told_stopped_started_and_removed() {
         "{told}"
     );
     let walls = told["walls"].as_array().unwrap();
-    for process in ["vmm", "net", "share"] {
+    let processes: &[&str] = match isolation {
+        Isolation::MicroVm => &["vmm", "net", "share"],
+        Isolation::Container => &["box", "net"],
+    };
+    for process in processes {
         for wall in ["landlock", "seccomp"] {
             let stands = walls.iter().any(|w| {
                 let text = |key: &str| w[key].as_str().unwrap_or_default();
@@ -102,9 +116,8 @@ fn a_sandbox_is_listed_told_stopped_started_and_removed() {
     assert!(sandbox.workspace().is_dir(), "workspace files stay");
 }
 
-#[test]
-fn run_twice_in_one_directory_enters_the_same_sandbox() {
-    let home = Home::new();
+fn run_twice_in_one_directory_enters_the_same_sandbox(isolation: Isolation) {
+    let home = Home::of(isolation);
     let app = home.project("app");
     let run = |flags: &[&str], script: &str| {
         home.sbx(["--json", "run", "-q"])
@@ -136,9 +149,8 @@ fn run_twice_in_one_directory_enters_the_same_sandbox() {
     assert_eq!(names(&list).len(), 2, "{list}");
 }
 
-#[test]
-fn a_sandbox_stops_by_itself_after_its_last_session_and_starts_again() {
-    let home = Home::new();
+fn a_sandbox_stops_by_itself_after_its_last_session_and_starts_again(isolation: Isolation) {
+    let home = Home::of(isolation);
     home.configure("stop-grace = \"1s\"\n");
     let app = home.project("app");
     let run = |script: &str| {
@@ -193,9 +205,8 @@ fn plan_and_dry_run_say_the_steps_and_do_nothing() {
     assert_eq!(home.sbx(["ls", "-aq"]).succeeds().text(), "");
 }
 
-#[test]
-fn create_makes_and_starts_nothing() {
-    let home = Home::new();
+fn create_makes_and_starts_nothing(isolation: Isolation) {
+    let home = Home::of(isolation);
     let app = home.project("app");
     let made = home
         .sbx(["create", "--json", "--memory", "768m", "shell"])
@@ -238,9 +249,8 @@ fn gc_doctor_and_version_answer_without_a_sandbox() {
     assert!(gc["items"].is_array() && gc["freed"].is_u64(), "{gc}");
 }
 
-#[test]
-fn workspaces_may_be_read_only_or_several() {
-    let home = Home::new();
+fn workspaces_may_be_read_only_or_several(isolation: Isolation) {
+    let home = Home::of(isolation);
     let (app, other, third) = (
         home.project("app"),
         home.project("other"),
@@ -265,4 +275,57 @@ fn workspaces_may_be_read_only_or_several() {
     );
     assert!(out.text().ends_with(app.to_str().unwrap()), "{out}");
     assert!(app.join("mine").exists() && third.join("yes").exists() && !other.join("no").exists());
+}
+
+fn home_and_volumes_are_kept_over_a_restart_and_what_is_temporary_is_not(isolation: Isolation) {
+    let home = Home::of(isolation);
+    let sandbox = home.sandbox_with(
+        "kept",
+        &["-v", "data:/data", "--mount", "type=tmpfs,target=/scratch"],
+    );
+    sandbox.sh(
+        "echo home > ~/file; echo data > /data/file; sudo touch /etc/file
+        echo gone | tee /tmp/gone /scratch/gone",
+    );
+    home.sbx(["stop", "kept"]).succeeds();
+    home.sbx(["start", "kept"]).succeeds();
+    assert_eq!(
+        sandbox
+            .sh("cat ~/file /data/file; ls /etc/file; ls -A /tmp /scratch | grep -c gone || true"),
+        "home\ndata\n/etc/file\n0"
+    );
+}
+
+fn root_inside_makes_accounts_and_becomes_them(isolation: Isolation) {
+    let home = Home::of(isolation);
+    let sandbox = home.sandbox("accounts");
+    assert_eq!(
+        sandbox.sh("sudo useradd bob && sudo -u bob id -un && sudo id -u && id -un"),
+        "bob\n0\nagent"
+    );
+    sandbox.sh("touch mine; sudo touch roots");
+    assert_eq!(
+        sandbox.sh("stat -c %U:%G mine roots"),
+        "agent:agent\nroot:root"
+    );
+}
+
+fn a_sandbox_is_entered_in_its_own_isolation_alone(isolation: Isolation) {
+    let home = Home::of(isolation);
+    let sandbox = home.sandbox("app");
+    let enter = |other: &Isolation| {
+        let call = home.sbx(["run", "--name", "app", "--isolation", &other.to_string()]);
+        let call = call.args(["shell", "--", "-c", "echo entered"]);
+        call.cwd(sandbox.workspace()).output()
+    };
+    for other in Isolation::ALL {
+        let out = enter(other);
+        if *other == isolation {
+            assert_eq!(out.with_code(0).text(), "entered");
+        } else {
+            assert!(out.errors().contains("--isolation"), "{out}");
+        }
+    }
+    let listed = home.sbx(["ls"]).succeeds().text();
+    assert!(listed.contains(&isolation.to_string()), "{listed}");
 }

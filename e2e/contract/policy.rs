@@ -4,7 +4,16 @@ use std::fs;
 use std::net::TcpListener;
 use std::time::Duration;
 
-use e2e::{Home, Listener, Sandbox};
+use e2e::{Home, Isolation, Listener, Sandbox, in_each_isolation};
+
+in_each_isolation![
+    the_network_is_judged_by_the_same_rules_in_every_isolation,
+    rules_count_at_once_in_a_running_sandbox_and_outlive_it,
+    a_new_denial_ends_the_open_connections_that_it_is_about,
+    a_name_that_no_rule_is_about_is_refused_at_once_and_the_log_names_why,
+    every_verdict_and_every_end_is_on_record_and_found_by_what_is_asked,
+    a_locked_sandbox_says_which_rules_its_agent_wants_and_is_silent_once_it_has_them,
+];
 
 /// Connects, says so, and tells how the connection ended.
 const WAITING: &str = r#"
@@ -28,9 +37,8 @@ fn asked(sandbox: &Sandbox<'_>, port: u16) -> String {
 const REFUSED: &str = "7";
 const GREETED: &str = "canary-sings";
 
-#[test]
-fn rules_count_at_once_in_a_running_sandbox_and_outlive_it() {
-    let home = Home::new();
+fn rules_count_at_once_in_a_running_sandbox_and_outlive_it(isolation: Isolation) {
+    let home = Home::of(isolation);
     let listener = Listener::open();
     let resource = format!("localhost:{}", listener.port());
     let sandbox = home.sandbox("ruled");
@@ -76,9 +84,8 @@ fn rules_count_at_once_in_a_running_sandbox_and_outlive_it() {
     assert_eq!(listener.visits(), 2);
 }
 
-#[test]
-fn a_new_denial_ends_the_open_connections_that_it_is_about() {
-    let home = Home::new();
+fn a_new_denial_ends_the_open_connections_that_it_is_about(isolation: Isolation) {
+    let home = Home::of(isolation);
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = server.local_addr().unwrap().port();
     std::thread::spawn(move || {
@@ -99,9 +106,8 @@ fn a_new_denial_ends_the_open_connections_that_it_is_about() {
     assert_eq!(asked(&sandbox, port), REFUSED);
 }
 
-#[test]
-fn a_name_that_no_rule_is_about_is_refused_at_once_and_the_log_names_why() {
-    let home = Home::new();
+fn a_name_that_no_rule_is_about_is_refused_at_once_and_the_log_names_why(isolation: Isolation) {
+    let home = Home::of(isolation);
     let sandbox = home.sandbox("unlisted");
     let ask = "curl -s --max-time 20 https://unlisted.example/ || echo $?";
     for (url, port) in [("http", 80), ("https", 443)] {
@@ -140,9 +146,8 @@ fn a_name_that_no_rule_is_about_is_refused_at_once_and_the_log_names_why() {
     );
 }
 
-#[test]
-fn every_verdict_and_every_end_is_on_record_and_found_by_what_is_asked() {
-    let home = Home::new();
+fn every_verdict_and_every_end_is_on_record_and_found_by_what_is_asked(isolation: Isolation) {
+    let home = Home::of(isolation);
     let listener = Listener::open();
     let resource = format!("localhost:{}", listener.port());
     let sandbox = home.sandbox_with("recorded", &["--allow-network", &resource]);
@@ -237,9 +242,10 @@ fn a_policy_that_is_not_understood_is_an_error_and_never_a_looser_one() {
     assert!(run.errors().contains("denied"), "{run}");
 }
 
-#[test]
-fn a_locked_sandbox_says_which_rules_its_agent_wants_and_is_silent_once_it_has_them() {
-    let home = Home::new();
+fn a_locked_sandbox_says_which_rules_its_agent_wants_and_is_silent_once_it_has_them(
+    isolation: Isolation,
+) {
+    let home = Home::of(isolation);
     let enter = || {
         let call = home.sbx([
             "run",
@@ -265,4 +271,22 @@ fn a_locked_sandbox_says_which_rules_its_agent_wants_and_is_silent_once_it_has_t
     let listed = home.sbx(["policy", "ls", "locked"]).succeeds().text();
     assert!(listed.contains("**.anthropic.com:443"), "{listed}");
     home.sbx(["rm", "-f", "locked"]).succeeds();
+}
+
+fn the_network_is_judged_by_the_same_rules_in_every_isolation(isolation: Isolation) {
+    let home = Home::of(isolation);
+    let (open, shut) = (Listener::open(), Listener::open());
+    let rule = format!("localhost:{}", open.port());
+    let flags = ["--network", "locked", "--allow-network", &rule];
+    let sandbox = home.sandbox_with("judged", &flags);
+    assert_eq!(asked(&sandbox, open.port()), GREETED);
+    assert_eq!(asked(&sandbox, shut.port()), REFUSED);
+    assert_eq!(shut.visits(), 0);
+    sandbox.try_sh("curl -s --max-time 20 https://denied.example/");
+    let log = home.sbx(["policy", "log", "judged"]).succeeds().text();
+    assert!(log.contains(&format!("allow {rule}")), "{log}");
+    assert!(log.contains("denied.example:443"), "{log}");
+    // The gateway answers, and what is not allowed does not.
+    sandbox.try_sh("ping -c1 -W5 198.19.255.1").with_code(0);
+    assert_ne!(sandbox.try_sh("ping -c1 -W1 192.0.2.1").code(), Some(0));
 }

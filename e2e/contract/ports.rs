@@ -4,7 +4,9 @@ use std::io::Read;
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use e2e::{Home, Sandbox};
+use e2e::{Home, Isolation, Sandbox, in_each_isolation};
+
+in_each_isolation![a_published_port_is_the_hosts_and_comes_back_with_its_sandbox,];
 
 /// Says what it is told, upside down; by the address of a client.
 const SERVER: &str = r#"
@@ -50,9 +52,8 @@ pub(super) fn comes(address: &str) -> String {
     }
 }
 
-#[test]
-fn a_published_port_is_the_hosts_and_comes_back_with_its_sandbox() {
-    let home = Home::new();
+fn a_published_port_is_the_hosts_and_comes_back_with_its_sandbox(isolation: Isolation) {
+    let home = Home::of(isolation);
     let sandbox = home.sandbox_with("server", &["-p", "80", "-p", "[::1]::80"]);
     let published = || {
         let ports = home.sbx(["ports", "server", "--json"]).succeeds().json();

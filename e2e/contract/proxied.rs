@@ -6,7 +6,9 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
 
-use e2e::Home;
+use e2e::{Home, Isolation, in_each_isolation};
+
+in_each_isolation![what_is_allowed_goes_by_the_hosts_proxy_and_its_password_stays_outside,];
 
 /// A proxy that is every server behind it too; its port and what it is asked.
 fn proxy() -> (u16, Receiver<String>) {
@@ -41,9 +43,8 @@ fn head(stream: &mut TcpStream) -> Option<String> {
     String::from_utf8(head).ok()
 }
 
-#[test]
-fn what_is_allowed_goes_by_the_hosts_proxy_and_its_password_stays_outside() {
-    let home = Home::new();
+fn what_is_allowed_goes_by_the_hosts_proxy_and_its_password_stays_outside(isolation: Isolation) {
+    let home = Home::of(isolation);
     let (port, heard) = proxy();
     let behind = format!("http://me:canary-password@127.0.0.1:{port}");
     home.sbx(["run", "-d", "--name", "behind", "--no-workspace"])

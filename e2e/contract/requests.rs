@@ -2,14 +2,19 @@
 
 use std::time::Duration;
 
-use e2e::{Fact, Home, WebServer, host, java};
+use e2e::{Fact, Home, Isolation, WebServer, host, in_each_isolation, java};
+
+in_each_isolation![
+    the_requests_that_a_rule_names_pass_and_the_others_are_told_why,
+    java_believes_the_authority_of_each_start_without_a_setting,
+    a_package_is_installed_by_npm_where_every_request_is_looked_at,
+];
 
 /// A running sandbox that may make some requests of the server.
 const ALLOWED: &str = "/ok/**";
 
-#[test]
-fn the_requests_that_a_rule_names_pass_and_the_others_are_told_why() {
-    let home = Home::new();
+fn the_requests_that_a_rule_names_pass_and_the_others_are_told_why(isolation: Isolation) {
+    let home = Home::of(isolation);
     let server = WebServer::start(home.root());
     let resource = format!("localhost:{}", server.port());
     home.sbx(["run", "-d", "--name", "asking", "--no-workspace"])
@@ -116,13 +121,12 @@ public class Fetch {
 }
 "#;
 
-#[test]
-fn java_believes_the_authority_of_each_start_without_a_setting() {
+fn java_believes_the_authority_of_each_start_without_a_setting(isolation: Isolation) {
     let name = "java_believes_the_authority_of_each_start_without_a_setting";
     if !Fact::Java.holds_for(name) {
         return;
     }
-    let home = Home::new();
+    let home = Home::of(isolation);
     let server = WebServer::start(home.root());
     let app = home.project("java");
     std::fs::write(app.join("Fetch.java"), FETCH).unwrap();
@@ -179,14 +183,13 @@ fn java_believes_the_authority_of_each_start_without_a_setting() {
     home.sbx(["rm", "-f", "java"]).succeeds();
 }
 
-#[test]
-fn a_package_is_installed_by_npm_where_every_request_is_looked_at() {
+fn a_package_is_installed_by_npm_where_every_request_is_looked_at(isolation: Isolation) {
     if !Fact::NpmRegistry
         .holds_for("a_package_is_installed_by_npm_where_every_request_is_looked_at")
     {
         return;
     }
-    let home = Home::new();
+    let home = Home::of(isolation);
     let sandbox = home.sandbox_with("npm", &["--memory", "1g", "--network", "locked"]);
     let install = |package: &str| {
         let script = format!("npm install --no-audit --no-fund {package} >&2 && ls node_modules");

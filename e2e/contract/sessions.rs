@@ -4,17 +4,25 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use e2e::{Home, Sandbox};
+use e2e::{Home, Isolation, Sandbox, in_each_isolation};
 use rustix::pipe::PipeFlags;
 use rustix::process::Signal;
 use sha2::{Digest, Sha256};
 
+in_each_isolation![
+    exec_returns_the_inner_commands_code_and_says_its_own_failures,
+    run_returns_the_agents_code,
+    exec_passes_arguments_directories_variables_and_users_exactly,
+    pipes_carry_every_byte_both_ways,
+    signals_reach_the_inner_command,
+    a_stalled_session_holds_up_no_other,
+];
+
 /// What is sent through the pipes, in bytes.
 const MUCH: usize = 100 << 20;
 
-#[test]
-fn exec_returns_the_inner_commands_code_and_says_its_own_failures() {
-    let home = Home::new();
+fn exec_returns_the_inner_commands_code_and_says_its_own_failures(isolation: Isolation) {
+    let home = Home::of(isolation);
     let sandbox = home.sandbox("codes");
     let code = |args: &[&str]| sandbox.exec(args).output();
 
@@ -58,12 +66,13 @@ fn exec_returns_the_inner_commands_code_and_says_its_own_failures() {
     assert_eq!(out.errors(), "to-err\n");
 }
 
-#[test]
-fn run_returns_the_agents_code() {
-    let home = Home::new();
+fn run_returns_the_agents_code(isolation: Isolation) {
+    let home = Home::of(isolation);
     let app = home.project("app");
     let run = |script: &str| {
-        home.sbx(["run", "-q", "--memory", "768m", "shell", "--", "-c", script])
+        home.sbx(["run", "-q"])
+            .args(home.memory("768m"))
+            .args(["shell", "--", "-c", script])
             .cwd(&app)
             .output()
     };
@@ -77,9 +86,8 @@ fn run_returns_the_agents_code() {
     assert_eq!(wrong.with_code(125).json_error()["code"], "unknown_agent");
 }
 
-#[test]
-fn exec_passes_arguments_directories_variables_and_users_exactly() {
-    let home = Home::new();
+fn exec_passes_arguments_directories_variables_and_users_exactly(isolation: Isolation) {
+    let home = Home::of(isolation);
     let sandbox = home.sandbox("exact");
     let awkward = [
         "printf",
@@ -122,9 +130,8 @@ fn exec_passes_arguments_directories_variables_and_users_exactly() {
     assert_eq!(variables.text(), "1 2-here");
 }
 
-#[test]
-fn pipes_carry_every_byte_both_ways() {
-    let home = Home::new();
+fn pipes_carry_every_byte_both_ways(isolation: Isolation) {
+    let home = Home::of(isolation);
     let sandbox = home.sandbox("pipes");
     let echoed = sandbox.exec_with(["-i"], ["cat"]).input("x\n").succeeds();
     assert_eq!(echoed.bytes(), b"x\n");
@@ -160,9 +167,8 @@ fn pipes_carry_every_byte_both_ways() {
     );
 }
 
-#[test]
-fn signals_reach_the_inner_command() {
-    let home = Home::new();
+fn signals_reach_the_inner_command(isolation: Isolation) {
+    let home = Home::of(isolation);
     let sandbox = home.sandbox("signals");
     let script = "trap 'echo got-term; exit 7' TERM; trap 'echo got-int; exit 8' INT
         echo ready > $READY; while :; do read -t 1 < /dev/zero; sleep 0.1; done";
@@ -182,9 +188,8 @@ fn signals_reach_the_inner_command() {
     }
 }
 
-#[test]
-fn a_stalled_session_holds_up_no_other() {
-    let home = Home::new();
+fn a_stalled_session_holds_up_no_other(isolation: Isolation) {
+    let home = Home::of(isolation);
     let sandbox = home.sandbox("stalled");
     let (never_read, write_end) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).unwrap();
     let stalled = sandbox

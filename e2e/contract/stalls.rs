@@ -2,16 +2,17 @@
 
 use std::time::{Duration, Instant};
 
-use e2e::Home;
+use e2e::{Home, Isolation, in_each_isolation};
 use rustix::process::Signal;
+
+in_each_isolation![no_command_hangs_because_a_supervisor_stands_still,];
 
 /// Longer than any command waits for a supervisor, and shorter than anybody
 /// waits for a command.
 const PATIENCE: Duration = Duration::from_secs(45);
 
-#[test]
-fn no_command_hangs_because_a_supervisor_stands_still() {
-    let home = Home::new();
+fn no_command_hangs_because_a_supervisor_stands_still(isolation: Isolation) {
+    let home = Home::of(isolation);
     let sandbox = home.sandbox("still");
     sandbox.sh("echo kept > ~/kept; sync");
     let supervisor = home.awaits("sbx supervise");

@@ -2,7 +2,12 @@
 
 use std::fs;
 
-use e2e::{Home, Terminal};
+use e2e::{Home, Isolation, Terminal, in_each_isolation};
+
+in_each_isolation![
+    a_shell_on_a_terminal_knows_its_size_and_takes_keys,
+    exec_takes_a_terminal_where_asked_and_none_where_not,
+];
 
 /// Says the size of its terminal once it changes.
 const SIZES: &str = r#"
@@ -27,9 +32,8 @@ for line in sys.stdin:
     print("read", line.strip(), flush=True)
 "#;
 
-#[test]
-fn a_shell_on_a_terminal_knows_its_size_and_takes_keys() {
-    let home = Home::new();
+fn a_shell_on_a_terminal_knows_its_size_and_takes_keys(isolation: Isolation) {
+    let home = Home::of(isolation);
     let app = home.project("app");
     let run = home.sbx(["run", "--memory", "768m", "shell"]).cwd(&app);
     let mut screen = Terminal::of_size(run, 30, 100);
@@ -70,9 +74,8 @@ fn a_shell_on_a_terminal_knows_its_size_and_takes_keys() {
     assert_eq!(screen.ends().code(), Some(5));
 }
 
-#[test]
-fn exec_takes_a_terminal_where_asked_and_none_where_not() {
-    let home = Home::new();
+fn exec_takes_a_terminal_where_asked_and_none_where_not(isolation: Isolation) {
+    let home = Home::of(isolation);
     let sandbox = home.sandbox("tty");
     let none = sandbox
         .exec(["bash", "-c", "test -t 0 || test -t 1; echo $?"])

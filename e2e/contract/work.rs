@@ -5,7 +5,14 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
-use e2e::{Fact, Home, Sandbox, client, host};
+use e2e::{Fact, Home, Isolation, Sandbox, client, host, in_each_isolation};
+
+in_each_isolation![
+    a_clone_is_committed_to_and_rebased_and_whole_on_the_host,
+    a_commit_in_a_linked_worktree_is_in_the_repository_of_the_host,
+    a_virtual_environment_is_made_and_pip_installs_into_it,
+    a_crate_with_dependencies_is_built_by_the_hosts_toolchain,
+];
 
 /// Two dependencies of a size that an emulated processor can compile.
 const CRATE: &str = r#"[package]
@@ -58,9 +65,8 @@ fn of_others(dir: &Path) -> String {
     host("/usr/bin/find", &[".", "!", "-uid", &owner], dir)
 }
 
-#[test]
-fn a_clone_is_committed_to_and_rebased_and_whole_on_the_host() {
-    let home = Home::new();
+fn a_clone_is_committed_to_and_rebased_and_whole_on_the_host(isolation: Isolation) {
+    let home = Home::of(isolation);
     let app = home.project("clone");
     repository(&app.join("upstream"), 12);
     let sandbox = home.sandbox("clone");
@@ -95,9 +101,8 @@ fn a_clone_is_committed_to_and_rebased_and_whole_on_the_host() {
     assert_eq!(of_others(&app), "");
 }
 
-#[test]
-fn a_commit_in_a_linked_worktree_is_in_the_repository_of_the_host() {
-    let home = Home::new();
+fn a_commit_in_a_linked_worktree_is_in_the_repository_of_the_host(isolation: Isolation) {
+    let home = Home::of(isolation);
     let main = home.project("repository");
     repository(&main, 3);
     let linked = home.path().join("linked");
@@ -121,12 +126,11 @@ fn a_commit_in_a_linked_worktree_is_in_the_repository_of_the_host() {
     assert_eq!(of_others(&main), "");
 }
 
-#[test]
-fn a_virtual_environment_is_made_and_pip_installs_into_it() {
+fn a_virtual_environment_is_made_and_pip_installs_into_it(isolation: Isolation) {
     if !Fact::PipIndex.holds_for("a_virtual_environment_is_made_and_pip_installs_into_it") {
         return;
     }
-    let home = Home::new();
+    let home = Home::of(isolation);
     let sandbox = home.sandbox_with("pip", &["--memory", "1g"]);
     let out = sandbox
         .exec(["bash", "-c"])
@@ -188,13 +192,12 @@ fn express_is_installed_from_a_lock_file() {
     assert_eq!(of_others(&app), "");
 }
 
-#[test]
-fn a_crate_with_dependencies_is_built_by_the_hosts_toolchain() {
+fn a_crate_with_dependencies_is_built_by_the_hosts_toolchain(isolation: Isolation) {
     let name = "a_crate_with_dependencies_is_built_by_the_hosts_toolchain";
     if !Fact::CargoRegistry.holds_for(name) {
         return;
     }
-    let home = Home::new();
+    let home = Home::of(isolation);
     let app = home.project("crate");
     fs::create_dir(app.join("src")).unwrap();
     fs::write(app.join("Cargo.toml"), CRATE).unwrap();

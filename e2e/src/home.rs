@@ -9,6 +9,7 @@ use parking_lot::{Mutex, MutexGuard};
 use serde_json::Value;
 
 use crate::call::{Sbx, start};
+use crate::isolation::{Isolation, memory_can_be_held};
 use crate::leftovers::Process;
 use crate::sandbox::Sandbox;
 use crate::world::World;
@@ -38,6 +39,7 @@ pub struct Home {
     programs: PathBuf,
     cache: PathBuf,
     ids: Option<u32>,
+    isolation: Option<Isolation>,
     world: Option<World>,
     _turn: MutexGuard<'static, ()>,
 }
@@ -48,6 +50,24 @@ impl Home {
         let home = Self::unprepared();
         home.prepare();
         home
+    }
+
+    /// The same, whose calls all choose `isolation`, as a user does who has it
+    /// in the environment.
+    pub fn of(isolation: Isolation) -> Self {
+        let mut home = Self::new();
+        home.isolation = Some(isolation);
+        home
+    }
+
+    /// The flag that gives a sandbox so much memory; none where nothing could
+    /// hold that, and asking for it would be an error.
+    pub fn memory<'a>(&self, size: &'a str) -> Vec<&'a str> {
+        let contained = self.isolation == Some(Isolation::Container);
+        if contained && !memory_can_be_held() {
+            return Vec::new();
+        }
+        vec!["--memory", size]
     }
 
     /// An empty home for tests that need no sandbox.
@@ -67,6 +87,7 @@ impl Home {
             programs: environment::programs(),
             cache: environment::cache(),
             ids: None,
+            isolation: None,
             world: None,
             _turn: turn,
         }
@@ -210,6 +231,10 @@ impl Home {
                 .args([format!("--reuid={id}"), format!("--regid={id}")])
                 .args(["--clear-groups", "--inh-caps=-all", "--"])
                 .arg(&program),
+        };
+        let call = match self.isolation {
+            None => call,
+            Some(isolation) => call.env("SBX_ISOLATION", isolation.to_string()),
         };
         call.within_world(self.world.as_ref().map(World::entrance))
             .args(args)

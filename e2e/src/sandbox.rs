@@ -36,7 +36,7 @@ impl<'h> Sandbox<'h> {
         let call = if flags.contains(&"--memory") || flags.contains(&"container") {
             call
         } else {
-            call.args(["--memory", MEMORY])
+            call.args(home.memory(MEMORY))
         };
         call.args(flags)
             .arg("shell")

@@ -1,5 +1,6 @@
 //! House rules and measurements of this repository: `cargo xtask tidy`,
-//! `cargo xtask guards`, `cargo xtask readme --list`, `cargo xtask bench`.
+//! `cargo xtask promises`, `cargo xtask guards`, `cargo xtask readme --list`,
+//! `cargo xtask bench`.
 //!
 //! Nothing here is part of what is shipped.
 
@@ -14,10 +15,11 @@ mod tree;
 use std::io::Write;
 use std::process::ExitCode;
 
-use tree::Tree;
+use tree::{Failure, Tree};
 
 const USAGE: &str = "\
 usage: cargo xtask tidy            check the house rules
+       cargo xtask promises        write the table of promises into THREATS.md
        cargo xtask guards          see that attacks get through where their guard is out
        cargo xtask readme --list   print the commands that README shows
        cargo xtask bench [start|screen|exec|memory|share] [--rounds N] [--sbx PROGRAM]
@@ -29,6 +31,7 @@ fn main() -> ExitCode {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let outcome = match words.as_slice() {
         ["tidy"] => tidy(),
+        ["promises"] => promises(),
         ["guards"] => guards::run(),
         ["readme", "--list"] => readme_list(),
         ["bench", rest @ ..] => bench::run(rest).map(|table| {
@@ -49,7 +52,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn tidy() -> Result<ExitCode, tree::Failure> {
+fn tidy() -> Result<ExitCode, Failure> {
     let tree = Tree::of_this_repository()?;
     let findings = tidy::check(&tree);
     for finding in &findings {
@@ -62,7 +65,23 @@ fn tidy() -> Result<ExitCode, tree::Failure> {
     Ok(ExitCode::FAILURE)
 }
 
-fn readme_list() -> Result<ExitCode, tree::Failure> {
+fn promises() -> Result<ExitCode, Failure> {
+    let tree = Tree::of_this_repository()?;
+    match tidy::promises::threats(&tree) {
+        Some((path, text)) => {
+            let path = tree::root()?.join(path);
+            std::fs::write(&path, text)
+                .map_err(|error| Failure::new(format!("write `{}`", path.display()), error))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        None => Err(Failure::new(
+            "find the table",
+            "THREATS.md has no place for it",
+        )),
+    }
+}
+
+fn readme_list() -> Result<ExitCode, Failure> {
     let tree = Tree::of_this_repository()?;
     let commands = readme::commands(tree.text("README.md").unwrap_or_default());
     put(&commands

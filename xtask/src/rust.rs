@@ -198,7 +198,7 @@ fn item_end(code: &str, from: usize) -> usize {
 }
 
 fn test_functions(code: &str) -> Vec<(usize, String)> {
-    let mut found = Vec::new();
+    let mut found = of_each_isolation(code);
     let mut waiting = false;
     for (number, line) in code.lines().enumerate() {
         let line = line.trim();
@@ -212,6 +212,23 @@ fn test_functions(code: &str) -> Vec<(usize, String)> {
             .collect();
         found.push((number + 1, name));
         waiting = false;
+    }
+    found
+}
+
+/// Behaviours that e2e makes tests of, one for each isolation: the names in lists like
+/// `in_each_isolation![a, b]` and `where_kept![Promise::Held => a, b]`.
+fn of_each_isolation(code: &str) -> Vec<(usize, String)> {
+    let mut found = Vec::new();
+    for list in ["in_each_isolation![", "where_kept!["] {
+        for (at, _) in code.match_indices(list) {
+            let from = at + list.len();
+            let line = code.get(..from).unwrap_or_default().lines().count();
+            let rest = code.get(from..).unwrap_or_default();
+            let inside = rest.split(']').next().unwrap_or_default();
+            let names = words(inside).filter(|(_, word)| word.starts_with(char::is_lowercase));
+            found.extend(names.map(|(below, name)| (line + below - 1, name.to_owned())));
+        }
     }
     found
 }
@@ -251,6 +268,13 @@ mod tests {
         let left: Vec<&str> = words(&source.without_tests).map(|(_, w)| w).collect();
         assert_eq!(left, ["fn", "a", "fn", "c", "fn", "e"]);
         assert_eq!(source.test_modules, ["d"]);
+    }
+
+    #[test]
+    fn behaviours_of_each_isolation_are_tests() {
+        let source =
+            Source::new("x!();\nin_each_isolation![\n    a_b,\n];\nwhere_kept![P::H => c_d];\n");
+        assert_eq!(source.tests, [(3, "a_b".to_owned()), (5, "c_d".to_owned())]);
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod crates;
 mod documents;
 pub(crate) mod guards;
 mod names;
+pub(crate) mod promises;
 mod words;
 
 use std::fmt;
@@ -49,6 +50,7 @@ pub(crate) fn check(tree: &Tree) -> Vec<Finding> {
     findings.extend(words::check(tree));
     findings.extend(documents::check(tree));
     findings.extend(guards::check(tree));
+    findings.extend(promises::check(tree));
     findings.sort();
     findings.dedup();
     findings

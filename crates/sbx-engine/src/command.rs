@@ -34,8 +34,8 @@ pub use ports::{PortsReply, PortsRequest, Published};
 pub use question::{AnsweredReply, Given, PendingReply, Question, QuestionId, QuestionOf, Saying};
 pub use reply::{
     ActedReply, Check, DoctorReply, Ended, Enforced, Fact, Failed, GcItem, GcReply, HeldName,
-    InspectReply, ListReply, LogLine, LogsReply, Outcome, PlanReply, PlanStep, Reply, SandboxBrief,
-    SandboxReply, SessionReply, Status, VersionReply, Wall,
+    InspectReply, ListReply, LogLine, LogsReply, Outcome, PlanReply, PlanStep, PromiseKept, Reply,
+    SandboxBrief, SandboxReply, SessionReply, Status, VersionReply, Wall,
 };
 pub use ui::{
     Afterwards, Cancel, Canceller, EndBlock, Entered, OutputFilter, Prompt, ShareBrief, StartBlock,

@@ -18,7 +18,7 @@ use crate::facts::{HostFacts, Virtualisation};
 mod ceiling;
 mod container;
 
-pub use ceiling::{Ceiling, HEADROOM, MAX_TASKS, OWN_TASKS};
+pub use ceiling::{Ceiling, HEADROOM, MAX_TASKS, OWN_MEMORY, OWN_TASKS};
 pub use container::{Container, ContainerFiles, KitProgram};
 
 /// Uid and gid of the agent where the caller is root.

@@ -15,6 +15,7 @@ mod name;
 mod naming;
 mod path;
 mod policy;
+mod promise;
 mod publish;
 mod request;
 mod resolve;
@@ -42,6 +43,7 @@ pub use policy::{
     decide_request, foresee, foresee_resolved, judge_resolved, name_address, name_address_v6,
     preset_rules,
 };
+pub use promise::{Kept, Promise};
 pub use publish::{MAX_PUBLISHED, Publication, PublicationError};
 pub use request::{
     HostKind, HostPath, MountRequest, SandboxRequest, WorkspacePath, WorkspaceRequest,

@@ -36,7 +36,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("sbx", &["sbx-engine", "sbx-spec"]),
-    ("xtask", &[]),
+    ("xtask", &["sbx-spec"]),
 ];
 
 /// Beside the product: may use all of it.

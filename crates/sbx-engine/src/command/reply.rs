@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use sbx_spec::{ByteSize, Isolation, KitName, SandboxName, SandboxSpec};
+use sbx_spec::{ByteSize, Isolation, KitName, Promise, SandboxName, SandboxSpec};
 
 use super::{
     AnsweredReply, AuditReply, CheckedReply, Error, PendingReply, PolicyEdited, PolicyListReply,
@@ -154,6 +154,8 @@ pub struct InspectReply {
     pub disk_used: Option<ByteSize>,
     /// Which limit is held by what.
     pub limits: Vec<Enforced>,
+    /// How far its isolation keeps what sbx promises.
+    pub promises: Vec<PromiseKept>,
     /// Which walls stand around which process.
     pub walls: Vec<Wall>,
     /// Names whose changes are held.
@@ -171,6 +173,19 @@ pub struct Enforced {
     pub value: String,
     /// Who holds it ("guest kernel", "size of the virtual machine").
     pub by: String,
+}
+
+/// A promise and how far it is kept.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PromiseKept {
+    /// Its name.
+    pub promise: Promise,
+    /// What is promised.
+    pub says: String,
+    /// How far it is kept: `yes`, `in part`, `no`.
+    pub kept: String,
+    /// What is so where it is not kept.
+    pub caveat: Option<String>,
 }
 
 /// A wall around a process of ours.

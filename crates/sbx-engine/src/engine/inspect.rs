@@ -3,11 +3,13 @@
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 
-use sbx_spec::{ByteSize, Isolation, SandboxName, SandboxSpec};
+use sbx_spec::{ByteSize, Isolation, Promise, SandboxName, SandboxSpec};
 use serde_json::Value;
 
 use super::Engine;
-use crate::command::{Enforced, Error, HeldName, InspectReply, Reply, VersionReply, Wall};
+use crate::command::{
+    Enforced, Error, HeldName, InspectReply, PromiseKept, Reply, VersionReply, Wall,
+};
 use crate::plan::Accelerator;
 use crate::store::{SandboxDir, State};
 
@@ -59,6 +61,7 @@ impl Engine {
                 .ok()
                 .map(|found| ByteSize::bytes(found.blocks().saturating_mul(512))),
             limits: enforced(&spec, &walls),
+            promises: promises(spec.isolation),
             walls,
             held,
             directory: sandbox.join(""),
@@ -103,6 +106,20 @@ impl Engine {
             _ => None,
         }
     }
+}
+
+/// How far `isolation` keeps what is promised.
+fn promises(isolation: Isolation) -> Vec<PromiseKept> {
+    let told = |promise: &Promise| {
+        let kept = promise.kept(isolation);
+        PromiseKept {
+            promise: *promise,
+            says: promise.says().to_owned(),
+            kept: kept.word().to_owned(),
+            caveat: kept.caveat().map(str::to_owned),
+        }
+    };
+    Promise::ALL.iter().map(told).collect()
 }
 
 /// Who enforces each limit. `walls` are those of the running sandbox.

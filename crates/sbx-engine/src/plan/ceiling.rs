@@ -13,6 +13,11 @@ use crate::facts::HostFacts;
 /// fifth of it; whatever comes to more is a flood, and ends the sandbox.
 pub const HEADROOM: ByteSize = ByteSize::mib(512);
 
+/// What our processes beside a container may take: supervisor, spawner,
+/// launcher and endpoint take a few mebibytes, the endpoint more with
+/// connections.
+pub const OWN_MEMORY: ByteSize = ByteSize::mib(128);
+
 /// Most processes and threads of a sandbox on the host: a thread for each
 /// processor, 64 of the monitor's and a few dozen of each file server.
 pub const MAX_TASKS: u32 = 2048;
@@ -23,7 +28,7 @@ pub const OWN_TASKS: u32 = 128;
 /// What all processes of a sandbox on the host may take together.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Ceiling {
-    /// Memory: the sandbox's and [`HEADROOM`].
+    /// Memory: the sandbox's, and [`HEADROOM`] or [`OWN_MEMORY`].
     pub memory: ByteSize,
     /// Processor time in thousandths of a processor: of a machine where a
     /// fraction was asked for, since whole processors are its own.
@@ -40,8 +45,9 @@ impl Ceiling {
     pub(super) fn of(spec: &SandboxSpec) -> Self {
         let limits = &spec.limits;
         let contained = spec.isolation == Isolation::Container;
+        let beside = if contained { OWN_MEMORY } else { HEADROOM };
         Self {
-            memory: ByteSize::bytes((limits.memory.as_bytes()).saturating_add(HEADROOM.as_bytes())),
+            memory: ByteSize::bytes((limits.memory.as_bytes()).saturating_add(beside.as_bytes())),
             cpu_millis: (contained || limits.cpus.is_fraction()).then(|| limits.cpus.milli()),
             tasks: if contained {
                 limits.pids.saturating_add(OWN_TASKS)
@@ -153,6 +159,14 @@ mod tests {
         assert!(gone.message.contains("it has gone"), "{gone}");
         let lesser = memory.is_held(Ok(&[Controller::Pids, Controller::Cpu]));
         assert_eq!(lesser.unwrap_err().code, Code::Limit);
+    }
+
+    #[test]
+    fn a_container_may_take_what_it_was_given_and_little_more() {
+        let contained = ceiling(Isolation::Container, Vec::new());
+        assert_eq!(contained.memory, ByteSize::mib(1024 + 128));
+        let machine = ceiling(Isolation::MicroVm, Vec::new());
+        assert_eq!(machine.memory, ByteSize::mib(1024 + 512));
     }
 
     #[test]

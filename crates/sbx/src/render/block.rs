@@ -2,7 +2,7 @@
 
 use anstyle::AnsiColor;
 use sbx_engine::command::{Afterwards, EndBlock, Entered, HeldName, StartBlock};
-use sbx_spec::{Action, Isolation, NetworkPreset};
+use sbx_spec::{Action, Isolation, NetworkPreset, Promise};
 
 use super::{Paint, escape, table};
 
@@ -36,6 +36,11 @@ pub(crate) fn start(block: &StartBlock, paint: Paint) -> String {
     ];
     if let Some(note) = &block.accel_note {
         lines.push(("", paint.color(&escape(note), AnsiColor::Yellow)));
+    }
+    for (position, (promise, words)) in broken(block.isolation).enumerate() {
+        let key = if position == 0 { "weaker" } else { "" };
+        let text = format!("{}: {words}", promise.name());
+        lines.push((key, paint.color(&text, AnsiColor::Yellow)));
     }
     if block.shares.is_empty() {
         lines.push(("workspace", "none".to_owned()));
@@ -82,6 +87,12 @@ pub(crate) fn start(block: &StartBlock, paint: Paint) -> String {
         lines.push(("held", held(&block.held)));
     }
     spaced(&lines)
+}
+
+/// What guards the host and is not kept, with what is so instead.
+fn broken(isolation: Isolation) -> impl Iterator<Item = (Promise, &'static str)> {
+    let guards = Promise::ALL.iter().filter(|promise| promise.guards());
+    guards.filter_map(move |promise| Some((*promise, promise.kept(isolation).caveat()?)))
 }
 
 /// Pairs, where a key that is empty belongs to the one above.
@@ -222,6 +233,23 @@ mod tests {
              credential  ANTHROPIC_API_KEY is passed as a value: the sandbox can read it\n\
              held        .git/hooks/\\u{1b}x: changed inside, not on the host\n"
         );
+    }
+
+    #[test]
+    fn says_of_a_weaker_isolation_what_it_does_not_keep() {
+        let contained = StartBlock {
+            isolation: Isolation::Container,
+            ..block()
+        };
+        let text = start(&contained, Paint::none());
+        let told: Vec<_> = broken(Isolation::Container).collect();
+        assert!(told.len() > 2, "{told:?}");
+        for (promise, words) in told {
+            let line = format!("{}: {words}\n", promise.name());
+            assert!(text.contains(&line), "{text}");
+        }
+        assert!(text.contains("\nweaker      kernel: "), "{text}");
+        assert!(!start(&block(), Paint::none()).contains("weaker"));
     }
 
     #[test]

@@ -184,6 +184,21 @@ fn inspection(inspect: &InspectReply, paint: Paint) -> String {
             &inspect.limits.iter().map(row).collect::<Vec<_>>(),
         );
     }
+    if !inspect.promises.is_empty() {
+        text += &heading("promises", paint);
+        let row = |line: &sbx_engine::command::PromiseKept| {
+            let words = line.caveat.as_deref().unwrap_or(&line.says);
+            vec![
+                line.promise.name().to_owned(),
+                escape(&line.kept),
+                escape(words),
+            ]
+        };
+        text += &columns(
+            &["PROMISE", "KEPT", "WHAT IS SO"],
+            &inspect.promises.iter().map(row).collect::<Vec<_>>(),
+        );
+    }
     if !inspect.walls.is_empty() {
         text += &heading("walls", paint);
         let row = |wall: &sbx_engine::command::Wall| {
