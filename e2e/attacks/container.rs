@@ -46,8 +46,8 @@ fn a_container_sees_no_file_process_or_socket_of_the_host() {
     }
     // Nothing was inherited beside what a session has.
     let descriptors =
-        sandbox.sh("ls /proc/$$/fd | tr '\\n' ' '; sudo sh -c 'ls /proc/$$/fd' | tr '\\n' ' '");
-    assert_eq!(descriptors, "0 1 2 0 1 2", "{descriptors}");
+        sandbox.sh("cd /tmp; ls /proc/$$/fd > fds; sudo sh -c 'ls /proc/$$/fd' >> fds; cat fds");
+    assert_eq!(descriptors, "0\n1\n2\n0\n1\n2", "{descriptors}");
 }
 
 #[test]
