@@ -8,7 +8,10 @@ use std::os::unix::fs::symlink;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::process::id;
 
-use e2e::{Fact, Home, Isolation, Kept, Listener, Promise, Sandbox, host, in_each_isolation};
+use e2e::{
+    Fact, Home, Isolation, Kept, Listener, Promise, Sandbox, WorkspaceGuard, host,
+    in_each_isolation,
+};
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 
 in_each_isolation![no_probe_gets_out_and_each_works_where_it_is_allowed];
@@ -159,7 +162,7 @@ fn no_probe_gets_out_and_each_works_where_it_is_allowed(isolation: Isolation) {
         ("workspace", text(&workspace)),
     ]);
     // A kernel of its own is the sandbox's to do with as it likes.
-    let own_kernel = Promise::Kernel.kept(isolation) == Kept::Yes;
+    let own_kernel = Promise::Kernel.kept(isolation, WorkspaceGuard::Full) == Kept::Yes;
     let mut all = probes();
     all.retain(|probe| !own_kernel || probe.is_after_the_host());
     all.retain(|probe| may_make_nodes || probe.object != "{node}");

@@ -7,14 +7,14 @@ use std::fs;
 use e2e::{Home, Isolation};
 
 #[test]
-fn what_the_host_obeys_and_has_is_read_only_in_a_container() {
+fn what_the_host_obeys_and_has_is_read_only_where_the_guard_is_existing() {
     let home = Home::of(Isolation::Container);
     let app = home.project("app");
     fs::create_dir_all(app.join(".git/hooks")).unwrap();
     fs::create_dir(app.join(".vscode")).unwrap();
     fs::write(app.join(".git/config"), "[core]\n\tbare = false\n").unwrap();
     fs::write(app.join(".envrc"), "").unwrap();
-    let sandbox = home.sandbox("app");
+    let sandbox = home.sandbox_with("app", &["--workspace-guard", "existing"]);
     for refused in [
         "echo x > .git/hooks/pre-commit",
         "echo x >> .git/config",

@@ -106,8 +106,8 @@ except ConnectionResetError:
 
 fn the_death_of_the_network_engine_ends_connections_and_nothing_else(isolation: Isolation) {
     let home = Home::of(isolation);
-    let server = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
-    let port = server.local_addr().expect("it has an address").port();
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = server.local_addr().unwrap().port();
     std::thread::spawn(move || {
         // Held and silent until the test ends.
         let _held: Vec<_> = server.incoming().collect();

@@ -4,7 +4,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
-use e2e::{Home, Isolation, Kept, Promise, in_each_isolation};
+use e2e::{Home, Isolation, Kept, Promise, WorkspaceGuard, in_each_isolation};
 use rustix::process::geteuid;
 use rustix::system::uname;
 
@@ -60,7 +60,7 @@ fn a_fresh_sandbox_holds_the_workspace_and_nothing_of_the_host(isolation: Isolat
 
     let kernel = line();
     let of_the_host = kernel == uname().release().to_string_lossy();
-    match Promise::Kernel.kept(isolation) {
+    match Promise::Kernel.kept(isolation, WorkspaceGuard::Full) {
         Kept::Yes => assert!(kernel.ends_with("-sbx") && !of_the_host, "ours: {out}"),
         _ => assert!(of_the_host, "as it is promised: {out}"),
     }

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use e2e::{Home, Isolation, Kept, Promise, in_each_isolation};
+use e2e::{Home, Isolation, Kept, Promise, WorkspaceGuard, in_each_isolation};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -12,7 +12,7 @@ in_each_isolation![hogs_are_stopped_at_the_limit_and_the_sandbox_answers_afterwa
 
 fn hogs_are_stopped_at_the_limit_and_the_sandbox_answers_afterwards(isolation: Isolation) {
     let home = Home::of(isolation);
-    let disk_is_held = Promise::Disk.kept(isolation) == Kept::Yes;
+    let disk_is_held = Promise::Disk.kept(isolation, WorkspaceGuard::Full) == Kept::Yes;
     let mut limits = vec!["--memory", "512m", "--cpus", "1", "--pids-limit", "200"];
     if disk_is_held {
         limits.extend(["--disk", "1g"]);
@@ -131,7 +131,7 @@ fn a_container_whose_limit_nothing_holds_any_more_does_not_start() {
         let call = home.sbx([
             "run", "--json", "--name", name, "shell", "--", "-c", "echo up",
         ]);
-        call.cwd(&home.project(name)).output()
+        call.cwd(home.project(name)).output()
     };
     let refused = run("held").with_code(125);
     let error = refused.json_error();

@@ -1,10 +1,13 @@
-//! Work in the share: git, held names, package clients, the host's edits.
+//! Work in the share: git, held names, package clients, the host's edits; in
+//! a machine, and in a container whose workspace a file server serves.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
-use e2e::{Fact, Home, Isolation, Kept, Promise, host, in_each_isolation, where_kept};
+use e2e::{
+    Fact, Home, Isolation, Kept, Promise, WorkspaceGuard, host, in_each_isolation, where_kept,
+};
 
 in_each_isolation![
     git_works_in_the_share_and_leaves_the_hosts_index_as_it_was,
@@ -282,7 +285,7 @@ END"
     sandbox
         .sh("sudo touch by-root && sudo chown 999:999 by-root && test $(stat -c %u by-root) = 999");
     let by_root = fs::metadata(app.join("by-root")).unwrap().uid();
-    match Promise::Owners.kept(isolation) {
+    match Promise::Owners.kept(isolation, WorkspaceGuard::Full) {
         Kept::Yes => assert_eq!(by_root, owner, "chown stays inside"),
         // What root inside makes is nobody's of the host.
         _ => assert!(by_root != 0 && by_root != owner, "{by_root}"),

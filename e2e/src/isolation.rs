@@ -10,7 +10,7 @@ use sbx_sys::cgroup::{Controller, Group};
 
 use crate::home::Home;
 
-pub use sbx_spec::{Isolation, Kept, Promise};
+pub use sbx_spec::{Isolation, Kept, Promise, WorkspaceGuard};
 
 /// A test of each behaviour for each isolation: `behaviour::microvm` and so on.
 #[macro_export]
@@ -56,7 +56,7 @@ macro_rules! where_kept {
 /// sandbox says what is so instead where it is not.
 #[track_caller]
 pub fn where_kept(promise: Promise, isolation: Isolation, behaviour: fn(Isolation)) {
-    let Some(caveat) = promise.kept(isolation).caveat() else {
+    let Some(caveat) = promise.kept(isolation, WorkspaceGuard::Full).caveat() else {
         return behaviour(isolation);
     };
     let home = Home::of(isolation);

@@ -32,7 +32,7 @@ pub use call::{Output, Running, Sbx, ends, host};
 pub use client::{client, java, pjdfstest};
 pub use environment::full_run;
 pub use home::Home;
-pub use isolation::{Isolation, Kept, Promise, where_kept};
+pub use isolation::{Isolation, Kept, Promise, WorkspaceGuard, where_kept};
 pub use leftovers::Process;
 pub use loopback::Listener;
 pub use sandbox::Sandbox;

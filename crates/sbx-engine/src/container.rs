@@ -13,6 +13,7 @@ mod kernel_files;
 mod network;
 mod role;
 mod root;
+mod served;
 mod sources;
 
 pub(crate) use config::BoxConfig;

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
 use sbx_net::Proxies;
 use sbx_spec::ByteSize;
 use sbx_sys::cgroup::{Controller, Group};
@@ -17,6 +18,9 @@ const ROOT_DIRECTORIES: [&str; 2] = [
     "/usr/local/share/ca-certificates",
     "/etc/pki/ca-trust/source/anchors",
 ];
+
+/// Where the host's kernel asks a file server.
+pub(crate) const FUSE: &str = "/dev/fuse";
 
 /// Facts of this host and its user.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -49,6 +53,8 @@ pub struct HostFacts {
     /// What a control group of the host can limit here, or why there can be
     /// none.
     pub control_group: Result<Vec<Controller>, String>,
+    /// Whether file servers can serve containers here, or why they cannot.
+    pub fuse: Result<(), String>,
 }
 
 /// Whether KVM can be used.
@@ -104,6 +110,7 @@ impl HostFacts {
                 .as_ref()
                 .and_then(crate::command::GitIdentity::to_config),
             control_group: control_group(),
+            fuse: fuse(),
         }
     }
 }
@@ -157,6 +164,14 @@ pub(crate) fn control_group() -> Result<Vec<Controller>, String> {
     Group::locate("sbx-none")
         .map(|group| group.controllers())
         .map_err(|unavailable| unavailable.why)
+}
+
+/// Whether this user may open what file servers serve containers through.
+fn fuse() -> Result<(), String> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    rustix::fs::open(FUSE, flags, Mode::empty())
+        .map(drop)
+        .map_err(|error| format!("cannot open `{FUSE}`: {error}"))
 }
 
 /// Processors this process may use.

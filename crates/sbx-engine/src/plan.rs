@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use sbx_net::Proxies;
 use sbx_spec::{
     Accel, Access, ByteSize, EnvVar, GuestPath, KitName, NetworkPreset, Rule, SandboxName,
-    SandboxSpec, ShareRole, TmpfsMount, VolumeMount,
+    SandboxSpec, ShareRole, TmpfsMount, VolumeMount, WorkspaceGuard,
 };
 use serde::{Deserialize, Serialize};
 
@@ -69,6 +69,15 @@ pub enum Boundary {
 }
 
 impl Boundary {
+    /// Whether file servers stand between it and what of the host it sees.
+    #[must_use]
+    pub fn is_served(&self) -> bool {
+        match self {
+            Self::MicroVm(_) => true,
+            Self::Container(container) => container.guard == WorkspaceGuard::Full,
+        }
+    }
+
     /// What executes the instructions of a virtual machine.
     #[must_use]
     pub fn accelerator(&self) -> Option<Accelerator> {
@@ -246,6 +255,7 @@ pub fn plan(
         }
         Artifacts::Container(files) => {
             kits.extend(files.kit.as_ref().map(|_| spec.kit.clone()));
+            container::guarded(spec, facts)?;
             warnings.extend(ceiling::warning(facts));
             Boundary::Container(container::container(spec, files))
         }
@@ -475,6 +485,7 @@ mod tests {
                 access: Access::ReadWrite,
                 role: ShareRole::Workspace,
             }],
+            guard: sbx_spec::WorkspaceGuard::Full,
             volumes: Vec::new(),
             tmpfs: Vec::new(),
             workdir: GuestPath::new("/home/u/app").unwrap(),
@@ -507,6 +518,7 @@ mod tests {
             proxies: Proxies::default(),
             git_config: None,
             control_group: Err("none is delegated".to_owned()),
+            fuse: Ok(()),
         }
     }
 

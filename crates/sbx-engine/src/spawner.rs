@@ -61,14 +61,15 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) enum Verb {
     /// `sbx net`, with the far ends of the machine's frames and its control.
     Net,
-    /// `sbx share` of the plan's share of this number, with its listener and
-    /// the far end of its control.
+    /// `sbx share` of the plan's share of this number, with its listener, or
+    /// what a container has mounted with, and the far end of its control.
     Share(usize),
     /// `sbx-vmm`, with the far ends of control link, machine protocol,
     /// console, the network if there is one, each share, and its report.
     Vmm,
-    /// `sbx box`, with the far ends of control link and report, and where the
-    /// outer end of its wire goes if there is a network.
+    /// `sbx box`, with the far ends of control link and report, where the
+    /// outer end of its wire goes if there is a network, and where that which
+    /// it has mounted with goes if file servers serve it.
     Box,
 }
 
@@ -267,8 +268,11 @@ pub(crate) fn run(role: crate::role::Role) -> Result<(), Error> {
     tell(&requests, &Answer::Ready);
     let mut children = Children::new();
     let served = serve(&parts, &requests, &mut reports, &mut children);
+    // All at once: what is inside a container may wait for a file server.
     for (_, child) in children.values() {
         let _ = child.signal(Signal::KILL);
+    }
+    for (_, child) in children.values() {
         let _ = child.wait();
     }
     give_back(&config);

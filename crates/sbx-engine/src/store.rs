@@ -522,6 +522,7 @@ pub(crate) mod tests {
             },
             asked: Vec::new(),
             shares: Vec::new(),
+            guard: sbx_spec::WorkspaceGuard::Full,
             volumes: Vec::new(),
             tmpfs: Vec::new(),
             workdir: GuestPath::new("/").unwrap(),

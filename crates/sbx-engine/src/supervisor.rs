@@ -6,6 +6,7 @@
 //! the plan it was given and nobody else.
 
 mod audit;
+mod coming;
 mod doors;
 mod ends;
 mod launch;

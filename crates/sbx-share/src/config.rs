@@ -9,6 +9,8 @@ use crate::guard::GuardPatterns;
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct ShareConfig {
+    /// Through what it is served.
+    pub channel: Channel,
     /// Whether the guest may write.
     pub access: Access,
     /// For a share of one file: its name (bytes, one component) in the root directory. Nothing
@@ -31,10 +33,11 @@ pub struct ShareConfig {
 }
 
 impl ShareConfig {
-    /// A writable share of a whole directory with the default guard.
+    /// A writable share of a whole directory with the default guard, for a virtual machine.
     #[must_use]
     pub fn writable() -> Self {
         Self {
+            channel: Channel::VhostUser,
             access: Access::ReadWrite,
             file: None,
             inside_git: false,
@@ -43,6 +46,16 @@ impl ShareConfig {
             limits: ShareLimits::default(),
         }
     }
+}
+
+/// Through what a share is served.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Channel {
+    /// A socket on which one virtual machine monitor connects.
+    VhostUser,
+    /// `/dev/fuse`, opened and mounted with by a container.
+    Fuse,
 }
 
 /// One host owner shown as one guest owner, and back.

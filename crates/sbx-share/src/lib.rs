@@ -8,11 +8,12 @@ pub mod config;
 mod control;
 mod error;
 pub mod fs;
+mod fuse;
 pub mod guard;
 pub mod held;
 mod jail;
 pub mod process;
 mod vhost;
 
-pub use config::{ShareConfig, ShareLimits, Squash};
+pub use config::{Channel, ShareConfig, ShareLimits, Squash};
 pub use error::Error;

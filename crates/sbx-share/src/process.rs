@@ -5,36 +5,39 @@ use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::Duration;
 
-use crate::config::ShareConfig;
+use crate::config::{Channel, ShareConfig};
 use crate::control::{self, Control, Message};
 use crate::error::Error;
 use crate::fs::ShareFs;
+use crate::fuse;
 use crate::jail;
 use crate::vhost;
 
 /// How long a supervisor that does not read can hold a serving thread up.
 const CONTROL_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Serves one share until the virtual machine hangs up.
+/// Serves one share until the virtual machine hangs up or the mount is gone.
 ///
-/// `listener` is a listening Unix socket for one vhost-user front end, `root` the directory of
-/// the share and `shadow` the directory of its shadow store (`O_PATH` descriptors will do),
-/// `control` a Unix stream of JSON lines. The walls of the jail stand before the first byte of
+/// `door` is what the configuration's channel says, a listening Unix socket for one vhost-user
+/// front end or a `/dev/fuse` that was mounted with; `root` is the directory of the share and
+/// `shadow` that of its shadow store (`O_PATH` descriptors will do), `control` a Unix stream of
+/// JSON lines. The walls of the jail stand before the first byte of
 /// the guest is read; they are named in the `{"ready":{"walls":[…]}}` line.
 ///
 /// The caller has dropped all privilege already: whoever this process runs as owns what the
 /// guest writes. To be called before any thread is started.
 ///
 /// # Errors
-/// If a wall cannot be set, the directories cannot be used, or the front end breaks the protocol.
+/// If a wall cannot be set, the directories cannot be used, the front end breaks the protocol or
+/// the mount cannot be answered.
 pub fn run(
     config: ShareConfig,
-    listener: OwnedFd,
+    door: OwnedFd,
     root: OwnedFd,
     shadow: OwnedFd,
     control: OwnedFd,
 ) -> Result<(), Error> {
-    jail::prepare([&listener, &root, &shadow, &control])?;
+    jail::prepare([&door, &root, &shadow, &control])?;
     let jail = jail::jail(&config, &root, &shadow)?;
     let stream = UnixStream::from(control);
     stream
@@ -60,5 +63,8 @@ pub fn run(
     control
         .send(&Message::Ready { walls: &walls })
         .map_err(Error::io("report readiness"))?;
-    vhost::serve(fs, listener)
+    match config.channel {
+        Channel::VhostUser => vhost::serve(fs, door),
+        Channel::Fuse => fuse::serve(fs, door),
+    }
 }

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::{Accel, Access, Driver, Isolation, NetworkPreset};
+use crate::{Accel, Access, Driver, Isolation, NetworkPreset, WorkspaceGuard};
 
 /// Why a word is not one of the values.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -61,6 +61,7 @@ choice!(Driver, "auto" => Self::Auto, "qemu" => Self::Qemu; later "krun");
 choice!(Accel, "auto" => Self::Auto, "kvm" => Self::Kvm, "tcg" => Self::Tcg; later);
 choice!(NetworkPreset, "open" => Self::Open, "balanced" => Self::Balanced, "locked" => Self::Locked, "none" => Self::None; later);
 choice!(Access, "direct" => Self::ReadWrite, "ro" => Self::ReadOnly; later "overlay", "clone");
+choice!(WorkspaceGuard, "full" => Self::Full, "existing" => Self::Existing; later);
 
 #[cfg(test)]
 mod tests {

@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use serde::Deserialize;
 
-use crate::{Accel, Access, ByteSize, Cpus, Driver, Isolation, KitName};
+use crate::{Accel, Access, ByteSize, Cpus, Driver, Isolation, KitName, WorkspaceGuard};
 
 /// Seconds a sandbox stays up after its last session where nothing else is
 /// configured.
@@ -36,6 +36,8 @@ pub struct Config {
     pub pids: Option<u32>,
     /// `workspace-mode`.
     pub workspace_access: Option<Access>,
+    /// `workspace-guard`: of containers.
+    pub guard: Option<WorkspaceGuard>,
     /// `stop-grace`: seconds a sandbox stays up after its last session.
     pub stop_grace_s: Option<u32>,
 }
@@ -67,6 +69,11 @@ pub const KEYS: &[(&str, &str, &str)] = &[
         "workspace-mode",
         "\"direct\"",
         "whether workspaces are writable: `direct` or `ro`",
+    ),
+    (
+        "workspace-guard",
+        "\"full\"",
+        "what a container's workspace is held by: `full` or `existing`",
     ),
     (
         "stop-grace",
@@ -109,6 +116,7 @@ struct File {
     pids_limit: Option<toml::Spanned<u32>>,
     network: Option<toml::Spanned<toml::Value>>,
     workspace_mode: Option<toml::Spanned<String>>,
+    workspace_guard: Option<toml::Spanned<String>>,
     stop_grace: Option<toml::Spanned<Scalar>>,
 }
 
@@ -158,6 +166,7 @@ impl Config {
             disk: at.read("disk", file.disk)?,
             pids: file.pids_limit.map(toml::Spanned::into_inner),
             workspace_access: at.read("workspace-mode", file.workspace_mode)?,
+            guard: at.read("workspace-guard", file.workspace_guard)?,
             stop_grace_s: at
                 .read::<_, Seconds>("stop-grace", file.stop_grace)?
                 .map(|s| s.0),

@@ -45,6 +45,7 @@ pub fn differences(
     found.value("--memory", &spec.limits.memory, request.memory.as_ref());
     found.value("--disk", &spec.limits.disk, request.disk.as_ref());
     found.value("--pids-limit", &spec.limits.pids, request.pids.as_ref());
+    found.value("--workspace-guard", &spec.guard, request.guard.as_ref());
     match (spec.network.preset, request.network) {
         (None, Some(asked)) => {
             found.add(

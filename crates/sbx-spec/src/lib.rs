@@ -56,6 +56,6 @@ pub use sensitive::{Sensitive, SensitivePlaces, Why};
 pub use size::{ByteSize, ByteSizeError, Cpus, CpusError};
 pub use spec::{
     Accel, Access, Driver, EnvVar, Isolation, Limit, Limits, Network, NetworkPreset, SandboxSpec,
-    Share, ShareRole, TmpfsMount, VolumeMount,
+    Share, ShareRole, TmpfsMount, VolumeMount, WorkspaceGuard,
 };
 pub use variables::{SessionVariables, is_credential, is_variable_name};

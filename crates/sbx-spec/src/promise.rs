@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::Isolation;
+use crate::{Isolation, WorkspaceGuard};
 
 /// A line of the contract.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -151,12 +151,13 @@ impl Promise {
         }
     }
 
-    /// How far `isolation` keeps it.
+    /// How far `isolation` keeps it with this guard of its workspace.
     #[must_use]
-    pub fn kept(self, isolation: Isolation) -> Kept {
-        match isolation {
-            Isolation::MicroVm => self.kept_by_a_machine(),
-            Isolation::Container => self.kept_by_a_container(),
+    pub fn kept(self, isolation: Isolation, guard: WorkspaceGuard) -> Kept {
+        match (isolation, guard) {
+            (Isolation::MicroVm, _) => self.kept_by_a_machine(),
+            (Isolation::Container, WorkspaceGuard::Full) => self.kept_by_a_container(),
+            (Isolation::Container, WorkspaceGuard::Existing) => self.kept_by_mounts(),
         }
     }
 
@@ -170,15 +171,27 @@ impl Promise {
         }
     }
 
-    fn kept_by_a_container(self) -> Kept {
+    /// By a container that has the host's files mounted.
+    fn kept_by_mounts(self) -> Kept {
         match self {
-            Self::Kernel => Kept::No("the only kernel is this host's: a flaw in it is a way out"),
             Self::Held => Kept::InPart(
                 "read-only is what exists at the top of a workspace or in its `.git` when it \
                  starts and is no link; new names are not held, in `.git` neither, and your git \
                  may run what is put there",
             ),
             Self::Sockets => Kept::No("they are reached like files"),
+            Self::Owners => {
+                Kept::InPart("what root inside makes belongs to an id of the container on the host")
+            }
+            Self::Events => Kept::Yes,
+            _ => self.kept_by_a_container(),
+        }
+    }
+
+    /// By a container whose workspace a file server serves.
+    fn kept_by_a_container(self) -> Kept {
+        match self {
+            Self::Kernel => Kept::No("the only kernel is this host's: a flaw in it is a way out"),
             Self::Size => Kept::InPart(
                 "only a control group of the host holds them; where there is none they have no \
                  bound, and asking for one is an error",
@@ -187,9 +200,6 @@ impl Promise {
                 "it can fill the file system that the sandboxes are on; asking for a bound is an \
                  error",
             ),
-            Self::Owners => {
-                Kept::InPart("what root inside makes belongs to an id of the container on the host")
-            }
             Self::Root => Kept::InPart(
                 "files, ids and processes inside; no mounts, devices, containers or set-user-ID \
                  files",
@@ -197,9 +207,14 @@ impl Promise {
             Self::Machine => Kept::No(
                 "processor model, memory size, load and kernel version of the host are seen",
             ),
-            Self::Files | Self::Processes | Self::Network | Self::Environment | Self::Events => {
-                Kept::Yes
-            }
+            Self::Events => self.kept_by_a_machine(),
+            Self::Files
+            | Self::Processes
+            | Self::Network
+            | Self::Environment
+            | Self::Held
+            | Self::Sockets
+            | Self::Owners => Kept::Yes,
         }
     }
 }
@@ -223,15 +238,20 @@ mod tests {
 
     #[test]
     fn the_default_isolation_keeps_every_guard_and_a_container_says_which_it_does_not() {
-        let broken = |isolation| {
+        let broken = |isolation, guard| {
             let all = Promise::ALL.iter();
             let guards = all.filter(|promise| promise.guards());
-            let broken = guards.filter(move |promise| promise.kept(isolation) != Kept::Yes);
+            let broken = guards.filter(move |promise| promise.kept(isolation, guard) != Kept::Yes);
             broken.map(|promise| promise.name()).collect::<Vec<_>>()
         };
-        assert_eq!(broken(Isolation::MicroVm), Vec::<&str>::new());
+        let (full, existing) = (WorkspaceGuard::Full, WorkspaceGuard::Existing);
+        assert_eq!(broken(Isolation::MicroVm, full), Vec::<&str>::new());
         assert_eq!(
-            broken(Isolation::Container),
+            broken(Isolation::Container, full),
+            ["kernel", "size", "disk"]
+        );
+        assert_eq!(
+            broken(Isolation::Container, existing),
             ["kernel", "held", "sockets", "size", "disk"]
         );
     }

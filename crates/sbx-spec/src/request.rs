@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::{
     Accel, Access, ByteSize, Cpus, Driver, EnvVar, GuestPath, Isolation, NetworkPreset,
-    Publication, Rule, SandboxName,
+    Publication, Rule, SandboxName, WorkspaceGuard,
 };
 
 /// What a sandbox should be like, as far as the user said so.
@@ -35,6 +35,8 @@ pub struct SandboxRequest {
     /// `--workspace-mode`: whether the workspaces may be written to where
     /// the path itself does not say `:ro`.
     pub workspace_access: Option<Access>,
+    /// `--workspace-guard`.
+    pub guard: Option<WorkspaceGuard>,
     /// `--mount` and `--volume`, in the order they were typed.
     pub mounts: Vec<MountRequest>,
     /// `--allow-sensitive-mount`: paths that may be mounted although they

@@ -12,7 +12,7 @@ use crate::{
     Accel, Access, ByteSize, Config, Cpus, Driver, EnvVar, GuestPath, HostKind, HostPath,
     Isolation, KitName, Limit, Limits, MountRequest, Network, SandboxName, SandboxRequest,
     SandboxSpec, Sensitive, SensitivePlaces, Share, ShareRole, TmpfsMount, VolumeMount,
-    WorkspaceRequest,
+    WorkspaceGuard, WorkspaceRequest,
 };
 
 /// Least memory a guest boots in.
@@ -76,6 +76,8 @@ pub struct Resolved {
 pub enum ResolveError {
     /// A flag that says something of a virtual machine, for a container.
     NoMachine(&'static str),
+    /// A flag that says something of a container, for a virtual machine.
+    NoContainer(&'static str),
     /// A value the host cannot give: flag, value, why.
     Limit(&'static str, String, String),
     /// A workspace that may not be served, and why.
@@ -127,6 +129,10 @@ impl fmt::Display for ResolveError {
             Self::NoMachine(flag) => {
                 write!(f, "{flag} is of virtual machines, and a container has none")
             }
+            Self::NoContainer(flag) => write!(
+                f,
+                "{flag} is of containers: a virtual machine has no other guard than `full`"
+            ),
             Self::Limit(flag, value, why) => write!(f, "{flag} {value}: {why}"),
             Self::Workspace(path, why) => {
                 write!(f, "`{}` cannot be a workspace: {why}", path.display())
@@ -165,6 +171,9 @@ impl ResolveError {
             Self::NoMachine(flag) => {
                 Some(format!("leave {flag} out, or type `--isolation microvm`"))
             }
+            Self::NoContainer(flag) => {
+                Some(format!("leave {flag} out, or type `--isolation container`"))
+            }
             Self::NoWorkspace => Some("name a directory, or type `--no-workspace`".to_owned()),
             _ => None,
         }
@@ -197,7 +206,13 @@ pub fn resolve(layers: Layers<'_>, name: SandboxName) -> Result<Resolved, Resolv
         .unwrap_or(Isolation::MicroVm);
     if isolation == Isolation::Container {
         fits_a_container(request, config, layers.host)?;
+    } else if request.guard == Some(WorkspaceGuard::Existing) {
+        return Err(ResolveError::NoContainer("--workspace-guard existing"));
     }
+    let guard = match isolation {
+        Isolation::MicroVm => WorkspaceGuard::Full,
+        Isolation::Container => request.guard.or(config.guard).unwrap_or_default(),
+    };
     let spec = SandboxSpec {
         name,
         kit: layers.kit.clone(),
@@ -207,6 +222,7 @@ pub fn resolve(layers: Layers<'_>, name: SandboxName) -> Result<Resolved, Resolv
         limits: limits(layers)?,
         asked: asked(request, config),
         shares,
+        guard,
         volumes,
         tmpfs,
         workdir,

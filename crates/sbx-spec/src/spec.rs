@@ -28,6 +28,9 @@ pub struct SandboxSpec {
     pub asked: Vec<Limit>,
     /// Host directories and files served to the guest, the workspace first.
     pub shares: Vec<Share>,
+    /// What stands between them and the guest.
+    #[serde(default)]
+    pub guard: WorkspaceGuard,
     /// Directories that live on the sandbox's own disk.
     pub volumes: Vec<VolumeMount>,
     /// Directories that live in the sandbox's memory.
@@ -127,6 +130,19 @@ pub enum Access {
     ReadOnly,
     /// Reads and writes.
     ReadWrite,
+}
+
+/// What stands between the host's files and a guest that changes them.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WorkspaceGuard {
+    /// A file server that holds every name the host would execute or obey,
+    /// whether it is there or not.
+    #[default]
+    Full,
+    /// Of a container alone: the files themselves, of which those that the
+    /// host would execute or obey and that exist at its start are read-only.
+    Existing,
 }
 
 /// Why a share is there.

@@ -260,6 +260,34 @@ fn a_fraction_is_taken_where_a_cgroup_holds_it() {
 }
 
 #[test]
+fn what_is_guarded_less_was_said_and_is_a_container() {
+    use sbx_spec::{Isolation, WorkspaceGuard};
+    let asked = |isolation, guard| SandboxRequest {
+        isolation: Some(isolation),
+        guard,
+        ..on("/srv/app")
+    };
+    let guard = |request: &SandboxRequest, config: &str| {
+        let spec = resolved(request, config).map(|resolved| resolved.spec);
+        spec.map(|spec| spec.guard)
+            .map_err(|error| error.to_string())
+    };
+    let (existing, full) = (WorkspaceGuard::Existing, WorkspaceGuard::Full);
+    let file = "workspace-guard = \"existing\"";
+    let contained = asked(Isolation::Container, None);
+    assert_eq!(guard(&contained, ""), Ok(full));
+    assert_eq!(guard(&contained, file), Ok(existing));
+    let said = asked(Isolation::Container, Some(full));
+    assert_eq!(guard(&said, file), Ok(full));
+    let said = asked(Isolation::Container, Some(existing));
+    assert_eq!(guard(&said, ""), Ok(existing));
+    // What the configuration says of containers is not about a machine.
+    assert_eq!(guard(&asked(Isolation::MicroVm, None), file), Ok(full));
+    let refused = guard(&asked(Isolation::MicroVm, Some(existing)), "");
+    assert!(refused.unwrap_err().contains("--workspace-guard existing"));
+}
+
+#[test]
 fn a_container_takes_no_flag_of_machines_and_no_limit_that_nothing_holds() {
     let contained = SandboxRequest {
         isolation: Some(sbx_spec::Isolation::Container),

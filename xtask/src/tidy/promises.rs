@@ -1,6 +1,6 @@
 //! The table of promises in THREATS.md is the one in the code.
 
-use sbx_spec::{Isolation, Promise};
+use sbx_spec::{Isolation, Promise, WorkspaceGuard};
 
 use super::Finding;
 use crate::tree::Tree;
@@ -36,18 +36,33 @@ pub(crate) fn threats(tree: &Tree) -> Option<(&'static str, String)> {
     Some((THREATS, written(tree.text(THREATS)?, &table())?))
 }
 
+/// Each isolation as it is where nothing else is asked for, and what else may
+/// be asked of it.
+fn columns() -> Vec<(String, Isolation, WorkspaceGuard)> {
+    let mut all = Vec::new();
+    for isolation in Isolation::ALL {
+        all.push((format!("`{isolation}`"), *isolation, WorkspaceGuard::Full));
+        if *isolation == Isolation::Container {
+            let title = format!("`{isolation}` with `--workspace-guard existing`");
+            all.push((title, *isolation, WorkspaceGuard::Existing));
+        }
+    }
+    all
+}
+
 /// What each isolation keeps.
 fn table() -> String {
     let mut text = String::from("| | promise |");
     let mut rule = String::from("|---|---|");
-    for isolation in Isolation::ALL {
-        text += &format!(" `{isolation}` |");
+    let columns = columns();
+    for (title, ..) in &columns {
+        text += &format!(" {title} |");
         rule += "---|";
     }
     text += &format!("\n{rule}\n");
     for promise in Promise::ALL {
         text += &format!("| {} | {} |", promise.name(), promise.says());
-        for kept in Isolation::ALL.iter().map(|one| promise.kept(*one)) {
+        for kept in (columns.iter()).map(|(_, isolation, guard)| promise.kept(*isolation, *guard)) {
             text += &match kept.caveat() {
                 None => format!(" {} |", kept.word()),
                 Some(words) => format!(" **{}:** {words} |", kept.word()),
@@ -76,7 +91,7 @@ mod tests {
         let rows: Vec<_> = table().lines().map(str::to_owned).collect();
         assert_eq!(rows.len(), Promise::ALL.len() + 2);
         for row in rows {
-            assert_eq!(row.matches('|').count(), Isolation::ALL.len() + 3, "{row}");
+            assert_eq!(row.matches('|').count(), columns().len() + 3, "{row}");
         }
     }
 }

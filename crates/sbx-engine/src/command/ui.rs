@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use tokio::sync::{mpsc, watch};
 
-use sbx_spec::{GuestPath, Isolation, KitName, NetworkPreset, SandboxName};
+use sbx_spec::{GuestPath, Isolation, KitName, NetworkPreset, SandboxName, WorkspaceGuard};
 
 use super::{AuditRecord, Error, HeldName, LogLine, PolicyListed, Question, QuestionId, Saying};
 
@@ -224,6 +224,8 @@ pub struct StartBlock {
     pub how: Entered,
     /// The boundary.
     pub isolation: Isolation,
+    /// What stands between the host's files and what is inside.
+    pub guard: WorkspaceGuard,
     /// What enforces it on this host, one phrase ("QEMU 7.2 with KVM").
     pub enforced_by: String,
     /// Emulation and why, or nothing.

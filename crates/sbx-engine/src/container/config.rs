@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 
-use sbx_spec::{Access, ByteSize, GuestPath, SandboxName};
+use sbx_spec::{Access, ByteSize, GuestPath, SandboxName, WorkspaceGuard};
 use serde::{Deserialize, Serialize};
 
 use super::held;
 use crate::command::Error;
+use crate::microvm::shares::single_file;
 use crate::plan::{Container, Identity, SharePlan};
 
 /// The container of a plan.
@@ -35,8 +36,24 @@ pub(super) struct Shared {
     pub(super) guest: GuestPath,
     /// Whether it may not write.
     pub(super) read_only: bool,
-    /// What beneath it stays as it is.
-    pub(super) held: Vec<PathBuf>,
+    /// How it comes into the container.
+    pub(super) way: Way,
+}
+
+/// How a share comes into a container.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(super) enum Way {
+    /// Through a file server; a share of one file has its name.
+    Served {
+        /// The file's name (bytes, one component), if it is one.
+        file: Option<Vec<u8>>,
+    },
+    /// As it lies on the host.
+    Bound {
+        /// What beneath it stays as it is.
+        held: Vec<PathBuf>,
+    },
 }
 
 impl BoxConfig {
@@ -57,9 +74,14 @@ impl BoxConfig {
                 host: share.host.clone(),
                 guest: share.guest.clone(),
                 read_only: share.access == Access::ReadOnly,
-                held: match share.access {
-                    Access::ReadWrite => held::names(share)?,
-                    Access::ReadOnly => Vec::new(),
+                way: match (container.guard, share.access) {
+                    (WorkspaceGuard::Full, _) => Way::Served {
+                        file: single_file(share),
+                    },
+                    (WorkspaceGuard::Existing, Access::ReadWrite) => Way::Bound {
+                        held: held::names(share)?,
+                    },
+                    (WorkspaceGuard::Existing, Access::ReadOnly) => Way::Bound { held: Vec::new() },
                 },
             })
         };
@@ -70,6 +92,12 @@ impl BoxConfig {
             network,
             shares: shares.iter().map(shared).collect::<Result<_, Error>>()?,
         })
+    }
+
+    /// Whether file servers serve any of it.
+    pub(super) fn is_served(&self) -> bool {
+        let mut ways = self.shares.iter().map(|share| &share.way);
+        ways.any(|way| matches!(way, Way::Served { .. }))
     }
 
     /// What each of the container's own memory file systems may hold: half of

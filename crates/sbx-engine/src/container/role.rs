@@ -23,7 +23,7 @@ use sbx_sys::{Error as SysError, Result, jail, unix, userns};
 
 use super::config::BoxConfig;
 use super::sources::Sources;
-use super::{failed, network, refused, root};
+use super::{failed, network, refused, root, served};
 use crate::command::{Code, Error};
 use crate::role::Role;
 
@@ -31,8 +31,9 @@ use crate::role::Role;
 const LINK: i32 = 4;
 /// Where it is told how the start goes, a JSON line.
 const REPORT: i32 = 5;
-/// Where the outer end of the wire is sent, if there is one.
-const WIRE: i32 = 6;
+/// Where the outer end of the wire is sent, if there is one; else, and after
+/// it, where the ends of served shares are, if there are any.
+const ENDS: i32 = 6;
 
 /// A process whose start failed says so on the report.
 struct Report(UnixStream);
@@ -51,6 +52,7 @@ struct Start {
     link: OwnedFd,
     report: Report,
     wire: Option<OwnedFd>,
+    served: Option<OwnedFd>,
 }
 
 /// Runs the container to its end.
@@ -59,11 +61,14 @@ struct Start {
 /// If it could not be made, or ended otherwise than by powering off.
 pub(crate) fn run(role: Role) -> std::result::Result<(), Error> {
     let config: BoxConfig = role.config()?;
-    let wire = config.network.then(|| role.fd(WIRE)).transpose()?;
+    let wire = config.network.then(|| role.fd(ENDS)).transpose()?;
+    let served = ENDS + i32::from(wire.is_some());
+    let served = (config.is_served().then(|| role.fd(served))).transpose()?;
     let start = Start {
         link: role.fd(LINK)?,
         report: Report(role.fd(REPORT)?.into()),
         wire,
+        served,
         config,
     };
     drop(role);
@@ -152,6 +157,7 @@ fn outer_half(
     inner: UnixStream,
 ) -> Result<()> {
     leave(&[Kind::User])?;
+    let devices = served::open(&start.config)?;
     say(&mut launcher)?;
     hear(&mut launcher)?;
     become_inner_root()?;
@@ -166,11 +172,11 @@ fn outer_half(
     let child = match fork()? {
         Fork::Child => {
             drop((to_inner, launcher, proc));
-            return inner_half(start, sources, outer, inner);
+            return inner_half(start, sources, devices, outer, inner);
         }
         Fork::Parent(child) => child,
     };
-    drop((outer, inner, sources));
+    drop((outer, inner, sources, devices));
     hear(&mut to_inner)?;
     userns::keep_maps(proc.as_fd(), child.pid(), &start.config.container.maps)?;
     if let Some(wire) = &start.wire {
@@ -186,13 +192,15 @@ fn outer_half(
 
 /// The third process, 1 of its namespace: becomes the guest program.
 fn inner_half(
-    start: Start,
+    mut start: Start,
     sources: Option<Sources>,
+    devices: Vec<OwnedFd>,
     mut outer: UnixStream,
     mut launcher: UnixStream,
 ) -> Result<()> {
     let config = &start.config;
-    let sources = sources.map_or_else(|| Sources::take(config, false), Ok)?;
+    let mut sources = sources.map_or_else(|| Sources::take(config, false), Ok)?;
+    sources.add(served::mount(config, devices, start.served.take())?);
     let proc = root::build(config, sources)?;
     leave(&[Kind::User, Kind::Mount, Kind::Net, Kind::Cgroup])?;
     say(&mut outer)?;

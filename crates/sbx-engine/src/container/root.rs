@@ -5,7 +5,7 @@
 //! Then the container's own root takes its place, and only then paths that an
 //! earlier run could have planted links in are followed: inside.
 
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
@@ -18,7 +18,7 @@ use sbx_spec::ByteSize;
 use sbx_sys::mounts::{self, Attributes};
 use sbx_sys::{Error, Result};
 
-use super::config::{BoxConfig, Shared};
+use super::config::{BoxConfig, Way};
 use super::kernel_files::{COVERED_DIRECTORIES, COVERED_FILES, DEVICES, LINKS, READ_ONLY, SYSTEM};
 use super::sources::Sources;
 use super::{GUEST_PROGRAM, failed, refused};
@@ -163,7 +163,7 @@ fn detach(config: &BoxConfig, sources: Sources) -> Result<Detached> {
 fn own(
     config: &BoxConfig,
     kit: Option<OwnedFd>,
-    shares: Vec<OwnedFd>,
+    shares: Vec<Option<OwnedFd>>,
     scratch: &Path,
 ) -> Result<Vec<(PathBuf, OwnedFd, Own)>> {
     let taken = |path: PathBuf| {
@@ -205,9 +205,23 @@ fn own(
         own.push((mount.guest.as_path().to_owned(), made, Own::Memory));
     }
     for (number, (share, mount)) in config.shares.iter().zip(shares).enumerate() {
+        let what = || Error::refused(format!("mount `{}`", share.guest.as_path().display()));
+        let mount = mount.ok_or_else(what)?;
+        let mount = match &share.way {
+            Way::Served { file: Some(name) } => file_of(&mount, number, name)?,
+            _ => mount,
+        };
         own.push((share.guest.as_path().to_owned(), mount, Own::Share(number)));
     }
     Ok(own)
+}
+
+/// The one file of a share of a file server, which serves directories.
+fn file_of(mount: &OwnedFd, number: usize, name: &[u8]) -> Result<OwnedFd> {
+    let place = Path::new(STAGING).join(format!("share-{number}"));
+    make(&place)?;
+    mounts::put(mount.as_fd(), &place)?;
+    mounts::copy_of(&place.join(OsStr::from_bytes(name)))
 }
 
 /// Makes `root` the root of this process, and lets go of the host's.
@@ -323,14 +337,17 @@ fn place(config: &BoxConfig, path: &Path, mount: &OwnedFd, kind: Own) -> Result<
         make_owned(config, path)?;
     }
     mounts::put(mount.as_fd(), path)?;
-    share.map_or(Ok(()), |share| hold(path, share))
+    match share.map(|share| &share.way) {
+        Some(Way::Bound { held }) => hold(path, held),
+        Some(Way::Served { .. }) | None => Ok(()),
+    }
 }
 
 /// Lets nothing in the share change what is held of it: the thing itself is
 /// read-only, and what leads to it cannot be moved away.
-fn hold(path: &Path, share: &Shared) -> Result<()> {
+fn hold(path: &Path, names: &[PathBuf]) -> Result<()> {
     let mut bound: Vec<&Path> = Vec::new();
-    for held in &share.held {
+    for held in names {
         let above: Vec<_> = held
             .ancestors()
             .skip(1)

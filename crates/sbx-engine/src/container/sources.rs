@@ -15,7 +15,7 @@ use sbx_sys::mounts::{self, Attributes};
 use sbx_sys::userns::{Maps, Range};
 use sbx_sys::{Error, Result};
 
-use super::config::{BoxConfig, Shared};
+use super::config::{BoxConfig, Shared, Way};
 use super::{failed, refused};
 
 /// Detached mounts.
@@ -28,8 +28,8 @@ pub(super) struct Sources {
     pub(super) guest: OwnedFd,
     /// The agent's programs.
     pub(super) kit: Option<OwnedFd>,
-    /// The shares, in their order.
-    pub(super) shares: Vec<OwnedFd>,
+    /// The shares, in their order; none of those that file servers serve.
+    pub(super) shares: Vec<Option<OwnedFd>>,
 }
 
 const FIXED: Attributes = Attributes {
@@ -53,9 +53,20 @@ impl Sources {
             guest: take(&container.guest, FIXED)?,
             kit: kit.map(|kit| take(&kit.path, FIXED)).transpose()?,
             shares: (config.shares.iter())
-                .map(|share| shared(config, share, as_root))
+                .map(|share| match share.way {
+                    Way::Bound { .. } => shared(config, share, as_root).map(Some),
+                    Way::Served { .. } => Ok(None),
+                })
                 .collect::<Result<_>>()?,
         })
+    }
+
+    /// Adds the mounts of those that file servers serve, in their order.
+    pub(super) fn add(&mut self, served: Vec<OwnedFd>) {
+        let missing = self.shares.iter_mut().filter(|share| share.is_none());
+        for (share, mount) in missing.zip(served) {
+            *share = Some(mount);
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sbx_spec::{Isolation, Origin, SandboxSpec};
+use sbx_spec::{Isolation, Origin, SandboxSpec, WorkspaceGuard};
 
 use super::Engine;
 use super::policy::Effective;
@@ -13,7 +13,7 @@ use crate::command::{
 use crate::plan::{Accelerator, Plan};
 use crate::store::SandboxDir;
 
-/// What is told of a workspace that a container writes to.
+/// What is told of a workspace whose guard holds what exists.
 pub(super) const LESS_HELD: &str =
     "what the host obeys there is read-only if it exists, new names are not held";
 
@@ -47,6 +47,7 @@ impl Engine {
             agent: spec.kit.clone(),
             how,
             isolation: spec.isolation,
+            guard: spec.guard,
             enforced_by,
             accel_note,
             shares: spec
@@ -57,7 +58,9 @@ impl Engine {
                     guest: share.guest.clone(),
                     mode: match share.access {
                         sbx_spec::Access::ReadOnly => "ro".to_owned(),
-                        sbx_spec::Access::ReadWrite if contained => format!("direct; {LESS_HELD}"),
+                        sbx_spec::Access::ReadWrite if spec.guard == WorkspaceGuard::Existing => {
+                            format!("direct; {LESS_HELD}")
+                        }
                         sbx_spec::Access::ReadWrite => "direct".to_owned(),
                     },
                 })

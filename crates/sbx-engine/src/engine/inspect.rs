@@ -61,7 +61,7 @@ impl Engine {
                 .ok()
                 .map(|found| ByteSize::bytes(found.blocks().saturating_mul(512))),
             limits: enforced(&spec, &walls),
-            promises: promises(spec.isolation),
+            promises: promises(&spec),
             walls,
             held,
             directory: sandbox.join(""),
@@ -108,10 +108,10 @@ impl Engine {
     }
 }
 
-/// How far `isolation` keeps what is promised.
-fn promises(isolation: Isolation) -> Vec<PromiseKept> {
+/// How far its isolation and its guard keep what is promised.
+fn promises(spec: &SandboxSpec) -> Vec<PromiseKept> {
     let told = |promise: &Promise| {
-        let kept = promise.kept(isolation);
+        let kept = promise.kept(spec.isolation, spec.guard);
         PromiseKept {
             promise: *promise,
             says: promise.says().to_owned(),

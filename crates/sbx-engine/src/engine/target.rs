@@ -81,7 +81,9 @@ impl Engine {
         };
         let resolved = resolve(layers, name).map_err(|error| {
             let code = match &error {
-                sbx_spec::ResolveError::NoMachine(_) => Code::Usage,
+                sbx_spec::ResolveError::NoMachine(_) | sbx_spec::ResolveError::NoContainer(_) => {
+                    Code::Usage
+                }
                 sbx_spec::ResolveError::Limit(..) => Code::Limit,
                 sbx_spec::ResolveError::Mount(..)
                 | sbx_spec::ResolveError::Twice(_)

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 
-use sbx_share::ShareConfig;
+use sbx_share::{Channel, ShareConfig};
 use sbx_spec::{Access, ShareRole};
 use sbx_sys::file;
 
@@ -27,13 +27,17 @@ pub(crate) fn single_file(share: &SharePlan) -> Option<Vec<u8>> {
     share.host.file_name().map(|name| name.as_bytes().to_vec())
 }
 
-/// Opens what `share` serves. Where the caller is root, it is shown to the
+/// Opens what `share` serves through `channel`. Where the caller is root, it is shown to the
 /// server through a mount in which its owner is the server's own user, so
 /// that no process of ours needs to be root to write it.
 ///
 /// # Errors
 /// If it is gone, or the file system cannot map owners.
-pub(crate) fn open(share: &SharePlan, identity: Identity) -> Result<Served, Error> {
+pub(crate) fn open(
+    share: &SharePlan,
+    identity: Identity,
+    channel: Channel,
+) -> Result<Served, Error> {
     let single = single_file(share);
     let path = match (&single, share.host.parent()) {
         (Some(_), Some(parent)) => parent,
@@ -67,6 +71,7 @@ pub(crate) fn open(share: &SharePlan, identity: Identity) -> Result<Served, Erro
         }
     };
     let mut config = ShareConfig {
+        channel,
         access: share.access,
         file: single,
         inside_git: share.role == ShareRole::GitCommon,

@@ -22,8 +22,12 @@ pub const OWN_MEMORY: ByteSize = ByteSize::mib(128);
 /// processor, 64 of the monitor's and a few dozen of each file server.
 pub const MAX_TASKS: u32 = 2048;
 
-/// Most processes and threads of ours beside those of a container.
+/// Most processes and threads of ours beside those of a container, without
+/// its file servers.
 pub const OWN_TASKS: u32 = 128;
+
+/// Most threads of one file server of a container.
+const SHARE_TASKS: u32 = 8;
 
 /// What all processes of a sandbox on the host may take together.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -46,11 +50,13 @@ impl Ceiling {
         let limits = &spec.limits;
         let contained = spec.isolation == Isolation::Container;
         let beside = if contained { OWN_MEMORY } else { HEADROOM };
+        let servers = u32::try_from(spec.shares.len()).unwrap_or(u32::MAX);
+        let own = OWN_TASKS.saturating_add(servers.saturating_mul(SHARE_TASKS));
         Self {
             memory: ByteSize::bytes((limits.memory.as_bytes()).saturating_add(beside.as_bytes())),
             cpu_millis: (contained || limits.cpus.is_fraction()).then(|| limits.cpus.milli()),
             tasks: if contained {
-                limits.pids.saturating_add(OWN_TASKS)
+                limits.pids.saturating_add(own)
             } else {
                 MAX_TASKS
             },

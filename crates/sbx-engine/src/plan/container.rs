@@ -2,9 +2,12 @@
 
 use std::path::PathBuf;
 
-use sbx_spec::{ByteSize, KitName, SandboxSpec, TmpfsMount, VolumeMount};
+use sbx_spec::{ByteSize, KitName, SandboxSpec, TmpfsMount, VolumeMount, WorkspaceGuard};
 use sbx_sys::userns::Maps;
 use serde::{Deserialize, Serialize};
+
+use crate::command::{Code, Error};
+use crate::facts::HostFacts;
 
 /// Namespaces and a root on the host's own kernel.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -19,6 +22,8 @@ pub struct Container {
     pub directory: PathBuf,
     /// Its ids, and whose they are on the host.
     pub maps: Maps,
+    /// What stands between it and what of the host it sees.
+    pub guard: WorkspaceGuard,
     /// The memory it was given, which its file systems in memory are sized
     /// by.
     pub memory: ByteSize,
@@ -62,9 +67,27 @@ pub(super) fn container(spec: &SandboxSpec, files: &ContainerFiles) -> Container
         guest: files.guest.clone(),
         directory: files.directory.clone(),
         maps: files.maps.clone(),
+        guard: spec.guard,
         memory: spec.limits.memory,
         volumes: spec.volumes.clone(),
         tmpfs: spec.tmpfs.clone(),
+    }
+}
+
+/// Whether what of the host it sees can be guarded as it is to be.
+///
+/// # Errors
+/// If there is no way here to serve it.
+pub(super) fn guarded(spec: &SandboxSpec, facts: &HostFacts) -> Result<(), Error> {
+    match &facts.fuse {
+        Err(why) if spec.guard == WorkspaceGuard::Full && !spec.shares.is_empty() => {
+            let what = format!("cannot guard the workspace of a container: {why}");
+            Err(Error::new(Code::HostUnfit, what).hint(
+                "let this user open /dev/fuse (`modprobe fuse`, mode 0666), or run a microVM; with \
+                 `--workspace-guard existing` nothing new that the host would obey is held",
+            ))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -108,6 +131,7 @@ mod tests {
                 "kit": { "name": "claude", "path": "/cache/kit" },
                 "guest": "/lib/sbx-guest",
                 "directory": "/state/box",
+                "guard": "full",
                 "maps": { "uids": range(1000), "gids": range(1001) },
                 "memory": 1_073_741_824_u64,
                 "volumes": [{ "name": "data", "guest": "/data" }],
@@ -132,7 +156,7 @@ mod tests {
         let ceiling = unheld.ceiling;
         assert_eq!(
             (ceiling.cpu_millis, ceiling.tasks),
-            (Some(2000), 4096 + 128)
+            (Some(2000), 4096 + 128 + 8)
         );
         assert!(ceiling.required.is_empty());
         let all = vec![Controller::Memory, Controller::Cpu, Controller::Pids];
@@ -141,5 +165,33 @@ mod tests {
             ..bare
         };
         assert_eq!(planned(&held).warnings, Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_guard_that_cannot_be_had_stops_the_start_and_one_that_was_not_asked_for_does_not() {
+        let without = HostFacts {
+            fuse: Err("cannot open `/dev/fuse`: No such file or directory".to_owned()),
+            ..facts()
+        };
+        let full = SandboxSpec {
+            isolation: sbx_spec::Isolation::Container,
+            ..spec()
+        };
+        let refused = guarded(&full, &without).unwrap_err();
+        assert_eq!(refused.code, Code::HostUnfit);
+        assert!(refused.message.contains("/dev/fuse"), "{refused:?}");
+        let hint = refused.hint.unwrap();
+        assert!(hint.contains("--workspace-guard existing"), "{hint}");
+        assert!(guarded(&full, &facts()).is_ok());
+        let existing = SandboxSpec {
+            guard: WorkspaceGuard::Existing,
+            ..full.clone()
+        };
+        assert!(guarded(&existing, &without).is_ok());
+        let nothing = SandboxSpec {
+            shares: Vec::new(),
+            ..full
+        };
+        assert!(guarded(&nothing, &without).is_ok());
     }
 }

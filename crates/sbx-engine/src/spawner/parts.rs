@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, SealFlags};
 use rustix::io::Errno;
 use sbx_net::Proxies;
-use sbx_spec::SandboxName;
+use sbx_share::Channel;
+use sbx_spec::{SandboxName, WorkspaceGuard};
 use sbx_sys::cgroup::Group;
 use sbx_sys::file;
 use sbx_sys::memfd;
@@ -110,12 +111,17 @@ struct Part {
     gains: bool,
 }
 
+/// The number of `/dev/fuse`, from the kernel's list of devices.
+const FUSE_NUMBER: (u32, u32) = (10, 229);
+
 /// A descriptor of a part, from 4 on.
 enum Slot {
     /// Opened here, once.
     Own(OwnedFd),
     /// The end of a link, brought by the request.
     Link,
+    /// What a container has mounted with, brought by the request.
+    Mount,
     /// A sealed memory file, brought by the request: what this part's
     /// predecessors handed on.
     Text,
@@ -153,40 +159,17 @@ impl Parts {
                 })
             }
         };
-        let machine = match &config.boundary {
-            Boundary::MicroVm(machine) => machine,
+        let boundary = match &config.boundary {
+            Boundary::MicroVm(machine) => (Verb::Vmm, monitored(config, machine, monitor)?),
             Boundary::Container(container) => {
                 let (argv, program) = role("box");
-                return Ok(Self {
-                    net,
-                    shares: Vec::new(),
-                    boundary: (Verb::Box, contained(config, container, argv, program?)?),
-                });
+                (Verb::Box, contained(config, container, argv, program?)?)
             }
         };
-        let shadows = shadows(&config.home())?;
-        let shares = config.shares.iter().map(|share| {
-            let (argv, program) = role("share");
-            let shadow = shadow(&shadows, &share.tag, config.identity.share)?;
-            let served = shares::open(share, config.identity)?;
-            Ok(Part {
-                program: program?,
-                argv,
-                config: served.config,
-                ids: config.identity.share,
-                slots: vec![
-                    Slot::Link,
-                    Slot::Own(served.root),
-                    Slot::Own(shadow),
-                    Slot::Link,
-                ],
-                gains: false,
-            })
-        });
         Ok(Self {
             net,
-            shares: shares.collect::<Result<_, Error>>()?,
-            boundary: (Verb::Vmm, monitored(config, machine, monitor)?),
+            shares: served(config, program)?,
+            boundary,
         })
     }
 
@@ -219,6 +202,7 @@ impl Parts {
             let fd = match slot {
                 Slot::Own(fd) => copied(fd)?,
                 Slot::Link => next(&|fd| is(fd, FileType::Socket))?,
+                Slot::Mount => next(&is_fuse)?,
                 Slot::Text => next(&is_sealed)?,
             };
             fds.push((fd, number));
@@ -241,6 +225,36 @@ impl Parts {
         spawn.no_new_privs = !part.gains;
         spawn.spawn()
     }
+}
+
+/// The file servers.
+fn served(config: &SpawnerConfig, program: &OwnedFd) -> Result<Vec<Part>, Error> {
+    let (channel, door): (_, fn() -> Slot) = match &config.boundary {
+        Boundary::MicroVm(_) => (Channel::VhostUser, || Slot::Link),
+        Boundary::Container(container) => match container.guard {
+            WorkspaceGuard::Full => (Channel::Fuse, || Slot::Mount),
+            WorkspaceGuard::Existing => return Ok(Vec::new()),
+        },
+    };
+    let shadows = shadows(&config.home())?;
+    let shares = config.shares.iter().map(|share| {
+        let shadow = shadow(&shadows, &share.tag, config.identity.share)?;
+        let served = shares::open(share, config.identity, channel)?;
+        Ok(Part {
+            program: copy(program)?,
+            argv: vec!["sbx".to_owned(), "share".to_owned()],
+            config: served.config,
+            ids: config.identity.share,
+            slots: vec![
+                door(),
+                Slot::Own(served.root),
+                Slot::Own(shadow),
+                Slot::Link,
+            ],
+            gains: false,
+        })
+    });
+    shares.collect()
 }
 
 /// The machine monitor. It gives up root itself, after the namespaces that
@@ -312,6 +326,8 @@ fn contained(
     )?;
     let mut slots = vec![Slot::Link, Slot::Link];
     slots.extend(config.network.then_some(Slot::Link));
+    let served = container.guard == WorkspaceGuard::Full && !config.shares.is_empty();
+    slots.extend(served.then_some(Slot::Link));
     Ok(Part {
         program,
         argv,
@@ -378,6 +394,13 @@ fn directory(above: &OwnedFd, name: &str) -> Result<OwnedFd, Error> {
 fn is(fd: &OwnedFd, kind: FileType) -> bool {
     let open = rustix::fs::fcntl_getfl(fd).is_ok_and(|flags| !flags.contains(OFlags::PATH));
     open && rustix::fs::fstat(fd).is_ok_and(|found| FileType::from_raw_mode(found.st_mode) == kind)
+}
+
+/// Whether a descriptor is an open `/dev/fuse`, under whatever name.
+fn is_fuse(fd: &OwnedFd) -> bool {
+    let number = |device| (rustix::fs::major(device), rustix::fs::minor(device));
+    let found = rustix::fs::fstat(fd).map(|found| number(found.st_rdev));
+    is(fd, FileType::CharacterDevice) && found == Ok(FUSE_NUMBER)
 }
 
 /// Whether a descriptor is a memory file that nobody can change any more.
@@ -535,6 +558,7 @@ mod tests {
             guest: at("kernel"),
             directory: at("home"),
             maps: sbx_sys::userns::Maps::own(1000, 1000).unwrap(),
+            guard: WorkspaceGuard::Existing,
             memory: ByteSize::gib(1),
             volumes: Vec::new(),
             tmpfs: Vec::new(),
@@ -554,6 +578,42 @@ mod tests {
         let parts = open(&config).unwrap();
         let said = refusal(&parts, Verb::Box, brought(3));
         assert!(said.contains("other than its links"), "{said}");
+    }
+
+    #[test]
+    fn the_file_server_of_a_container_is_given_a_mount_and_nothing_in_its_place() {
+        let (root, mut config) = host();
+        let at = |name: &str| root.path().join(name);
+        config.boundary = Boundary::Container(Container {
+            tree: at("base"),
+            kit: None,
+            guest: at("kernel"),
+            directory: at("home"),
+            maps: sbx_sys::userns::Maps::own(1000, 1000).unwrap(),
+            guard: WorkspaceGuard::Full,
+            memory: ByteSize::gib(1),
+            volumes: Vec::new(),
+            tmpfs: Vec::new(),
+        });
+        let parts = open(&config).unwrap();
+        // The box has one link more: where what it mounted with goes.
+        let child = parts.start(Verb::Box, vec![log(), link(), link(), link(), link()]);
+        assert!(child.unwrap().wait().is_ok());
+        let null = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        for door in [link(), null()] {
+            let said = refusal(&parts, Verb::Share(0), vec![log(), door, link()]);
+            assert!(said.contains("other than its links"), "{said}");
+        }
+        let fuse = std::fs::File::options();
+        let fuse = fuse.clone().read(true).write(true).open(crate::facts::FUSE);
+        match fuse {
+            Ok(device) => {
+                let child = parts.start(Verb::Share(0), vec![log(), device.into(), link()]);
+                assert!(child.unwrap().wait().is_ok());
+            }
+            // As where an ordinary user builds it.
+            Err(error) => println!("skipped: cannot open `/dev/fuse`: {error}"),
+        }
     }
 
     #[test]

@@ -7,23 +7,18 @@
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::Path;
-use std::time::Duration;
 
-use rustix::net::sockopt::{self, Timeout};
 use sbx_sys::{file, unix};
 use tokio::net::UnixStream;
 
 use super::audit::Audit;
+use super::coming::{self, Coming};
 use super::log;
 use super::network::Network;
 use crate::command::{Code, Error};
-use crate::plan::{Boundary, NetworkPlan, Plan};
+use crate::plan::{Boundary, NetworkPlan, Plan, SharePlan};
 use crate::spawner::{Spawner, Started, Verb};
 use crate::store::SandboxDir;
-
-/// How long a container may take to make its wire, which is one of its first
-/// steps; a file system that does not answer is what may hold it up.
-const WIRE_LIMIT: Duration = Duration::from_secs(20);
 
 /// The running parts of a sandbox.
 pub(crate) struct Launched {
@@ -78,8 +73,6 @@ fn machine(
     let mut share_sockets = Vec::new();
     let runtime_dir = file::open_dir(runtime).map_err(unlinked)?;
     for (number, share) in plan.shares.iter().enumerate() {
-        let name = format!("share {}", share.tag);
-        let (near, far) = unix::stream_pair().map_err(unlinked)?;
         let socket = format!("{}.fs", share.tag);
         let _ = std::fs::remove_file(runtime.join(&socket));
         let listener = unix::listen_at(&runtime_dir, &socket).map_err(unlinked)?;
@@ -87,14 +80,8 @@ fn machine(
         std::fs::remove_file(runtime.join(&socket)).map_err(|source| {
             Error::new(Code::Io, "cannot make the links between processes").because(source)
         })?;
-        let links = vec![listener.into(), far.into()];
-        let process = spawner.run(Verb::Share(number), log_pipe(&name)?, links)?;
+        helpers.push(file_server(spawner, number, share, listener.into())?);
         share_sockets.push(OwnedFd::from(connected));
-        helpers.push(Helper {
-            name,
-            process,
-            control: tokio_stream(near)?,
-        });
     }
     let mut network = None;
     let mut frames = None;
@@ -127,27 +114,42 @@ fn machine(
     })
 }
 
-/// A container makes its own wire, which its engine is then given.
+/// A container makes its own wire and mounts, which engine and file servers
+/// are then given.
 fn container(plan: &Plan, spawner: &Spawner, sandbox: &SandboxDir) -> Result<Launched, Error> {
     let (link, control) = unix::stream_pair().map_err(unlinked)?;
     let (near, report) = unix::stream_pair().map_err(unlinked)?;
     let mut links: Vec<OwnedFd> = vec![control.into(), report.into()];
-    let mut coming = None;
-    if plan.network.is_some() {
-        let (here, there) = awaited_wire(WIRE_LIMIT)?;
+    let mut coming = |lack, count| {
+        let (coming, there) = Coming::pair(lack, count)?;
         links.push(there);
-        coming = Some(here);
-    }
+        Ok::<_, Error>(coming)
+    };
+    let wire = match plan.network {
+        Some(_) => Some(coming(coming::NETWORK, 1)?),
+        None => None,
+    };
+    let served = plan.boundary.is_served() && !plan.shares.is_empty();
+    let served = match served {
+        true => Some(coming(coming::WORKSPACE, plan.shares.len())?),
+        false => None,
+    };
     let process = spawner.run(Verb::Box, log_pipe("box")?, links)?;
+    // Where none comes because the container has ended, its control says why.
     let mut helpers = Vec::new();
-    let mut network = None;
-    if let (Some(plan), Some(coming)) = (&plan.network, coming) {
-        // Without one because it has ended, its control says why.
-        if let Some(wire) = received(&coming)? {
-            let prepared = prepared(plan, sandbox, wire)?;
-            helpers.push(prepared.start(spawner)?);
-            network = Some(prepared);
+    if let Some(served) = served {
+        let devices = served.received()?;
+        for (number, (share, device)) in plan.shares.iter().zip(devices).enumerate() {
+            helpers.push(file_server(spawner, number, share, device)?);
         }
+    }
+    let mut network = None;
+    if let (Some(plan), Some(wire)) = (&plan.network, wire)
+        && let Some(wire) = wire.received()?.pop()
+    {
+        let prepared = prepared(plan, sandbox, wire)?;
+        helpers.push(prepared.start(spawner)?);
+        network = Some(prepared);
     }
     Ok(Launched {
         link: tokio_stream(link)?,
@@ -163,55 +165,36 @@ fn container(plan: &Plan, spawner: &Spawner, sandbox: &SandboxDir) -> Result<Lau
 }
 
 impl Launched {
-    /// That the network of `plan` is there. A container which gets ready
-    /// without its wire would run without one, unsaid.
+    /// That all is there which `plan` has.
     ///
     /// # Errors
-    /// If it is not.
-    pub(super) fn is_wired(&self, plan: &Plan) -> Result<(), Error> {
-        wired(plan.network.is_some(), self.network.is_some())
+    /// If the network is not, or a file server.
+    pub(super) fn is_whole(&self, plan: &Plan) -> Result<(), Error> {
+        let wires = usize::from(plan.network.is_some());
+        coming::NETWORK.is_none(wires, usize::from(self.network.is_some()))?;
+        let served = plan.boundary.is_served();
+        let shares = if served { plan.shares.len() } else { 0 };
+        let servers = self.helpers.len().saturating_sub(wires);
+        coming::WORKSPACE.is_none(shares, servers)
     }
 }
 
-fn wired(planned: bool, there: bool) -> Result<(), Error> {
-    if planned && !there {
-        return Err(unwired("its first process got ready without one"));
-    }
-    Ok(())
-}
-
-/// Both ends of what a container's wire comes through: the first waits no
-/// longer than `limit`.
-fn awaited_wire(limit: Duration) -> Result<(OwnedFd, OwnedFd), Error> {
-    let (here, there) = unix::message_pair().map_err(unlinked)?;
-    sockopt::set_socket_timeout(&here, Timeout::Recv, Some(limit))
-        .map_err(|source| unlinked(sbx_sys::Error::new("wait for a wire", source)))?;
-    Ok((here, there))
-}
-
-/// The outer end of a container's wire, once it is made; `None` if whoever
-/// was to make it is gone.
-///
-/// # Errors
-/// If it does not come in time, or something else does.
-fn received(coming: &OwnedFd) -> Result<Option<OwnedFd>, Error> {
-    match unix::receive(coming, &mut [0; 16], 1) {
-        Ok((0, _)) => Ok(None),
-        Ok((_, mut wires)) => match wires.pop() {
-            Some(wire) => Ok(Some(wire)),
-            None => Err(unwired("what it sent is none")),
-        },
-        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-            let limit = WIRE_LIMIT.as_secs();
-            Err(unwired(&format!("none came within {limit} s")))
-        }
-        Err(error) => Err(unwired("it cannot be received").because(error)),
-    }
-}
-
-fn unwired(why: &str) -> Error {
-    Error::new(Code::Boot, format!("the container has no network: {why}"))
-        .hint("see why with `sbx logs`; without a network on purpose: `--network none`")
+/// Starts a file server on its `door`.
+fn file_server(
+    spawner: &Spawner,
+    number: usize,
+    share: &SharePlan,
+    door: OwnedFd,
+) -> Result<Helper, Error> {
+    let name = format!("share {}", share.tag);
+    let (near, far) = unix::stream_pair().map_err(unlinked)?;
+    let links = vec![door, far.into()];
+    let process = spawner.run(Verb::Share(number), log_pipe(&name)?, links)?;
+    Ok(Helper {
+        name,
+        process,
+        control: tokio_stream(near)?,
+    })
 }
 
 /// The network of a sandbox whose engine serves `link`.
@@ -224,7 +207,7 @@ fn prepared(plan: &NetworkPlan, sandbox: &SandboxDir, link: OwnedFd) -> Result<N
     Network::prepare(link, &sandbox.join(super::names::FILE), &plan.rules, audit)
 }
 
-fn unlinked(source: sbx_sys::Error) -> Error {
+pub(super) fn unlinked(source: sbx_sys::Error) -> Error {
     Error::new(Code::Jail, "cannot make the links between processes").because(source)
 }
 
@@ -244,33 +227,4 @@ pub(super) fn tokio_stream(stream: StdStream) -> Result<UnixStream, Error> {
         .set_nonblocking(true)
         .and_then(|()| UnixStream::from_std(stream))
         .map_err(|source| Error::new(Code::Io, "cannot watch a socket").because(source))
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::fd::AsFd;
-
-    use super::*;
-
-    #[test]
-    fn a_container_that_lost_its_wire_does_not_start() {
-        let (here, _there) = awaited_wire(Duration::from_millis(1)).unwrap();
-        assert_eq!(received(&here).unwrap_err().code, Code::Boot, "none came");
-        let (here, there) = awaited_wire(WIRE_LIMIT).unwrap();
-        unix::send(&there, b"wire", &[]).unwrap();
-        assert_eq!(received(&here).unwrap_err().code, Code::Boot, "it is none");
-        drop(there);
-        // Whoever was to make it says why, unless it says that it is ready.
-        assert!(received(&here).unwrap().is_none());
-        assert_eq!(wired(true, false).unwrap_err().code.session_exit(), 125);
-    }
-
-    #[test]
-    fn a_container_with_its_wire_starts_and_so_does_one_that_asked_for_none() {
-        let (here, there) = awaited_wire(WIRE_LIMIT).unwrap();
-        unix::send(&there, b"wire", &[there.as_fd()]).unwrap();
-        assert!(received(&here).unwrap().is_some());
-        assert!(wired(true, true).is_ok());
-        assert!(wired(false, false).is_ok());
-    }
 }

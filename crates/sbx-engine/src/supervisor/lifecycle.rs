@@ -92,7 +92,7 @@ pub(super) async fn live(
             Err(_) => return Err(silent()),
         }
     }
-    parts.is_wired(plan)?;
+    parts.is_whole(plan)?;
     let Launched {
         link,
         qmp,

@@ -61,6 +61,10 @@ pub(crate) struct SandboxFlags {
     #[arg(long, value_name = "MODE", help_heading = "Workspace")]
     workspace_mode: Option<String>,
 
+    /// Hold every name the host obeys (full, default) or, in a container, those there (existing)
+    #[arg(long, value_name = "GUARD", help_heading = "Workspace")]
+    workspace_guard: Option<String>,
+
     /// Take no workspace at all
     #[arg(long, help_heading = "Workspace")]
     no_workspace: bool,
@@ -184,6 +188,7 @@ impl SandboxFlags {
             disk: value("--disk", self.disk.as_deref())?,
             pids: value("--pids-limit", self.pids_limit.as_deref())?,
             workspace_access: choice("--workspace-mode", self.workspace_mode.as_deref())?,
+            guard: choice("--workspace-guard", self.workspace_guard.as_deref())?,
             mounts: self.mounts(door)?,
             allow_sensitive: self
                 .allow_sensitive_mount

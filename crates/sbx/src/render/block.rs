@@ -2,7 +2,7 @@
 
 use anstyle::AnsiColor;
 use sbx_engine::command::{Afterwards, EndBlock, Entered, HeldName, StartBlock};
-use sbx_spec::{Action, Isolation, NetworkPreset, Promise};
+use sbx_spec::{Action, Isolation, NetworkPreset, Promise, WorkspaceGuard};
 
 use super::{Paint, escape, table};
 
@@ -37,7 +37,7 @@ pub(crate) fn start(block: &StartBlock, paint: Paint) -> String {
     if let Some(note) = &block.accel_note {
         lines.push(("", paint.color(&escape(note), AnsiColor::Yellow)));
     }
-    for (position, (promise, words)) in broken(block.isolation).enumerate() {
+    for (position, (promise, words)) in broken(block.isolation, block.guard).enumerate() {
         let key = if position == 0 { "weaker" } else { "" };
         let text = format!("{}: {words}", promise.name());
         lines.push((key, paint.color(&text, AnsiColor::Yellow)));
@@ -90,9 +90,12 @@ pub(crate) fn start(block: &StartBlock, paint: Paint) -> String {
 }
 
 /// What guards the host and is not kept, with what is so instead.
-fn broken(isolation: Isolation) -> impl Iterator<Item = (Promise, &'static str)> {
+fn broken(
+    isolation: Isolation,
+    guard: WorkspaceGuard,
+) -> impl Iterator<Item = (Promise, &'static str)> {
     let guards = Promise::ALL.iter().filter(|promise| promise.guards());
-    guards.filter_map(move |promise| Some((*promise, promise.kept(isolation).caveat()?)))
+    guards.filter_map(move |promise| Some((*promise, promise.kept(isolation, guard).caveat()?)))
 }
 
 /// Pairs, where a key that is empty belongs to the one above.
@@ -190,6 +193,7 @@ mod tests {
             agent: "claude".parse().unwrap(),
             how: Entered::Created,
             isolation: Isolation::MicroVm,
+            guard: WorkspaceGuard::Full,
             enforced_by: "QEMU 7.2 with TCG".into(),
             accel_note: Some("emulated, because this host has no usable KVM".into()),
             shares: vec![
@@ -237,18 +241,21 @@ mod tests {
 
     #[test]
     fn says_of_a_weaker_isolation_what_it_does_not_keep() {
-        let contained = StartBlock {
-            isolation: Isolation::Container,
-            ..block()
-        };
-        let text = start(&contained, Paint::none());
-        let told: Vec<_> = broken(Isolation::Container).collect();
-        assert!(told.len() > 2, "{told:?}");
-        for (promise, words) in told {
-            let line = format!("{}: {words}\n", promise.name());
-            assert!(text.contains(&line), "{text}");
+        for guard in [WorkspaceGuard::Full, WorkspaceGuard::Existing] {
+            let contained = StartBlock {
+                isolation: Isolation::Container,
+                guard,
+                ..block()
+            };
+            let text = start(&contained, Paint::none());
+            let told: Vec<_> = broken(Isolation::Container, guard).collect();
+            assert!(told.len() > 2, "{told:?}");
+            for (promise, words) in told {
+                let line = format!("{}: {words}\n", promise.name());
+                assert!(text.contains(&line), "{text}");
+            }
+            assert!(text.contains("\nweaker      kernel: "), "{text}");
         }
-        assert!(text.contains("\nweaker      kernel: "), "{text}");
         assert!(!start(&block(), Paint::none()).contains("weaker"));
     }
 

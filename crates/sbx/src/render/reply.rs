@@ -121,6 +121,9 @@ fn specification(spec: &SandboxSpec) -> String {
             ("disk", spec.limits.disk.to_string()),
         ]);
     }
+    if spec.isolation == Isolation::Container {
+        lines.push(("guard", spec.guard.to_string()));
+    }
     for share in &spec.shares {
         let host = escape(&share.host.to_string_lossy());
         let guest = escape(&share.guest.as_path().to_string_lossy());

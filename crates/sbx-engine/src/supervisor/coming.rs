@@ -1,0 +1,133 @@
+//! What a container makes of itself and others are to serve: the outer end of
+//! its wire, the devices of its file servers.
+//!
+//! Owns: how long each is waited for, and that none of them may be missing.
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use rustix::net::sockopt::{self, Timeout};
+use sbx_sys::unix;
+
+use super::launch::unlinked;
+use crate::command::{Code, Error};
+
+/// How long a container may take to make its mounts and its wire, which are
+/// among its first steps; a file system that does not answer is what may hold
+/// it up.
+const COMING_LIMIT: Duration = Duration::from_secs(20);
+
+/// What is missing, and how to do without it on purpose.
+pub(super) struct Lack {
+    what: &'static str,
+    hint: &'static str,
+}
+
+/// Of the outer end of its wire.
+pub(super) const NETWORK: Lack = Lack {
+    what: "the container has no network",
+    hint: "see why with `sbx logs`; without a network on purpose: `--network none`",
+};
+
+/// Of the devices of its file servers.
+pub(super) const WORKSPACE: Lack = Lack {
+    what: "the container has no workspace",
+    hint: "see why with `sbx logs`; without a workspace on purpose: `--no-workspace`",
+};
+
+impl Lack {
+    pub(super) fn error(&self, why: &str) -> Error {
+        Error::new(Code::Boot, format!("{}: {why}", self.what)).hint(self.hint)
+    }
+
+    /// That `there` is what was `planned`. A container which gets ready
+    /// without it would run without one, unsaid.
+    ///
+    /// # Errors
+    /// If it is less.
+    pub(super) fn is_none(&self, planned: usize, there: usize) -> Result<(), Error> {
+        if there < planned {
+            return Err(self.error("its first process got ready without one"));
+        }
+        Ok(())
+    }
+}
+
+/// Where `count` descriptors of a container come.
+pub(super) struct Coming {
+    here: OwnedFd,
+    count: usize,
+    lack: Lack,
+}
+
+impl Coming {
+    /// The end that is read and the one that the container is given.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub(super) fn pair(lack: Lack, count: usize) -> Result<(Self, OwnedFd), Error> {
+        Self::pair_within(lack, count, COMING_LIMIT)
+    }
+
+    fn pair_within(lack: Lack, count: usize, limit: Duration) -> Result<(Self, OwnedFd), Error> {
+        let (here, there) = unix::message_pair().map_err(unlinked)?;
+        sockopt::set_socket_timeout(&here, Timeout::Recv, Some(limit))
+            .map_err(|source| unlinked(sbx_sys::Error::new("wait for a container", source)))?;
+        Ok((Self { here, count, lack }, there))
+    }
+
+    /// All of them, once they are made; none if whoever was to make them is
+    /// gone.
+    ///
+    /// # Errors
+    /// If they do not come in time, or something else does.
+    pub(super) fn received(self) -> Result<Vec<OwnedFd>, Error> {
+        match unix::receive(&self.here, &mut [0; 16], self.count) {
+            Ok((0, _)) => Ok(Vec::new()),
+            Ok((_, came)) if came.len() == self.count => Ok(came),
+            Ok(_) => Err(self.lack.error("what it sent is none")),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                let limit = COMING_LIMIT.as_secs();
+                Err(self.lack.error(&format!("none came within {limit} s")))
+            }
+            Err(error) => Err(self.lack.error("it cannot be received").because(error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn a_container_that_lost_its_wire_does_not_start() {
+        let (coming, _there) = Coming::pair_within(NETWORK, 1, Duration::from_millis(1)).unwrap();
+        assert_eq!(coming.received().unwrap_err().code, Code::Boot, "none came");
+        let (coming, there) = Coming::pair(NETWORK, 1).unwrap();
+        unix::send(&there, b"wire", &[]).unwrap();
+        assert_eq!(
+            coming.received().unwrap_err().code,
+            Code::Boot,
+            "it is none"
+        );
+        // Whoever was to make it says why, unless it says that it is ready.
+        let (coming, there) = Coming::pair(NETWORK, 1).unwrap();
+        drop(there);
+        assert!(coming.received().unwrap().is_empty());
+        let lost = NETWORK.is_none(1, 0).unwrap_err();
+        assert_eq!(lost.code.session_exit(), 125);
+        let lost = WORKSPACE.is_none(2, 1).unwrap_err();
+        assert_eq!(lost.code.session_exit(), 125);
+    }
+
+    #[test]
+    fn a_container_with_its_wire_starts_and_so_does_one_that_asked_for_none() {
+        let (coming, there) = Coming::pair(NETWORK, 1).unwrap();
+        unix::send(&there, b"wire", &[there.as_fd()]).unwrap();
+        assert_eq!(coming.received().unwrap().len(), 1);
+        assert!(NETWORK.is_none(1, 1).is_ok());
+        assert!(NETWORK.is_none(0, 0).is_ok());
+    }
+}
