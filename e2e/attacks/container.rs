@@ -5,7 +5,8 @@ use std::fs;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 
-use e2e::Home;
+use e2e::{Home, host};
+use rustix::fs::{Mode, OFlags};
 
 #[test]
 fn a_container_sees_no_file_process_or_socket_of_the_host() {
@@ -77,4 +78,27 @@ fn a_container_that_planted_links_mounts_nothing_of_the_host_at_its_next_start()
     // The link led somewhere: within the container.
     assert_eq!(sandbox.sh(&format!("cat {inner}/file")), "kept");
     assert!(!std::path::Path::new(&inner).exists());
+}
+
+#[test]
+fn sockets_and_pipes_of_the_host_in_a_workspace_lead_to_nobody_there() {
+    const CONNECT: &str = "import socket; socket.socket(socket.AF_UNIX).connect('socket')";
+    const WRITE: &str = "import os; os.write(os.open('pipe', os.O_WRONLY | os.O_NONBLOCK), b'x')";
+    let home = Home::new();
+    for (name, guard, reached) in [("app", "full", 1), ("twin", "existing", 0)] {
+        let project = home.project(name);
+        let _listening = UnixListener::bind(project.join("socket")).unwrap();
+        let pipe = project.join("pipe");
+        host("/usr/bin/mkfifo", &[pipe.to_str().unwrap()], &project);
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK;
+        let read = rustix::fs::open(&pipe, flags, Mode::empty()).unwrap();
+        let flags = ["--isolation", "container", "--workspace-guard", guard];
+        let sandbox = home.sandbox_with(name, &flags);
+        for act in [CONNECT, WRITE] {
+            let out = sandbox.exec(["python3", "-c", act]).output();
+            assert_eq!(out.code(), Some(reached), "{guard}: {act}: {out}");
+        }
+        let came = rustix::io::read(&read, &mut [0u8; 8]);
+        assert_eq!(came, Ok(usize::from(guard == "existing")));
+    }
 }

@@ -19,6 +19,7 @@ mod faults;
 mod floods;
 mod fresh;
 mod full_disk;
+mod guarded;
 mod interrupts;
 mod life;
 mod limits;

@@ -10,6 +10,7 @@ mod net;
 mod screen;
 mod share;
 mod start;
+mod workspace;
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -59,7 +60,9 @@ pub(crate) fn run(words: &[&str]) -> Result<String, Failure> {
                     .map_err(|e| Failure::new("read `--rounds`", e))?;
             }
             "--sbx" => sbx = PathBuf::from(value()?),
-            "start" | "screen" | "exec" | "memory" | "share" | "net" => parts.push(*word),
+            "start" | "screen" | "exec" | "memory" | "share" | "net" | "workspace" => {
+                parts.push(*word)
+            }
             other => return Err(Failure::new("measure", format!("there is no `{other}`"))),
         }
     }
@@ -73,7 +76,8 @@ pub(crate) fn run(words: &[&str]) -> Result<String, Failure> {
         name: format!("bench-{id}"),
     };
     let measured = bench.all(&parts);
-    for name in [bench.name.clone(), bench.agent_name()] {
+    let names = [bench.name.clone(), bench.agent_name()];
+    for name in names.into_iter().chain(workspace::names(&bench)) {
         let _ = bench.sbx(&["rm", "--force", &name]).output();
     }
     let _ = std::fs::remove_dir_all(&bench.directory);
@@ -104,6 +108,9 @@ impl Bench {
         }
         if wanted("share") {
             rows.extend(share::measure(self)?);
+        }
+        if wanted("workspace") {
+            rows.extend(workspace::measure(self)?);
         }
         if wanted("net") {
             rows.extend(net::measure(self)?);

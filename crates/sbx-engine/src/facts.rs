@@ -167,7 +167,7 @@ pub(crate) fn control_group() -> Result<Vec<Controller>, String> {
 }
 
 /// Whether this user may open what file servers serve containers through.
-fn fuse() -> Result<(), String> {
+pub(crate) fn fuse() -> Result<(), String> {
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
     rustix::fs::open(FUSE, flags, Mode::empty())
         .map(drop)

@@ -19,6 +19,7 @@ mod ceiling;
 mod container;
 
 pub use ceiling::{Ceiling, HEADROOM, MAX_TASKS, OWN_MEMORY, OWN_TASKS};
+pub(crate) use container::guarded;
 pub use container::{Container, ContainerFiles, KitProgram};
 
 /// Uid and gid of the agent where the caller is root.
@@ -255,7 +256,7 @@ pub fn plan(
         }
         Artifacts::Container(files) => {
             kits.extend(files.kit.as_ref().map(|_| spec.kit.clone()));
-            container::guarded(spec, facts)?;
+            container::guarded(spec, &facts.fuse)?;
             warnings.extend(ceiling::warning(facts));
             Boundary::Container(container::container(spec, files))
         }

@@ -52,6 +52,11 @@ impl Engine {
             };
             return warn("container", title, reason, NAMESPACES);
         }
+        if let Err(why) = &facts.fuse {
+            let found = format!("they start with `--workspace-guard existing` alone: {why}");
+            let cure = "let this user open /dev/fuse: `modprobe fuse`, mode 0666";
+            return warn("container", title, found, cure);
+        }
         match &facts.control_group {
             Err(why) => warn(
                 "container",

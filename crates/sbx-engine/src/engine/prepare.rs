@@ -10,7 +10,7 @@ use sbx_sys::userns::{Maps, maps_of};
 
 use super::Engine;
 use crate::command::{Cancel, Code, Error, PlanStep, Ui};
-use crate::plan::{Artifacts, ContainerFiles, MachineFiles};
+use crate::plan::{Artifacts, ContainerFiles, MachineFiles, guarded};
 use crate::store::{OWN_FILES, SandboxDir};
 
 /// A sandbox's own disk, in its directory.
@@ -77,6 +77,7 @@ impl Engine {
         ui: &mut dyn Ui,
     ) -> Result<Artifacts, Error> {
         let maps = self.maps()?;
+        guarded(spec, &crate::facts::fuse())?;
         let kit = self.kit(&spec.kit)?;
         let cache = self.cache()?;
         let progress = Progress::new(ui);

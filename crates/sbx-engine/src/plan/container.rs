@@ -78,8 +78,8 @@ pub(super) fn container(spec: &SandboxSpec, files: &ContainerFiles) -> Container
 ///
 /// # Errors
 /// If there is no way here to serve it.
-pub(super) fn guarded(spec: &SandboxSpec, facts: &HostFacts) -> Result<(), Error> {
-    match &facts.fuse {
+pub(crate) fn guarded(spec: &SandboxSpec, fuse: &Result<(), String>) -> Result<(), Error> {
+    match fuse {
         Err(why) if spec.guard == WorkspaceGuard::Full && !spec.shares.is_empty() => {
             let what = format!("cannot guard the workspace of a container: {why}");
             Err(Error::new(Code::HostUnfit, what).hint(
@@ -169,10 +169,7 @@ mod tests {
 
     #[test]
     fn a_guard_that_cannot_be_had_stops_the_start_and_one_that_was_not_asked_for_does_not() {
-        let without = HostFacts {
-            fuse: Err("cannot open `/dev/fuse`: No such file or directory".to_owned()),
-            ..facts()
-        };
+        let without = Err("cannot open `/dev/fuse`: No such file or directory".to_owned());
         let full = SandboxSpec {
             isolation: sbx_spec::Isolation::Container,
             ..spec()
@@ -182,7 +179,7 @@ mod tests {
         assert!(refused.message.contains("/dev/fuse"), "{refused:?}");
         let hint = refused.hint.unwrap();
         assert!(hint.contains("--workspace-guard existing"), "{hint}");
-        assert!(guarded(&full, &facts()).is_ok());
+        assert!(guarded(&full, &Ok(())).is_ok());
         let existing = SandboxSpec {
             guard: WorkspaceGuard::Existing,
             ..full.clone()

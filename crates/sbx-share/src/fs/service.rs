@@ -211,8 +211,10 @@ impl FileSystem for ShareFs {
         self.write_file(&open, r, size, offset, kill)
     }
 
-    fn flush(&self, _ctx: &Context, inode: u64, handle: u64, _lock_owner: u64) -> io::Result<()> {
-        self.handles.file(inode, handle).map(drop)
+    fn flush(&self, _ctx: &Context, _inode: u64, _handle: u64, _owner: u64) -> io::Result<()> {
+        // Nothing of a file is kept here that closing it would write. Hearing so once, the guest's
+        // kernel does not ask again.
+        Err(Errno::NOSYS.into())
     }
 
     fn fsync(&self, _ctx: &Context, inode: u64, datasync: bool, handle: u64) -> io::Result<()> {
