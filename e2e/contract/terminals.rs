@@ -22,9 +22,9 @@ print(f"now {size.lines} of {size.columns}", flush=True)
 
 /// Says what it reads, and when it goes on after a stop.
 const READS: &str = r#"
-import signal, sys
+import os, signal, sys
 
-signal.signal(signal.SIGCONT, lambda *_: print("continued", flush=True))
+signal.signal(signal.SIGCONT, lambda *_: os.write(1, b"continued\n"))
 print("waiting", flush=True)
 for line in sys.stdin:
     print("read", line.strip(), flush=True)

@@ -7,7 +7,6 @@ use sbx_sys::userns::Maps;
 use serde::{Deserialize, Serialize};
 
 use crate::command::{Code, Error};
-use crate::facts::HostFacts;
 
 /// Namespaces and a root on the host's own kernel.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
