@@ -62,8 +62,19 @@ fn a_kvm_that_lies_is_seen_through_and_the_machine_is_emulated() {
         .args(["shell", "--", "-c", "echo up"])
         .succeeds();
     assert_eq!(out.text(), "up");
-    let warnings = out.errors().matches("no usable KVM (").count();
-    assert_eq!(warnings, 1, "one warning: {out}");
+    let said = out.errors();
+    let warnings: Vec<_> = said
+        .lines()
+        .filter(|line| line.contains("no usable KVM ("))
+        .collect();
+    assert_eq!(warnings.len(), 1, "one warning: {out}");
+    for told in [
+        "20 times",
+        "--isolation container",
+        "isolation = \"container\"",
+    ] {
+        assert!(warnings[0].contains(told), "{told}: {out}");
+    }
 }
 
 #[test]
@@ -101,6 +112,13 @@ fn a_host_without_the_machine_monitor_is_told_before_anything_is_made() {
     let mut home = Home::new();
     // With everything still to be made: the answer must not come after it.
     home.cache_without(&["kernel", "base"]);
+    let entries = |home: &Home| {
+        let read = fs::read_dir(home.cache().join("entries")).unwrap();
+        let mut names: Vec<_> = read.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let before = entries(&home);
     for path in ["/usr/bin", "/usr/local/bin"] {
         let path = format!("{path}/qemu-system-x86_64");
         if Path::new(&path).exists() {
@@ -114,7 +132,15 @@ fn a_host_without_the_machine_monitor_is_told_before_anything_is_made() {
     let error = out.json_error();
     assert_eq!(error["code"], "host_unfit", "{out}");
     assert!(error.to_string().contains("qemu"), "{out}");
-    assert!(error["hint"].to_string().contains("apt-get"), "{out}");
+    let hint = error["hint"].as_str().unwrap();
+    for way in [
+        "apt-get",
+        "--isolation container",
+        "isolation = \"container\"",
+    ] {
+        assert!(hint.contains(way), "{way}: {out}");
+    }
+    assert_eq!(entries(&home), before, "nothing was fetched or built");
     let doctor = home.sbx(["doctor"]).output().with_code(1);
     assert!(doctor.text().contains("qemu-system-x86"), "{doctor}");
     assert_eq!(home.sbx(["ls", "-aq"]).succeeds().text(), "");

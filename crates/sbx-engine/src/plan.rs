@@ -30,6 +30,10 @@ const AGENT_OF_ROOT: (u32, u32) = (1000, 1000);
 /// is nobody else's.
 const SERVICE_OF_ROOT: (u32, u32) = (2_013_265_920, 2_013_265_920);
 
+/// The way around a machine: by choice of the user alone.
+const CONTAINER_INSTEAD: &str = "to run at full speed behind a weaker boundary, on this host's own \
+     kernel: `--isolation container`, or `isolation = \"container\"` in config.toml";
+
 /// Least memory a guest boots and runs an agent's tools with.
 const LEAST_MEMORY: ByteSize = ByteSize::mib(128);
 
@@ -306,7 +310,9 @@ fn machine(
             Code::HostUnfit,
             "cannot run a virtual machine: no `qemu-system-x86_64` here",
         )
-        .hint("install it: apt-get install qemu-system-x86")
+        .hint(format!(
+            "install it: apt-get install qemu-system-x86; or {CONTAINER_INSTEAD}"
+        ))
     })?;
     let accelerator = accelerator(spec.accel, &facts.virtualisation, warnings)?;
     let mut disks = vec![
@@ -355,12 +361,14 @@ fn accelerator(
             Code::HostUnfit,
             format!("cannot use KVM: {reason}"),
         )
-        .hint("pass --accel tcg to run emulated")),
+        .hint(format!(
+            "leave --accel kvm out to run emulated, about 20 times slower; or {CONTAINER_INSTEAD}"
+        ))),
         (Accel::Auto, Virtualisation::Unusable { reason }) => {
             warnings.push(format!(
                 "no usable KVM ({reason}): the machine is emulated, about 20 times slower; \
                  the boundary is the same, but QEMU's authors do not recommend emulation \
-                 against hostile guests"
+                 against hostile guests; {CONTAINER_INSTEAD}"
             ));
             Ok(Accelerator::Tcg)
         }
@@ -612,7 +620,16 @@ mod tests {
         };
         let planned = plan(&spec(), &facts, &files(), network()).unwrap();
         assert_eq!(planned.boundary.accelerator(), Some(Accelerator::Tcg));
-        assert_eq!(planned.warnings.len(), 1);
+        let [warning] = planned.warnings.as_slice() else {
+            panic!("one warning: {:?}", planned.warnings);
+        };
+        for told in [
+            "20 times",
+            "--isolation container",
+            "isolation = \"container\"",
+        ] {
+            assert!(warning.contains(told), "{told}: {warning}");
+        }
         let kvm = SandboxSpec {
             accel: Accel::Kvm,
             ..spec()
