@@ -46,9 +46,13 @@ fn a_container_sees_no_file_process_or_socket_of_the_host() {
         assert!(!seen.contains(foreign), "{seen}");
     }
     // Nothing was inherited beside what a session has.
-    let descriptors =
-        sandbox.sh("cd /tmp; ls /proc/$$/fd > fds; sudo sh -c 'ls /proc/$$/fd' >> fds; cat fds");
-    assert_eq!(descriptors, "0\n1\n2\n0\n1\n2", "{descriptors}");
+    let list = "import os; print([n for n in range(1024) if os.path.exists(f'/proc/self/fd/{n}')])";
+    for user in ["agent", "root"] {
+        let call = sandbox.exec_with(["-u", user], ["python3", "-c", list]);
+        assert_eq!(call.succeeds().text(), "[0, 1, 2]", "{user}");
+    }
+    let by_sudo = sandbox.exec(["sudo", "python3", "-c", list]).succeeds();
+    assert_eq!(by_sudo.text(), "[0, 1, 2]");
 }
 
 #[test]

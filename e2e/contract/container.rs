@@ -55,3 +55,70 @@ fn what_cannot_be_held_for_a_container_is_refused() {
     let plan = home.sbx(["plan", "--json", "shell"]).cwd(&app);
     assert_eq!(plan.succeeds().json()["spec"]["isolation"], "container");
 }
+
+#[test]
+fn a_container_counts_from_its_own_start_where_the_kernel_has_time_namespaces() {
+    let uptime = |text: &str| text.split('.').next().unwrap().parse::<u64>().unwrap();
+    let of_the_host = uptime(&fs::read_to_string("/proc/uptime").unwrap());
+    let home = Home::of(Isolation::Container);
+    let sandbox = home.sandbox("app");
+    let inside = uptime(&sandbox.sh("cat /proc/uptime"));
+    let walls = sandbox.inspect()["walls"].to_string();
+    if fs::exists("/proc/self/ns/time").unwrap() {
+        assert!(inside < of_the_host, "{inside} of {of_the_host} s");
+        assert!(walls.contains(" time"), "{walls}");
+    } else {
+        assert!(walls.contains("time: "), "{walls}");
+    }
+}
+
+#[test]
+fn a_container_that_can_have_no_layers_has_a_copy_and_says_what_it_took() {
+    let mut home = Home::of(Isolation::Container);
+    let app = home.project("app");
+    // Layers on layers: overlayfs takes no upper one that is an overlay.
+    let root = home.root().display().to_string();
+    home.mounts(&format!("mkdir -p {root}/a {root}/b {root}/c {root}/state"));
+    home.mounts(&format!(
+        "mount -t overlay -o lowerdir={root}/a,upperdir={root}/b,workdir={root}/c none {root}/state"
+    ));
+    let doctor = home.sbx(["doctor"]).output().text();
+    assert!(
+        doctor.contains("each sandbox copies the template"),
+        "{doctor}"
+    );
+    let run = |script: &str| {
+        let call = home.sbx(["run", "--name", "whole", "shell", "--", "-c", script]);
+        call.cwd(&app).output().with_code(0)
+    };
+    let first = run("sudo rm /etc/motd; echo kept | sudo tee /etc/kept; id -un");
+    assert_eq!(first.text(), "kept\nagent");
+    let told = first.errors();
+    assert!(told.contains("overlayfs is refused"), "{told}");
+    assert!(told.contains("a copy of the template"), "{told}");
+    home.sbx(["stop", "whole"]).succeeds();
+    // The template below is as it was, the sandbox's own root is not.
+    let again = run("cat /etc/kept; ls /run/sbx/base/etc/motd; test -e /etc/motd || echo gone");
+    assert_eq!(again.text(), "kept\n/run/sbx/base/etc/motd\ngone");
+    let walls = home.sbx(["inspect", "--json", "whole"]).succeeds().json();
+    assert!(walls["walls"].to_string().contains("copy of the template"));
+    home.sbx(["rm", "-f", "whole"]).succeeds();
+}
+
+#[test]
+fn doctor_has_tried_each_part_of_a_container_and_leaves_nothing_of_it() {
+    let home = Home::of(Isolation::Container);
+    let sandbox = home.sandbox("app");
+    let doctor = home.sbx(["doctor", "--json"]).output().json();
+    let checks = doctor["checks"].as_array().unwrap();
+    let of = |id: &str| checks.iter().find(|check| check["id"] == id).unwrap();
+    let container = &of("container")["found"];
+    assert!(container.as_str().unwrap().starts_with("works"), "{doctor}");
+    assert!(
+        of("microvm")["found"]
+            .as_str()
+            .unwrap()
+            .starts_with("works")
+    );
+    assert_eq!(sandbox.sh("echo it does"), "it does", "what works works");
+}

@@ -8,6 +8,7 @@
 //! links are only followed inside its own root.
 
 mod config;
+mod copy;
 mod held;
 mod kernel_files;
 mod network;
@@ -15,9 +16,11 @@ mod role;
 mod root;
 mod served;
 mod sources;
+mod trial;
 
 pub(crate) use config::BoxConfig;
 pub(crate) use role::run;
+pub(crate) use trial::{Outcome, Step, TrialConfig, run as try_out};
 
 /// Where a container finds its own program.
 const GUEST_PROGRAM: &str = "/run/sbx/bin/sbx-guest";

@@ -12,7 +12,7 @@ use crate::spawner::MAX_CONFIG;
 use crate::{container, spawner, supervisor};
 
 /// The processes that are started from the `sbx` program by sbx itself.
-pub const NAMES: [&str; 5] = ["supervise", "spawner", "net", "share", "box"];
+pub const NAMES: [&str; 6] = ["supervise", "spawner", "net", "share", "box", "trial"];
 
 /// Becomes the role `name` for the rest of this process.
 ///
@@ -38,6 +38,7 @@ pub fn run(name: &str) -> Result<(), Error> {
             sbx_net::process::run(links).map_err(|source| ended("net").because(source))
         }
         "box" => container::run(role),
+        "trial" => container::try_out(role),
         "share" => {
             let (listener, root) = (role.fd(4)?, role.fd(5)?);
             let (shadow, control) = (role.fd(6)?, role.fd(7)?);

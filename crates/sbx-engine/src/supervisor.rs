@@ -75,6 +75,8 @@ pub(crate) struct SuperviseConfig {
 pub(crate) enum StartStatus {
     /// It is at this step.
     At(String),
+    /// The user should know this; it goes on.
+    Warn(String),
     /// Sessions can be opened.
     Ready,
     /// It has failed, and nothing of it is left.
@@ -181,7 +183,7 @@ impl Status {
             line.push(b'\n');
             let _ = stream.set_write_timeout(Some(Duration::from_secs(5)));
             let gone = stream.write_all(&line).is_err();
-            if gone || !matches!(what, StartStatus::At(_)) {
+            if gone || !matches!(what, StartStatus::At(_) | StartStatus::Warn(_)) {
                 self.0 = None;
             }
         }

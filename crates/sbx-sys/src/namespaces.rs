@@ -6,10 +6,13 @@
 //! privilege and changes its ids afterwards; others get a user namespace that
 //! maps their one id onto itself.
 
+use std::os::fd::BorrowedFd;
+
+use rustix::fs::{Mode, OFlags};
 use rustix::mount::MountPropagationFlags;
 use rustix::thread::UnshareFlags;
 
-use crate::error::{Attempt, Result};
+use crate::error::{Attempt, Error, Result};
 use crate::jail::Wall;
 
 /// Moves this process into new network, mount, IPC and UTS namespaces (and,
@@ -100,6 +103,30 @@ pub fn leave(kinds: &[Kind]) -> Result<()> {
     unshare(flags).attempt_with(|| format!("make namespaces ({kinds:?})"))
 }
 
+/// Has the clocks that count from the start of the machine count from now for
+/// the next children, who then tell nothing of it. `proc` is a `/proc` in which
+/// this process finds itself. Returns why not, where the kernel has no
+/// namespaces for that; see `time_namespaces(7)`.
+///
+/// # Errors
+/// When the kernel granted the namespace and then refused to set it up.
+pub fn leave_clocks(proc: BorrowedFd<'_>) -> Result<Option<Error>> {
+    use rustix::time::{ClockId, clock_gettime};
+    if let Err(refused) = leave(&[Kind::ChildTime]) {
+        return Ok(Some(refused));
+    }
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(proc, "self/timens_offsets", flags, Mode::empty())
+        .attempt("set the clocks of a time namespace")?;
+    // Whole seconds, and none more than have passed: no clock is before zero.
+    let passed = |clock| clock_gettime(clock).tv_sec;
+    let (monotonic, boot) = (passed(ClockId::Monotonic), passed(ClockId::Boottime));
+    let offsets = format!("monotonic -{monotonic} 0\nboottime -{boot} 0\n");
+    rustix::io::write(file, offsets.as_bytes())
+        .map(|_| None)
+        .attempt("set the clocks of a time namespace")
+}
+
 /// Becomes root of the user namespace that this process has just entered,
 /// with no groups but root's. The process is one that others of its user may
 /// look at in `/proc`, as it was before.
@@ -135,7 +162,7 @@ fn write(path: &str, text: &str) -> Result<()> {
 pub fn become_ids(uid: u32, gid: u32, groups: &[u32]) -> Result<Wall> {
     use rustix::thread::{Gid, Uid};
     if uid == 0 || gid == 0 {
-        return Err(crate::Error::refused("drop to root's own id"));
+        return Err(Error::refused("drop to root's own id"));
     }
     let groups: Vec<Gid> = groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
     let (user, group) = (Uid::from_raw(uid), Gid::from_raw(gid));

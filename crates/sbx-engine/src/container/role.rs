@@ -17,7 +17,7 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::MountPropagationFlags;
 use rustix::process::WaitOptions;
-use sbx_sys::namespaces::{Kind, become_inner_root, leave};
+use sbx_sys::namespaces::{Kind, become_inner_root, leave, leave_clocks};
 use sbx_sys::spawn::{Fork, Signal, Spawn, fork};
 use sbx_sys::{Error as SysError, Result, jail, unix, userns};
 
@@ -164,6 +164,7 @@ fn outer_half(
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let proc = rustix::fs::open("/proc", flags, Mode::empty()).map_err(refused("open `/proc`"))?;
     leave(&[Kind::Mount, Kind::Net, Kind::Ipc, Kind::Uts, Kind::ChildPid])?;
+    let clocks = leave_clocks(proc.as_fd())?;
     let apart = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", apart).map_err(refused("make the mounts private"))?;
     rustix::system::sethostname(start.config.hostname.as_bytes())
@@ -172,7 +173,7 @@ fn outer_half(
     let child = match fork()? {
         Fork::Child => {
             drop((to_inner, launcher, proc));
-            return inner_half(start, sources, devices, outer, inner);
+            return inner_half(start, sources, (clocks, devices), outer, inner);
         }
         Fork::Parent(child) => child,
     };
@@ -194,14 +195,14 @@ fn outer_half(
 fn inner_half(
     mut start: Start,
     sources: Option<Sources>,
-    devices: Vec<OwnedFd>,
+    (clocks, devices): (Option<SysError>, Vec<OwnedFd>),
     mut outer: UnixStream,
     mut launcher: UnixStream,
 ) -> Result<()> {
     let config = &start.config;
     let mut sources = sources.map_or_else(|| Sources::take(config, false), Ok)?;
     sources.add(served::mount(config, devices, start.served.take())?);
-    let proc = root::build(config, sources)?;
+    let root::Built { proc, copied } = root::build(config, sources)?;
     leave(&[Kind::User, Kind::Mount, Kind::Net, Kind::Cgroup])?;
     say(&mut outer)?;
     hear(&mut outer)?;
@@ -221,19 +222,35 @@ fn inner_half(
     let program = Spawn::path(Path::new(super::GUEST_PROGRAM)).arg("contained");
     let stderr = rustix::io::dup(rustix::stdio::stderr()).map_err(refused("keep the log"))?;
     let mut standing = jail::confine(top)?.walls;
-    standing.insert(
-        0,
-        jail::Wall::Namespaces {
-            kinds: ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup"]
-                .map(str::to_owned)
-                .to_vec(),
-        },
-    );
+    standing.splice(0..0, namespaces(clocks));
+    let mut walls: Vec<_> = standing
+        .iter()
+        .map(|wall| serde_json::json!(wall))
+        .collect();
+    walls.extend(copied.map(|why| serde_json::json!({ "wall": "layers-refused", "why": why })));
     start
         .report
-        .tell(&serde_json::json!({ "ready": { "walls": standing } }))?;
+        .tell(&serde_json::json!({ "ready": { "walls": walls } }))?;
     let program = program.with_fd(stderr, 2).with_fd(start.link, 3);
     Err(program.exec())
+}
+
+/// The namespaces that stand, and the one that this kernel may not have.
+fn namespaces(clocks: Option<SysError>) -> Vec<jail::Wall> {
+    let mut kinds = ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup"]
+        .map(str::to_owned)
+        .to_vec();
+    match clocks {
+        None => {
+            kinds.push("time".to_owned());
+            vec![jail::Wall::Namespaces { kinds }]
+        }
+        Some(refused) => {
+            let why = format!("time: {}", explained(&refused).causes.join(": "));
+            let stands = jail::Wall::Namespaces { kinds };
+            vec![stands, jail::Wall::NamespacesRefused { why }]
+        }
+    }
 }
 
 /// Lets the other one go on.
@@ -244,4 +261,25 @@ fn say(to: &mut UnixStream) -> Result<()> {
 /// Waits until the other one lets this one go on.
 fn hear(from: &mut UnixStream) -> Result<()> {
     from.read_exact(&mut [0]).map_err(|_| gone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_without_time_namespaces_is_told_and_starts_a_container_all_the_same() {
+        let refused = std::io::Error::from_raw_os_error(22);
+        let told = namespaces(Some(SysError::new(
+            "make namespaces ([ChildTime])",
+            refused,
+        )));
+        let [stands, missing] = told.as_slice() else {
+            unreachable!("two lines: {told:?}");
+        };
+        assert!(!stands.to_string().contains("time"), "{stands}");
+        assert!(missing.to_string().contains("time: Invalid"), "{missing}");
+        let told = namespaces(None);
+        assert!(told.len() == 1 && told[0].to_string().contains("time"));
+    }
 }

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
+use std::time::Instant;
 
 use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
@@ -21,7 +22,7 @@ use sbx_sys::{Error, Result};
 use super::config::{BoxConfig, Way};
 use super::kernel_files::{COVERED_DIRECTORIES, COVERED_FILES, DEVICES, LINKS, READ_ONLY, SYSTEM};
 use super::sources::Sources;
-use super::{GUEST_PROGRAM, failed, refused};
+use super::{GUEST_PROGRAM, copy, failed, refused};
 
 /// Where the layers stand for a moment; every Linux has it.
 const STAGING: &str = "/tmp";
@@ -52,9 +53,18 @@ const SHOWN: Attributes = Attributes {
     ..PLAIN
 };
 
+/// A root that stands.
+pub(super) struct Built {
+    /// A `/proc` that no path leads to, for what is still to be set.
+    pub(super) proc: OwnedFd,
+    /// What is to be said where it is a copy.
+    pub(super) copied: Option<String>,
+}
+
 /// What is put into the new root once it is one.
 struct Detached {
     root: OwnedFd,
+    copied: Option<String>,
     proc: OwnedFd,
     covers: Vec<(&'static str, OwnedFd)>,
     devices: Vec<(&'static str, OwnedFd)>,
@@ -74,9 +84,8 @@ enum Own {
 }
 
 /// Makes the root of this process, which is root of the user namespace that
-/// owns its mounts, and nothing of the host's is left in it. Returns a `/proc`
-/// that no path leads to, for what is still to be set.
-pub(super) fn build(config: &BoxConfig, sources: Sources) -> Result<OwnedFd> {
+/// owns its mounts, and nothing of the host's is left in it.
+pub(super) fn build(config: &BoxConfig, sources: Sources) -> Result<Built> {
     rustix::process::umask(Mode::from_raw_mode(0o022));
     let spare = mounts::fresh(c"proc", &[], PLAIN)?;
     let detached = detach(config, sources)?;
@@ -89,7 +98,10 @@ pub(super) fn build(config: &BoxConfig, sources: Sources) -> Result<OwnedFd> {
     for (path, mount, kind) in own {
         place(config, &path, &mount, kind)?;
     }
-    Ok(spare)
+    Ok(Built {
+        proc: spare,
+        copied: detached.copied,
+    })
 }
 
 /// Takes all mounts while the host's root is still there.
@@ -135,20 +147,10 @@ fn detach(config: &BoxConfig, sources: Sources) -> Result<Detached> {
     let open = std::fs::Permissions::from_mode(0o1777);
     std::fs::set_permissions(scratch.join("temporary"), open)
         .map_err(failed("open up the directory of temporary files"))?;
-    let text = |path: PathBuf| {
-        CString::new(path.into_os_string().as_bytes())
-            .map_err(|_| Error::refused("name the layers of the root"))
-    };
-    let (lower, upper) = (text(tree.clone())?, text(scratch.join("upper"))?);
-    let work = text(scratch.join("work"))?;
-    let layers = [
-        (c"lowerdir", Some(&*lower)),
-        (c"upperdir", Some(&*upper)),
-        (c"workdir", Some(&*work)),
-        (c"userxattr", None),
-    ];
+    let (root, copied) = layered(&tree, &scratch)?;
     Ok(Detached {
-        root: mounts::fresh(c"overlay", &layers, SAFE)?,
+        root,
+        copied,
         proc,
         covers,
         devices,
@@ -157,6 +159,57 @@ fn detach(config: &BoxConfig, sources: Sources) -> Result<Detached> {
         guest: sources.guest,
         own: own(config, sources.kit, sources.shares, &scratch)?,
     })
+}
+
+/// The root, and what is to be said where it is no stack of layers but a copy
+/// of the template: where the kernel, or the file system of the sandboxes,
+/// takes no overlay of a user namespace. A sandbox stays what it was first.
+fn layered(tree: &Path, scratch: &Path) -> Result<(OwnedFd, Option<String>)> {
+    const COPY: &str = "this sandbox has a copy of the template of its own";
+    let upper = scratch.join("upper");
+    if let Some(whole) = copy::made(scratch) {
+        return Ok((alone(&whole)?, Some(COPY.to_owned())));
+    }
+    let refusal = match overlay(tree, &upper, &scratch.join("work")) {
+        Ok(root) => return Ok((root, None)),
+        Err(refusal) => refusal,
+    };
+    let no_layers = [Errno::INVAL, Errno::PERM, Errno::NODEV, Errno::OPNOTSUPP];
+    let number = refusal.errno().unwrap_or_default();
+    let written = std::fs::read_dir(&upper).map_err(failed("look at the upper layer"))?;
+    if !no_layers.map(Errno::raw_os_error).contains(&number) || written.count() > 0 {
+        return Err(refusal);
+    }
+    let begun = Instant::now();
+    let (whole, bytes) = copy::make(tree, scratch)?;
+    let said = format!(
+        "overlayfs is refused in a user namespace here ({}): {COPY} ({} in {:.1} s)",
+        std::io::Error::from_raw_os_error(number),
+        ByteSize::bytes(bytes).about(),
+        begun.elapsed().as_secs_f64(),
+    );
+    Ok((alone(&whole)?, Some(said)))
+}
+
+fn overlay(tree: &Path, upper: &Path, work: &Path) -> Result<OwnedFd> {
+    let text = |path: &Path| {
+        CString::new(path.as_os_str().as_bytes())
+            .map_err(|_| Error::refused("name the layers of the root"))
+    };
+    let (lower, upper, work) = (text(tree)?, text(upper)?, text(work)?);
+    let layers = [
+        (c"lowerdir", Some(&*lower)),
+        (c"upperdir", Some(&*upper)),
+        (c"workdir", Some(&*work)),
+        (c"userxattr", None),
+    ];
+    mounts::fresh(c"overlay", &layers, SAFE)
+}
+
+fn alone(whole: &Path) -> Result<OwnedFd> {
+    let root = mounts::copy_of(whole)?;
+    mounts::restrict(root.as_fd(), SAFE)?;
+    Ok(root)
 }
 
 /// What stands where the user said.

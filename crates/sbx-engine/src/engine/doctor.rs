@@ -1,5 +1,7 @@
 //! `doctor`: whether this host can run sandboxes, and what would help.
 
+mod isolations;
+
 use std::time::SystemTime;
 
 use sbx_sys::spawn::Spawn;
@@ -9,11 +11,6 @@ use super::prepare::image_error;
 use crate::command::{Check, DoctorReply, DoctorRequest, Error, Outcome, Reply, Ui};
 use crate::facts::{HostFacts, Virtualisation, program};
 
-/// What brings user namespaces where an ordinary user is refused one.
-const NAMESPACES: &str = "let ordinary users make user namespaces: \
-     `sysctl kernel.unprivileged_userns_clone=1` on Debian, \
-     `sysctl kernel.apparmor_restrict_unprivileged_userns=0` on Ubuntu";
-
 /// Days after which a kernel or template is said to be old.
 const OLD_DAYS: u64 = 60;
 
@@ -21,55 +18,22 @@ impl Engine {
     pub(super) fn doctor(&self, request: DoctorRequest, ui: &mut dyn Ui) -> Result<Reply, Error> {
         let facts = HostFacts::gather(&self.caller);
         let mut checks = vec![
+            isolations::microvm(&facts),
+            self.container_check(&facts),
             kvm(&facts.virtualisation),
             qemu(&facts),
             landlock(),
-            self.containers(&facts),
             self.companions(),
             self.kernel()?,
             self.template()?,
             self.tools()?,
             self.space(),
         ];
+        checks.extend(isolations::labels());
         if request.full {
             checks.push(self.contents(ui)?);
         }
         Ok(Reply::Doctor(DoctorReply { checks }))
-    }
-
-    /// Whether the isolation `container` works here. It is a second one, so
-    /// that it does not is no failure of the host.
-    fn containers(&self, facts: &HostFacts) -> Check {
-        let title = "containers";
-        let maps = match sbx_sys::userns::maps_of(self.caller.uid, self.caller.gid) {
-            Ok(maps) => maps,
-            Err(missing) => return warn("container", title, missing.reason, &missing.cure),
-        };
-        if let Err(error) = sbx_sys::userns::create(&maps) {
-            let reason = match std::error::Error::source(&error) {
-                Some(source) => format!("cannot {error}: {source}"),
-                None => format!("cannot {error}"),
-            };
-            return warn("container", title, reason, NAMESPACES);
-        }
-        if let Err(why) = &facts.fuse {
-            let found = format!("they start with `--workspace-guard existing` alone: {why}");
-            let cure = "let this user open /dev/fuse: `modprobe fuse`, mode 0666";
-            return warn("container", title, found, cure);
-        }
-        match &facts.control_group {
-            Err(why) => warn(
-                "container",
-                title,
-                format!("they work, without limits of memory, processors and processes: {why}"),
-                "log in through systemd, which delegates a control group; or use microVMs",
-            ),
-            Ok(_) => pass(
-                "container",
-                title,
-                "namespaces and ids are there".to_owned(),
-            ),
-        }
     }
 
     fn companions(&self) -> Check {

@@ -225,6 +225,7 @@ async fn hear(stream: UnixStream, ui: &mut dyn Ui) -> Result<(), Error> {
                     }
                     ui.progress(&now, 0, 0);
                 }
+                Ok(StartStatus::Warn(what)) => ui.warn(&what),
                 Ok(StartStatus::Ready) => break Ok(()),
                 Ok(StartStatus::Failed(error)) => break Err(error),
                 Err(_) => {}

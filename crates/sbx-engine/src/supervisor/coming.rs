@@ -12,10 +12,10 @@ use sbx_sys::unix;
 use super::launch::unlinked;
 use crate::command::{Code, Error};
 
-/// How long a container may take to make its mounts and its wire, which are
-/// among its first steps; a file system that does not answer is what may hold
-/// it up.
-const COMING_LIMIT: Duration = Duration::from_secs(20);
+/// How long a container may take to make its mounts, its root and its wire:
+/// where it can have no layers, the template is copied before. A file system
+/// that does not answer is what may hold it up for longer.
+pub(super) const COMING_LIMIT: Duration = Duration::from_secs(120);
 
 /// What is missing, and how to do without it on purpose.
 pub(super) struct Lack {

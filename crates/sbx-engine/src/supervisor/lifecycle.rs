@@ -77,9 +77,14 @@ pub(super) async fn live(
     let mut ends = Ends::watch(reports, &parts)?;
 
     let mut walls = vec![held];
+    let limit = if contained {
+        super::coming::COMING_LIMIT
+    } else {
+        HELPER_LIMIT
+    };
     for helper in parts.helpers.iter_mut().chain([&mut parts.boundary]) {
         let ready = tokio::select! {
-            ready = tokio::time::timeout(HELPER_LIMIT, first_line(&mut helper.control)) => ready,
+            ready = tokio::time::timeout(limit, first_line(&mut helper.control)) => ready,
             end = ends.telling() => return Err(part_ended(&end)),
         };
         let silent = || Error::new(Code::Timeout, format!("{} did not start", helper.name));
@@ -93,6 +98,14 @@ pub(super) async fn live(
         }
     }
     parts.is_whole(plan)?;
+    for copied in walls
+        .iter()
+        .filter(|wall| wall.wall == "layers" && !wall.up)
+    {
+        let why = copied.note.clone().unwrap_or_default();
+        log::log(&why);
+        status.tell(&StartStatus::Warn(why));
+    }
     let Launched {
         link,
         qmp,
