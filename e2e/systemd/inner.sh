@@ -1,0 +1,67 @@
+# Installs the machine's root and makes its disk. Runs as root of a user
+# namespace that maps nobody of the host, with /mnt/work its own.
+#
+# usage: inner.sh SUITE PACKAGES [MMDEBSTRAP OPTION...]
+set -eu
+umask 022
+suite=$1 packages=$2
+shift 2
+cd /mnt/work
+rm -rf root tmp disk.ext4
+mkdir tmp
+export TMPDIR=/mnt/work/tmp HOME=/nonexistent
+mmdebstrap --mode=unshare --variant=minbase --format=directory --include="$packages" "$@" \
+    --dpkgopt='path-exclude=/usr/share/man/*' \
+    --dpkgopt='path-exclude=/usr/share/locale/*' \
+    --dpkgopt='path-exclude=/usr/share/doc/*' \
+    "$suite" /mnt/work/root - <sources.list
+
+cd root
+rm -rf etc/apt/apt.conf.d/99mmdebstrap var/cache/apt/* var/lib/apt/lists/* tmp/* etc/resolv.conf
+echo machine >etc/hostname
+printf '127.0.0.1 localhost machine\n' >etc/hosts
+: >etc/machine-id
+printf '/dev/vdb /payload erofs ro 0 0\n' >etc/fstab
+mkdir payload
+# As distributions make an ordinary user: ranges of ids with it. The session
+# is one like that of a login; what runs in it may do what its user may.
+chroot . useradd --create-home --shell /bin/bash --uid 1000 user
+grep -q '^user:' etc/subuid || { echo 'user has no range of ids' >&2; exit 1; }
+cat >etc/systemd/system/checks.service <<'UNIT'
+[Unit]
+Description=The checks of the payload, in a session of an ordinary user
+After=multi-user.target systemd-logind.service dev-virtio\x2dports-sbx.checks.device
+Wants=dev-virtio\x2dports-sbx.checks.device
+RequiresMountsFor=/payload
+SuccessAction=reboot-force
+FailureAction=reboot-force
+
+[Service]
+Type=oneshot
+User=user
+PAMName=login
+WorkingDirectory=/home/user
+StandardInput=null
+StandardOutput=file:/dev/virtio-ports/sbx.checks
+StandardError=inherit
+TimeoutStartSec=infinity
+ExecStart=/payload/run
+ExecStopPost=+/bin/sync
+
+[Install]
+WantedBy=default.target
+UNIT
+mkdir -p etc/systemd/system/default.target.wants
+ln -s ../checks.service etc/systemd/system/default.target.wants/
+# Nothing here waits for a terminal or a clock.
+for unit in getty@tty1.service serial-getty@ttyS0.service systemd-timesyncd.service \
+    systemd-networkd-wait-online.service apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer \
+    e2scrub_all.timer e2scrub_reap.service fstrim.timer; do
+    ln -sf /dev/null "etc/systemd/system/$unit"
+done
+cd ..
+
+# Sparse: what the user's cache and sandboxes will take.
+truncate -s 8G disk.ext4
+mkfs.ext4 -q -d root -E lazy_itable_init=1,lazy_journal_init=1 -O ^has_journal disk.ext4
+rm -rf root tmp
