@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 use sbx_net::Proxies;
 use sbx_spec::ByteSize;
-use sbx_sys::cgroup::{Controller, Group};
+use sbx_sys::cgroup::Controller;
 use sbx_sys::kvm::KvmState;
 
 use crate::command::Caller;
@@ -161,9 +161,7 @@ fn virtualisation() -> Virtualisation {
 
 /// What a control group made here could limit, or why there is none.
 pub(crate) fn control_group() -> Result<Vec<Controller>, String> {
-    Group::locate("sbx-none")
-        .map(|group| group.controllers())
-        .map_err(|unavailable| unavailable.why)
+    crate::group::controllers()
 }
 
 /// Whether this user may open what file servers serve containers through.

@@ -6,6 +6,9 @@
 //! what a killed sandbox left the next command removes. Trusts the record
 //! only for where a group may be: whatever it says, nothing but an empty
 //! control group of this sandbox is removed.
+//!
+//! Where systemd runs the host, the group is a scope of it (`scope`), which
+//! it writes down and removes itself.
 
 use std::time::{Duration, Instant};
 
@@ -16,6 +19,11 @@ use sbx_sys::file;
 use crate::command::{Error, Wall};
 use crate::plan::Ceiling;
 use crate::store::SandboxDir;
+
+mod bus;
+mod scope;
+
+use scope::Manager;
 
 /// The record in a sandbox's directory.
 const RECORD: &str = "cgroup.json";
@@ -40,9 +48,25 @@ pub(crate) fn enter(
         up,
         note: Some(note),
     };
-    let (group, set) = match make(sandbox, ceiling) {
+    let limits = Limits {
+        memory: Some(ceiling.memory.as_bytes()),
+        cpu_millis: ceiling.cpu_millis.map(u64::from),
+        pids: Some(u64::from(ceiling.tasks)),
+    };
+    let name = format!("{}{}", prefix(sandbox.name()), std::process::id());
+    let no_scope = match enter_scope(sandbox.name(), &name, &limits) {
+        Ok(Some(set)) => {
+            ceiling.is_held(Ok(&set))?;
+            let note = format!("{}, by systemd as {name}.scope", described(ceiling, &set));
+            return Ok((None, wall(true, note)));
+        }
+        Ok(None) => None,
+        Err(why) => Some(why),
+    };
+    let (group, set) = match make(sandbox, &name, &limits) {
         Ok(made) => made,
         Err(why) => {
+            let why = no_scope.unwrap_or(why);
             ceiling.is_held(Err(&why))?;
             return Ok((None, wall(false, why)));
         }
@@ -55,19 +79,49 @@ pub(crate) fn enter(
     Ok((Some(group), wall(true, described(ceiling, &set))))
 }
 
-fn make(sandbox: &SandboxDir, ceiling: &Ceiling) -> Result<(Group, Vec<Controller>), String> {
-    let name = format!("{}{}", prefix(sandbox.name()), std::process::id());
-    let group = Group::locate(&name).map_err(|unavailable| unavailable.why)?;
+/// What a group made here could limit.
+///
+/// # Errors
+/// Says why there can be none.
+pub(crate) fn controllers() -> Result<Vec<Controller>, String> {
+    let asked = match Manager::connect() {
+        Ok(Some(mut manager)) => manager.controllers(),
+        Ok(None) => Ok(Vec::new()),
+        Err(why) => Err(why),
+    };
+    match asked {
+        Ok(found) if !found.is_empty() => return Ok(found),
+        _ => {}
+    }
+    let located = Group::locate("sbx-none").map_err(|unavailable| unavailable.why);
+    located
+        .map(|group| group.controllers())
+        .map_err(|why| asked.err().unwrap_or(why))
+}
+
+/// `None` where there is no systemd to ask.
+fn enter_scope(
+    sandbox: &SandboxName,
+    name: &str,
+    limits: &Limits,
+) -> Result<Option<Vec<Controller>>, String> {
+    let description = format!("sandbox {sandbox} of sbx");
+    Manager::connect()?
+        .map(|manager| manager.enter(name, &description, limits))
+        .transpose()
+}
+
+fn make(
+    sandbox: &SandboxDir,
+    name: &str,
+    limits: &Limits,
+) -> Result<(Group, Vec<Controller>), String> {
+    let group = Group::locate(name).map_err(|unavailable| unavailable.why)?;
     let directory = file::open_dir(sandbox.join("")).map_err(|error| error.to_string())?;
     let record = serde_json::to_vec(&group).map_err(|error| error.to_string())?;
     file::replace_at(&directory, RECORD, &record).map_err(|error| explain(&error))?;
-    let limits = Limits {
-        memory: Some(ceiling.memory.as_bytes()),
-        cpu_millis: ceiling.cpu_millis.map(u64::from),
-        pids: Some(u64::from(ceiling.tasks)),
-    };
     let entered = group
-        .create(&limits)
+        .create(limits)
         .and_then(|set| group.add(std::process::id()).map(|()| set));
     entered.map(|set| (group.clone(), set)).map_err(|error| {
         let _ = group.expel(std::process::id());

@@ -29,6 +29,9 @@ pub const PIDS: std::ops::RangeInclusive<u32> = 32..=4_194_304;
 /// Most shares, volumes and tmpfs of one sandbox, each kind.
 pub const MAX_MOUNTS: usize = 32;
 
+/// What is said of a limit that a host holds for machines alone.
+const UNHELD: &str = "no cgroup here can hold it for a container";
+
 /// What the host can give.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HostLimits {
@@ -44,6 +47,8 @@ pub struct HostLimits {
     pub memory_limit: bool,
     /// Whether one can hold the number of processes.
     pub pids_limit: bool,
+    /// Why there is no cgroup to hold anything, where there is none.
+    pub no_cgroup: Option<String>,
 }
 
 /// The layers a specification is made of.
@@ -174,6 +179,9 @@ impl ResolveError {
             Self::NoContainer(flag) => {
                 Some(format!("leave {flag} out, or type `--isolation container`"))
             }
+            Self::Limit(_, _, why) if why.starts_with(UNHELD) => {
+                Some("a microVM has limits of its own: `--isolation microvm`".to_owned())
+            }
             Self::NoWorkspace => Some("name a directory, or type `--no-workspace`".to_owned()),
             _ => None,
         }
@@ -265,7 +273,11 @@ fn fits_a_container(
         let why = "nothing holds the disk of a container yet; that of a microVM has a size";
         return wrong("--disk", disk.to_string(), why);
     }
-    let why = "no cgroup here can hold it for a container; a microVM has it";
+    let why = match &host.no_cgroup {
+        Some(why) => format!("{UNHELD}: {why}"),
+        None => UNHELD.to_owned(),
+    };
+    let why = why.as_str();
     let (memory, cpus) = (
         request.memory.or(config.memory),
         request.cpus.or(config.cpus),

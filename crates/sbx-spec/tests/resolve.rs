@@ -70,6 +70,7 @@ fn resolved(request: &SandboxRequest, config: &str) -> Result<Resolved, ResolveE
         cpu_quota: false,
         memory_limit: false,
         pids_limit: false,
+        no_cgroup: None,
     };
     resolved_on(request, config, &host)
 }
@@ -249,6 +250,7 @@ fn a_fraction_is_taken_where_a_cgroup_holds_it() {
         cpu_quota: true,
         memory_limit: true,
         pids_limit: true,
+        no_cgroup: None,
     };
     let request = SandboxRequest {
         cpus: "1.5".parse().ok(),
@@ -333,6 +335,7 @@ fn a_container_takes_no_flag_of_machines_and_no_limit_that_nothing_holds() {
         cpu_quota: true,
         memory_limit: true,
         pids_limit: true,
+        no_cgroup: None,
     };
     let mut limited = request();
     limited.memory = Some(ByteSize::gib(1));
@@ -352,6 +355,7 @@ fn a_small_host_gets_no_more_memory_than_it_has() {
         cpu_quota: false,
         memory_limit: false,
         pids_limit: false,
+        no_cgroup: None,
     };
     let limits = resolved_on(&on("/srv/app"), "", &host).unwrap().spec.limits;
     assert_eq!(

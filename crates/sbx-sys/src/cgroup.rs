@@ -18,8 +18,10 @@ use crate::error::{Attempt, Error, Result};
 use crate::file;
 
 mod hierarchy;
+mod unified;
 
 use hierarchy::Hierarchies;
+pub use unified::Unified;
 
 /// The controllers that a group is made for.
 const CONTROLLERS: [Controller; 3] = [Controller::Memory, Controller::Cpu, Controller::Pids];

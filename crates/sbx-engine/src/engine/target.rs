@@ -167,7 +167,10 @@ impl Engine {
         let disk = rustix::fs::statvfs(&self.directories.state)
             .ok()
             .map(|found| sbx_spec::ByteSize::bytes(found.f_blocks.saturating_mul(found.f_frsize)));
-        let held = crate::facts::control_group().unwrap_or_default();
+        let (held, no_cgroup) = match crate::facts::control_group() {
+            Ok(held) => (held, None),
+            Err(why) => (Vec::new(), Some(why)),
+        };
         HostLimits {
             cores: crate::facts::processors(),
             memory: crate::facts::memory(),
@@ -175,6 +178,7 @@ impl Engine {
             cpu_quota: held.contains(&Controller::Cpu),
             memory_limit: held.contains(&Controller::Memory),
             pids_limit: held.contains(&Controller::Pids),
+            no_cgroup,
         }
     }
 }

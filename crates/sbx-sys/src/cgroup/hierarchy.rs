@@ -112,6 +112,17 @@ impl Hierarchies {
         places
     }
 
+    /// The mount of version 2 and this process's group in it, where no
+    /// controller of ours is in version 1.
+    pub(super) fn only_unified(self) -> Option<(PathBuf, PathBuf)> {
+        let Self {
+            unified,
+            top,
+            legacy,
+        } = self;
+        unified.filter(|_| legacy.is_empty()).map(|own| (top, own))
+    }
+
     pub(super) fn why_none(&self) -> String {
         match (&self.unified, self.legacy.first()) {
             (Some(own), None) => format!(
@@ -160,7 +171,12 @@ fn directory(
 }
 
 fn handed_down(parent: &Path) -> Vec<Controller> {
-    let Ok(bytes) = file::read_bounded(parent.join("cgroup.subtree_control"), 4096) else {
+    listed(&parent.join("cgroup.subtree_control"))
+}
+
+/// The controllers that a file of a group names.
+pub(super) fn listed(path: &Path) -> Vec<Controller> {
+    let Ok(bytes) = file::read_bounded(path, 4096) else {
         return Vec::new();
     };
     let text = String::from_utf8_lossy(&bytes);

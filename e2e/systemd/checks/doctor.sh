@@ -1,0 +1,5 @@
+# What doctor says of a host where containers need nothing.
+said=$(sbx doctor 2>&1 || true)
+has doctor "$said" 'containers'
+! [[ $said = *'without limits'* ]] || fail "$said"
+echo "$said"
