@@ -61,7 +61,7 @@ pub(crate) struct SandboxFlags {
     #[arg(long, value_name = "MODE", help_heading = "Workspace")]
     workspace_mode: Option<String>,
 
-    /// Hold every name the host obeys (full, default) or, in a container, those there (existing)
+    /// Hold names the host obeys: full (default) or, in a container, existing
     #[arg(long, value_name = "GUARD", help_heading = "Workspace")]
     workspace_guard: Option<String>,
 
