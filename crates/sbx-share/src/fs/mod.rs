@@ -28,7 +28,7 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 use sbx_spec::Access;
 
-use crate::config::{Channel, ShareConfig, ShareLimits};
+use crate::config::{ShareConfig, ShareLimits};
 use crate::guard::shadow::{Amount, Shadow};
 use crate::guard::{GuardPatterns, Zone};
 use crate::held::{Announcer, HeldSink};
@@ -55,7 +55,6 @@ pub struct ShareFs {
     owners: Owners,
     announcer: Announcer,
     limits: ShareLimits,
-    channel: Channel,
     read_only: bool,
     only: Option<CString>,
     root_dev: u64,
@@ -117,7 +116,6 @@ impl ShareFs {
             owners,
             announcer: Announcer::new(sink),
             limits,
-            channel: config.channel,
             read_only: config.access == Access::ReadOnly,
             only,
             root_dev,

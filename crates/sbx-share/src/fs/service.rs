@@ -17,7 +17,6 @@ use rustix::io::Errno;
 use super::host::{self, Name};
 use super::node::{Node, borrow};
 use super::{BELIEF, ShareFs};
-use crate::config::Channel;
 
 /// `FUSE_OPEN_KILL_SUIDGID`: the opener has no right to keep set-id bits.
 const OPEN_KILL_SET_ID: u32 = 1;
@@ -37,19 +36,13 @@ impl FileSystem for ShareFs {
     fn init(&self, _capable: FsOptions) -> io::Result<FsOptions> {
         // No write-back cache: the host writes to these files too. No POSIX_LOCKS and
         // FLOCK_LOCKS: locks are kept by the guest's kernel.
-        let plus = match self.channel {
-            // A question costs an exit from the machine: entries come with what is asked next.
-            Channel::VhostUser => FsOptions::DO_READDIRPLUS | FsOptions::READDIRPLUS_AUTO,
-            // It costs hardly more than looking every entry up, which is often for nothing: git
-            // lists what it has looked at already.
-            Channel::Fuse => FsOptions::empty(),
-        };
-        Ok(plus
-            | FsOptions::ASYNC_READ
+        Ok(FsOptions::ASYNC_READ
             | FsOptions::ASYNC_DIO
             | FsOptions::ATOMIC_O_TRUNC
             | FsOptions::AUTO_INVAL_DATA
             | FsOptions::BIG_WRITES
+            | FsOptions::DO_READDIRPLUS
+            | FsOptions::READDIRPLUS_AUTO
             | FsOptions::HANDLE_KILLPRIV_V2
             | FsOptions::INIT_EXT
             | FsOptions::MAX_PAGES
