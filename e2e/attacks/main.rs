@@ -8,6 +8,7 @@
 )]
 
 mod container;
+mod docker;
 mod egress;
 mod host_loopback;
 mod host_secrets;

@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use e2e::{Home, Isolation, Sbx, StandIn, Terminal, Turn, in_each_isolation};
+use e2e::{Home, Isolation, Kind, Sbx, StandIn, Terminal, Turn, in_each_isolation};
 use serde_json::json;
 
 in_each_isolation![
@@ -97,6 +97,55 @@ fn claude_repairs_a_project_unattended_with_a_stand_in_for_the_vendor_api(isolat
     let out = claude(&home, &app, &api, &flags, &prompt).succeeds();
     assert_eq!(out.text(), ANSWER);
     assert_repaired(&app, &api);
+}
+
+#[test]
+fn claude_repairs_a_project_in_a_container_of_an_engine_too() {
+    let home = Home::with_engine(Kind::Docker, None);
+    let app = project(&home);
+    let api = StandIn::serve(repair(&app));
+    let prompt = ["--", "-p", "Repair calc.py and run the tests"];
+    let unattended = "--dangerously-skip-permissions";
+    let flags = ["--rm", "--isolation", "docker", unattended];
+    let out = claude(&home, &app, &api, &flags, &prompt).succeeds();
+    assert_eq!(out.text(), ANSWER);
+    assert_repaired(&app, &api);
+    assert_eq!(home.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn the_line_that_everybody_types_runs_claude_in_an_image_of_the_engine() {
+    let home = Home::with_engine(Kind::Docker, None);
+    let app = project(&home);
+    crate::docker::node_image(&home);
+    let api = StandIn::serve(repair(Path::new("/workspace")));
+    let port = api.port();
+    let mount = format!("type=bind,src={},dst=/workspace", app.display());
+    let line = home
+        .sbx([
+            "run",
+            "--isolation",
+            "docker",
+            "--rm",
+            "-it",
+            "--memory=4g",
+            "--cpus=2",
+        ])
+        .args(["--mount", &mount, "--workdir", "/workspace"])
+        .args(["--env", "ANTHROPIC_API_KEY", "-t", "node:20-slim"])
+        // What the stand-in needs, and who is not asked.
+        .args(["--allow-network", &format!("localhost:{port}"), "-e"])
+        .arg(format!(
+            "ANTHROPIC_BASE_URL=http://host.sbx.internal:{port}"
+        ))
+        .args(["--dangerously-skip-permissions", "claude"])
+        .args(["--", "-p", "Repair calc.py and run the tests"])
+        .env("ANTHROPIC_API_KEY", KEY)
+        .cwd(&app);
+    let out = line.succeeds();
+    assert_eq!(out.text(), ANSWER);
+    assert_repaired(&app, &api);
+    assert_eq!(home.leftovers(), Vec::<String>::new());
 }
 
 fn claude_on_a_terminal_asks_nothing_first_and_repairs_with_a_stand_in_for_the_vendor_api(

@@ -54,7 +54,7 @@ fn the_death_of_any_process_once_the_kernel_boots_is_survived(isolation: Isolati
         let starting = home.sbx(["--progress", "plain", "start", "mortal"]).spawn();
         starting.says(match isolation {
             Isolation::MicroVm => "booting the guest",
-            Isolation::Container => "setting the container up",
+            Isolation::Container | Isolation::Docker => "setting the container up",
         });
         kill(&home, line);
         let out = starting.output();

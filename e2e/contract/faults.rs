@@ -22,17 +22,23 @@ pub(super) fn parts(isolation: Isolation) -> impl Iterator<Item = (&'static str,
         ("spawner", "sbx spawner"),
         ("network engine", "sbx net"),
     ];
-    let own = match isolation {
-        Isolation::MicroVm => [
+    let own: &[_] = match isolation {
+        Isolation::MicroVm => &[
             ("file server", "sbx share"),
             ("virtual machine", "qemu -machine"),
         ],
-        Isolation::Container => [
+        Isolation::Container => &[
+            ("file server", "sbx share"),
             ("launcher", "sbx box"),
             ("first process", "sbx-guest contained"),
         ],
+        Isolation::Docker => &[
+            ("who speaks with the engine", "sbx dock"),
+            ("keeper of the network", "sbx-guest wire"),
+            ("first process", "sbx-guest docked"),
+        ],
     };
-    ALL.into_iter().chain(own)
+    ALL.into_iter().chain(own.iter().copied())
 }
 
 pub(super) fn kill(home: &Home, what: &str) -> Process {

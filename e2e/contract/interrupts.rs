@@ -84,7 +84,9 @@ fn ctrl_c_while_the_machine_starts_takes_it_down_and_the_next_start_works(isolat
     let home = Home::of(isolation);
     let events = match isolation {
         Isolation::MicroVm => ["starting the machine", "booting the guest"],
-        Isolation::Container => ["making the container", "setting the container up"],
+        Isolation::Container | Isolation::Docker => {
+            ["making the container", "setting the container up"]
+        }
     };
     for event in events {
         let call = home

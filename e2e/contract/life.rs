@@ -68,7 +68,8 @@ fn a_sandbox_is_listed_told_stopped_started_and_removed(isolation: Isolation) {
     let walls = told["walls"].as_array().unwrap();
     let processes: &[&str] = match isolation {
         Isolation::MicroVm => &["vmm", "net", "share"],
-        Isolation::Container => &["box", "net"],
+        Isolation::Container => &["box", "net", "share"],
+        Isolation::Docker => &["dock", "net"],
     };
     for process in processes {
         for wall in ["landlock", "seccomp"] {

@@ -15,6 +15,7 @@ mod clients;
 mod container;
 mod corrupt_cache;
 mod deaths;
+mod docker;
 mod faults;
 mod floods;
 mod fresh;

@@ -33,6 +33,22 @@ pub(crate) fn programs() -> PathBuf {
         .expect("sbx, sbx-vmm and sbx-guest are built: `./x sbx version`")
 }
 
+/// A program of the host, by its name.
+pub(crate) fn program(name: &str) -> PathBuf {
+    [
+        "/usr/local/bin",
+        "/usr/bin",
+        "/usr/local/sbin",
+        "/usr/sbin",
+        "/sbin",
+        "/bin",
+    ]
+    .iter()
+    .map(|directory| Path::new(directory).join(name))
+    .find(|path| path.is_file())
+    .unwrap_or_else(|| PathBuf::from(name))
+}
+
 /// The cache that all homes share: kernel, template and kits are made once.
 pub(crate) fn cache() -> PathBuf {
     let of = |name| value(name).map(PathBuf::from);

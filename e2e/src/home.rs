@@ -9,6 +9,7 @@ use parking_lot::{Mutex, MutexGuard};
 use serde_json::Value;
 
 use crate::call::{Sbx, start};
+use crate::engine::{Engine, Kind};
 use crate::isolation::{Isolation, memory_can_be_held};
 use crate::leftovers::Process;
 use crate::sandbox::Sandbox;
@@ -41,6 +42,7 @@ pub struct Home {
     ids: Option<u32>,
     isolation: Option<Isolation>,
     world: Option<World>,
+    engine: Option<Engine>,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -89,8 +91,27 @@ impl Home {
             ids: None,
             isolation: None,
             world: None,
+            engine: None,
             _turn: turn,
         }
+    }
+
+    /// A home whose user has a container engine, on a port as well if one is
+    /// named.
+    pub fn with_engine(kind: Kind, tcp: Option<u16>) -> Self {
+        let mut home = Self::new();
+        home.engine = Some(Engine::start(kind, home.root.path(), tcp));
+        home
+    }
+
+    /// That engine.
+    pub fn engine(&self) -> &Engine {
+        self.engine.as_ref().expect("this home has an engine")
+    }
+
+    /// The same, to end or start it.
+    pub fn engine_mut(&mut self) -> &mut Engine {
+        self.engine.as_mut().expect("this home has an engine")
     }
 
     /// The home of an ordinary user, for a test that runs as root: `sbx` is
@@ -236,6 +257,10 @@ impl Home {
             None => call,
             Some(isolation) => call.env("SBX_ISOLATION", isolation.to_string()),
         };
+        let call = match &self.engine {
+            Some(engine) => call.env("DOCKER_HOST", engine.address()),
+            None => call,
+        };
         call.within_world(self.world.as_ref().map(World::entrance))
             .args(args)
             .env("HOME", self.path())
@@ -261,7 +286,11 @@ impl Home {
     /// What this home's sandboxes left on the host, in words.
     pub fn leftovers(&self) -> Vec<String> {
         let mut left = self.left_files();
-        left.extend(leftovers::of(self.root()));
+        match &self.engine {
+            // Its own processes are there as long as it is.
+            Some(engine) => left.extend(engine.leftovers()),
+            None => left.extend(leftovers::of(self.root())),
+        }
         left
     }
 
@@ -377,6 +406,9 @@ impl Drop for Home {
             }
         }
         wrong.extend(self.left_files());
+        if let Some(engine) = self.engine.take() {
+            wrong.extend(engine.leftovers());
+        }
         // Its shell is no leftover; whatever else is in it would show.
         self.world = None;
         wrong.extend(leftovers::of(self.root()));

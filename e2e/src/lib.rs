@@ -16,6 +16,7 @@
 mod anthropic;
 mod call;
 mod client;
+mod engine;
 mod environment;
 mod home;
 mod isolation;
@@ -31,6 +32,7 @@ mod world;
 pub use anthropic::{Call, StandIn, Turn};
 pub use call::{Output, Running, Sbx, ends, host};
 pub use client::{client, java, pjdfstest};
+pub use engine::{Engine, Kind};
 pub use environment::full_run;
 pub use home::Home;
 pub use isolation::{Isolation, Kept, Promise, WorkspaceGuard, where_kept};

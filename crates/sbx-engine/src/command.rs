@@ -283,6 +283,8 @@ pub struct Caller {
     /// Package registries that the host's own tools are configured to use,
     /// each with the tool's name.
     pub registries: Vec<(String, Resource)>,
+    /// Variables by which clients of container engines find theirs.
+    pub engines: Vec<(String, String)>,
     /// What of this host no sandbox sees, links followed, our own
     /// directories included: for [`sbx_spec::resolve`].
     pub sensitive: SensitivePlaces,

@@ -9,7 +9,7 @@
 
 mod config;
 mod copy;
-mod held;
+pub(crate) mod held;
 mod kernel_files;
 mod network;
 mod role;

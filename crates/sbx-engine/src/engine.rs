@@ -15,9 +15,12 @@ mod around;
 mod ask;
 mod audit;
 mod check;
+mod docker;
 mod doctor;
 #[cfg(test)]
 mod fake;
+#[cfg(test)]
+pub(crate) use fake::caller as fake_caller;
 mod gc;
 mod inspect;
 mod life;
@@ -53,7 +56,7 @@ impl Engine {
     pub async fn execute(&self, command: Command, ui: &mut dyn Ui) -> Result<Reply, Error> {
         match command {
             Command::Run(request) => self.run(request, ui).await,
-            Command::Create(request) if request.dry_run => self.plan(&request, ui),
+            Command::Create(request) if request.dry_run => self.plan(&request, ui).await,
             Command::Create(request) => self.create(&request, ui).await,
             Command::Exec(request) => self.exec(request, ui).await,
             Command::Ls(request) => self.ls(request),
@@ -62,9 +65,9 @@ impl Engine {
             Command::Stop(request) => self.stop_all(&request).await,
             Command::Rm(request) => self.remove(&request, ui).await,
             Command::Logs(request) => self.logs(&request, ui).await,
-            Command::Plan(request) => self.plan(&request, ui),
-            Command::Doctor(request) => self.doctor(request, ui),
-            Command::Gc(request) => self.gc(request),
+            Command::Plan(request) => self.plan(&request, ui).await,
+            Command::Doctor(request) => self.doctor(request, ui).await,
+            Command::Gc(request) => self.gc(request).await,
             Command::Policy(request) => self.policy(request, ui).await,
             Command::Ports(request) => self.ports(request).await,
             Command::Version => Ok(self.version()),
@@ -144,6 +147,7 @@ impl Engine {
         if !matches!(sandbox.state()?, State::Live(_)) {
             let _ = std::fs::remove_dir_all(self.runtime(sandbox.name()));
             crate::group::remove_left(sandbox);
+            self.end_containers(sandbox).await?;
         }
         down
     }

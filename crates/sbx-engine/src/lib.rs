@@ -7,6 +7,7 @@
 mod client;
 mod container;
 mod directories;
+mod docker;
 mod engine;
 mod facts;
 mod group;

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 
 use sbx_net::Proxies;
 use sbx_spec::{
-    Accel, Access, ByteSize, EnvVar, GuestPath, KitName, NetworkPreset, Rule, SandboxName,
-    SandboxSpec, ShareRole, TmpfsMount, VolumeMount, WorkspaceGuard,
+    Accel, Access, ByteSize, EnvVar, GuestPath, Isolation, KitName, NetworkPreset, Rule,
+    SandboxName, SandboxSpec, ShareRole, TmpfsMount, VolumeMount, WorkspaceGuard,
 };
 use serde::{Deserialize, Serialize};
 
@@ -17,10 +17,12 @@ use crate::facts::{HostFacts, Virtualisation};
 
 mod ceiling;
 mod container;
+mod docker;
 
 pub use ceiling::{Ceiling, HEADROOM, MAX_TASKS, OWN_MEMORY, OWN_TASKS};
 pub(crate) use container::guarded;
 pub use container::{Container, ContainerFiles, KitProgram};
+pub use docker::{Docker, DockerEngine, DockerFiles};
 
 /// Uid and gid of the agent where the caller is root.
 const AGENT_OF_ROOT: (u32, u32) = (1000, 1000);
@@ -71,6 +73,8 @@ pub enum Boundary {
     MicroVm(Machine),
     /// Namespaces and filters on the host's own kernel.
     Container(Container),
+    /// Containers of the user's own engine.
+    Docker(Docker),
 }
 
 impl Boundary {
@@ -80,6 +84,8 @@ impl Boundary {
         match self {
             Self::MicroVm(_) => true,
             Self::Container(container) => container.guard == WorkspaceGuard::Full,
+            // The engine mounts it.
+            Self::Docker(_) => false,
         }
     }
 
@@ -88,7 +94,7 @@ impl Boundary {
     pub fn accelerator(&self) -> Option<Accelerator> {
         match self {
             Self::MicroVm(machine) => Some(machine.accelerator),
-            Self::Container(_) => None,
+            Self::Container(_) | Self::Docker(_) => None,
         }
     }
 }
@@ -208,6 +214,8 @@ pub enum Artifacts {
     MicroVm(MachineFiles),
     /// The directories of a container.
     Container(ContainerFiles),
+    /// The images of an engine's containers.
+    Docker(DockerFiles),
 }
 
 /// The files a machine is made of.
@@ -252,6 +260,8 @@ pub fn plan(
     }
     let networked = network.is_some();
     check_limits(spec, facts)?;
+    let mut identity = identity(facts);
+    let mut env = Vec::new();
     let mut kits = Vec::new();
     let boundary = match files {
         Artifacts::MicroVm(files) => {
@@ -263,6 +273,13 @@ pub fn plan(
             container::guarded(spec, &facts.fuse)?;
             warnings.extend(ceiling::warning(facts));
             Boundary::Container(container::container(spec, files))
+        }
+        Artifacts::Docker(files) => {
+            kits.extend(files.kit.as_ref().map(|_| spec.kit.clone()));
+            warnings.extend(files.warnings.iter().cloned());
+            identity.agent = files.agent;
+            env.extend(docker::env(spec, files));
+            Boundary::Docker(docker::docker(spec, files))
         }
     };
     let shares = spec
@@ -286,13 +303,13 @@ pub fn plan(
             kits,
             volumes: spec.volumes.clone(),
             tmpfs: spec.tmpfs.clone(),
-            env: guest_env(spec, facts, networked),
+            env: guest_env(env, spec, facts, networked),
             workdir: spec.workdir.clone(),
             pids: spec.limits.pids,
             trust_pem: facts.extra_roots.clone(),
             git_config: git_config(facts),
         },
-        identity: identity(facts),
+        identity,
         ceiling: Ceiling::of(spec),
         warnings,
     })
@@ -383,6 +400,10 @@ fn check_limits(spec: &SandboxSpec, facts: &HostFacts) -> Result<(), Error> {
             spec.limits.memory
         ));
     }
+    if spec.isolation == Isolation::Docker {
+        // What there is of the rest is the engine's, and was asked of it.
+        return check_shares(spec);
+    }
     if spec.limits.memory > facts.memory {
         return limit(format!(
             "this host has {} of memory, not {}",
@@ -397,6 +418,10 @@ fn check_limits(spec: &SandboxSpec, facts: &HostFacts) -> Result<(), Error> {
             facts.cpus, spec.limits.cpus
         ));
     }
+    check_shares(spec)
+}
+
+fn check_shares(spec: &SandboxSpec) -> Result<(), Error> {
     if spec.shares.len() > MAX_SHARES {
         return Err(Error::new(
             Code::Mount,
@@ -422,11 +447,17 @@ const BUNDLES: [(&str, &str); 7] = [
     ("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", ALL_ROOTS),
 ];
 
-fn guest_env(spec: &SandboxSpec, facts: &HostFacts, networked: bool) -> Vec<EnvVar> {
-    let mut env = vec![EnvVar {
+/// What sessions get, after `env`, which what follows it overrides.
+fn guest_env(
+    mut env: Vec<EnvVar>,
+    spec: &SandboxSpec,
+    facts: &HostFacts,
+    networked: bool,
+) -> Vec<EnvVar> {
+    env.push(EnvVar {
         name: "SANDBOX_NAME".to_owned(),
         value: spec.name.to_string(),
-    }];
+    });
     if networked || !facts.extra_roots.is_empty() {
         env.extend(BUNDLES.map(|(name, value)| EnvVar {
             name: name.to_owned(),
@@ -479,6 +510,7 @@ mod tests {
             name: "box-1".parse().unwrap(),
             kit: "claude".parse().unwrap(),
             isolation: Isolation::MicroVm,
+            image: None,
             driver: Driver::Auto,
             accel: Accel::Auto,
             limits: Limits {
@@ -544,7 +576,7 @@ mod tests {
     fn machine_of(plan: &Plan) -> &Machine {
         match &plan.boundary {
             Boundary::MicroVm(machine) => machine,
-            Boundary::Container(_) => panic!("it is a machine"),
+            Boundary::Container(_) | Boundary::Docker(_) => panic!("it is a machine"),
         }
     }
 

@@ -9,10 +9,18 @@ use serde::de::DeserializeOwned;
 
 use crate::command::{Code, Error};
 use crate::spawner::MAX_CONFIG;
-use crate::{container, spawner, supervisor};
+use crate::{container, docker, spawner, supervisor};
 
 /// The processes that are started from the `sbx` program by sbx itself.
-pub const NAMES: [&str; 6] = ["supervise", "spawner", "net", "share", "box", "trial"];
+pub const NAMES: [&str; 7] = [
+    "supervise",
+    "spawner",
+    "net",
+    "share",
+    "box",
+    "dock",
+    "trial",
+];
 
 /// Becomes the role `name` for the rest of this process.
 ///
@@ -39,6 +47,7 @@ pub fn run(name: &str) -> Result<(), Error> {
         }
         "box" => container::run(role),
         "trial" => container::try_out(role),
+        "dock" => docker::run(role),
         "share" => {
             let (listener, root) = (role.fd(4)?, role.fd(5)?);
             let (shadow, control) = (role.fd(6)?, role.fd(7)?);

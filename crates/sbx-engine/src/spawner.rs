@@ -71,6 +71,9 @@ pub(crate) enum Verb {
     /// outer end of its wire goes if there is a network, and where that which
     /// it has mounted with goes if file servers serve it.
     Box,
+    /// `sbx dock`, with the far ends of control link and report, and frames if
+    /// there is a network.
+    Dock,
 }
 
 impl fmt::Display for Verb {
@@ -80,6 +83,7 @@ impl fmt::Display for Verb {
             Self::Share(number) => write!(f, "share s{number}"),
             Self::Vmm => f.write_str("vmm"),
             Self::Box => f.write_str("box"),
+            Self::Dock => f.write_str("dock"),
         }
     }
 }

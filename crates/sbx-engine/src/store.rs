@@ -512,6 +512,7 @@ pub(crate) mod tests {
             name: name.parse().unwrap(),
             kit: "shell".parse().unwrap(),
             isolation: Isolation::MicroVm,
+            image: None,
             driver: Driver::Auto,
             accel: Accel::Auto,
             limits: Limits {

@@ -8,6 +8,7 @@ mod account;
 mod bounded;
 pub(crate) mod cgroup;
 pub(crate) mod contained;
+pub(crate) mod docked;
 mod early;
 mod etc;
 mod keystore;
@@ -99,6 +100,7 @@ impl Warnings {
 fn build(setup: &Setup) -> Result<Built> {
     let mut warnings = Warnings::default();
     speaks(setup)?;
+    spares_root(setup)?;
     serve::set_clock(setup.clock_ns)?;
     rustix::system::sethostname(setup.hostname.as_bytes()).attempt("set the host name")?;
     let disks = root::assemble(&setup.disks)?;
@@ -126,8 +128,7 @@ fn build(setup: &Setup) -> Result<Built> {
     })
 }
 
-/// Refuses a set-up that is not meant for this program, or makes the agent
-/// root.
+/// Refuses a set-up that is not meant for this program.
 fn speaks(setup: &Setup) -> Result<()> {
     if setup.generation != GENERATION {
         return Err(Error::new(format!(
@@ -135,6 +136,11 @@ fn speaks(setup: &Setup) -> Result<()> {
             setup.generation
         )));
     }
+    Ok(())
+}
+
+/// Refuses one that makes the agent root.
+fn spares_root(setup: &Setup) -> Result<()> {
     if setup.agent.uid == 0 || setup.agent.gid == 0 {
         return Err(Error::new("set up the agent: it must not be root"));
     }

@@ -1,8 +1,9 @@
 //! PID 1 of a microVM: mounts, sessions, reaping, shutdown.
 //!
 //! One static program in several roles, told apart by how it is started:
-//! PID 1 of a machine ([`init`]) and of a container
-//! ([`init::contained`]); the first moments of every session's process
+//! PID 1 of a machine ([`init`]), of a container ([`init::contained`]), of one
+//! that an engine runs ([`init::docked`]) and of the one that keeps that one's
+//! network ([`wire`]); the first moments of every session's process
 //! ([`launch`]); `sudo` inside and its root half ([`sudo`]); a link on
 //! descriptor 0 without any set-up (`serve`, for tests and for entry points).
 //!
@@ -16,6 +17,7 @@ mod launch;
 mod program;
 mod serve;
 mod sudo;
+mod wire;
 
 use std::process::ExitCode;
 
@@ -25,6 +27,8 @@ fn main() -> ExitCode {
     match program::role() {
         Role::Init => init::run(),
         Role::Contained => init::contained::run(),
+        Role::Docked => init::docked::run(),
+        Role::Wire => wire::run(),
         Role::Serve => serve::bare(),
         Role::Launch { request, status } => launch::child::run(request, status),
         Role::SudoServer {

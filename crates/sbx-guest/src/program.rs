@@ -25,6 +25,8 @@ pub(crate) const SUDO_SERVER: &str = "sudo-server";
 pub(crate) enum Role {
     Init,
     Contained,
+    Docked,
+    Wire,
     Serve,
     Launch {
         request: OwnedFd,
@@ -57,6 +59,8 @@ pub(crate) fn role() -> Role {
     let words: Vec<&str> = words.iter().filter_map(|word| word.to_str()).collect();
     match words[..] {
         ["contained"] if first => Role::Contained,
+        ["docked"] if first => Role::Docked,
+        ["wire"] if first => Role::Wire,
         _ if first => Role::Init,
         ["serve"] => Role::Serve,
         [LAUNCH, first, second] => match inherited(first, second) {

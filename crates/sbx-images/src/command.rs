@@ -212,6 +212,19 @@ impl Tool {
         Ok(bytes)
     }
 
+    /// Hands what it writes to standard output to `take`, piece by piece.
+    pub(crate) fn stream(self, take: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> Result<(), Error> {
+        let mut buffer = vec![0; 1 << 18];
+        self.read(|mut stdout| {
+            loop {
+                match stdout.read(&mut buffer)? {
+                    0 => return Ok(()),
+                    count => take(buffer.get(..count).unwrap_or_default())?,
+                }
+            }
+        })
+    }
+
     /// SHA-256 of everything it writes to standard output: 64 hexadecimal
     /// digits.
     pub(crate) fn digest(self, progress: &dyn Progress) -> Result<String, Error> {

@@ -18,6 +18,7 @@ use sbx_sys::userns::Maps;
 use serde::{Deserialize, Serialize};
 
 use crate::cache::{Artifact, Cache, EntryName, Key, TREE, Workplace, make_directory};
+use crate::command::Tool;
 use crate::error::{Error, MissingPackage};
 use crate::host::{Host, Need, missing};
 use crate::mapped::{self, Inside};
@@ -61,6 +62,16 @@ pub struct Tree {
 }
 
 impl Tree {
+    /// Hands all of it as an archive, with its owners as its container has
+    /// them, to `take`, piece by piece.
+    ///
+    /// # Errors
+    /// [`Error::Program`] if it cannot be read or is not taken,
+    /// [`Error::Namespaces`] if the host no longer gives the caller its ids.
+    pub fn archive(&self, take: &mut dyn FnMut(&[u8]) -> std::io::Result<()>) -> Result<(), Error> {
+        packed(&Inside::new(&self.maps)?, &self.path).stream(take)
+    }
+
     /// Reads all of it, as root of its container, and compares: for `doctor`.
     ///
     /// # Errors
@@ -298,12 +309,15 @@ impl Source<'_> {
 /// SHA-256 of an archive of all of a tree: contents, names, owners as its
 /// container sees them, modes and times, in the order of the names.
 fn digest(inside: &Inside, tree: &Path, progress: &dyn Progress) -> Result<String, Error> {
+    packed(inside, tree).digest(progress)
+}
+
+fn packed(inside: &Inside, tree: &Path) -> Tool {
     inside
         .tool("tar", "read a tree")
         .args(["--create", "--file=-", "--sort=name", "--numeric-owner"])
         .args(["--format=gnu", "--one-file-system", "."])
         .directory(tree)
-        .digest(progress)
 }
 
 #[cfg(test)]

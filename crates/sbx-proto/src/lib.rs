@@ -11,6 +11,7 @@
 //! a newer one adds; data payloads are raw bytes under credit ([`flow`]).
 
 pub mod client;
+pub mod dock;
 pub mod flow;
 pub mod frame;
 pub mod link;

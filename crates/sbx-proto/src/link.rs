@@ -92,10 +92,11 @@ message!(Setup, Setup);
 /// The agent user, always named `agent` with home `/home/agent`.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
 pub struct AgentUser {
-    /// User id, never 0.
+    /// User id; 0 only where an engine's container has no other that its files
+    /// are of, and then without any capability.
     #[n(0)]
     pub uid: u32,
-    /// Group id, never 0.
+    /// Group id, likewise.
     #[n(1)]
     pub gid: u32,
     /// Supplementary group ids.

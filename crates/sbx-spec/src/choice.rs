@@ -4,7 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::{Accel, Access, Driver, Isolation, NetworkPreset, WorkspaceGuard};
+use crate::{Accel, Access, Driver, Isolation, NetworkPreset, Pull, WorkspaceGuard};
 
 /// Why a word is not one of the values.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -56,7 +56,8 @@ macro_rules! choice {
     };
 }
 
-choice!(Isolation, "microvm" => Self::MicroVm, "container" => Self::Container; later "docker");
+choice!(Isolation, "microvm" => Self::MicroVm, "container" => Self::Container, "docker" => Self::Docker; later);
+choice!(Pull, "missing" => Self::Missing, "always" => Self::Always, "never" => Self::Never; later);
 choice!(Driver, "auto" => Self::Auto, "qemu" => Self::Qemu; later "krun");
 choice!(Accel, "auto" => Self::Auto, "kvm" => Self::Kvm, "tcg" => Self::Tcg; later);
 choice!(NetworkPreset, "open" => Self::Open, "balanced" => Self::Balanced, "locked" => Self::Locked, "none" => Self::None; later);
@@ -73,18 +74,20 @@ mod tests {
             assert_eq!(word.parse::<Accel>().unwrap().to_string(), word);
         }
         assert_eq!("microvm".parse::<Isolation>().unwrap().as_str(), "microvm");
+        assert_eq!("docker".parse::<Isolation>().unwrap().as_str(), "docker");
+        assert_eq!("never".parse::<Pull>(), Ok(Pull::Never));
         assert_eq!("ro".parse::<Access>(), Ok(Access::ReadOnly));
     }
 
     #[test]
     fn tells_a_later_word_from_an_unknown_one() {
         assert_eq!(
-            "docker".parse::<Isolation>(),
-            Err(ChoiceError::Later("docker".into()))
+            "krun".parse::<Driver>(),
+            Err(ChoiceError::Later("krun".into()))
         );
         assert_eq!(
             "vm".parse::<Isolation>(),
-            Err(ChoiceError::Unknown(&["microvm", "container"]))
+            Err(ChoiceError::Unknown(&["microvm", "container", "docker"]))
         );
         assert_eq!(
             "overlay".parse::<Access>().unwrap_err().to_string(),

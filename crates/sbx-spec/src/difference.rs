@@ -41,6 +41,10 @@ pub fn differences(
     found.value("--isolation", &spec.isolation, request.isolation.as_ref());
     found.value("--driver", &spec.driver, request.driver.as_ref());
     found.value("--accel", &spec.accel, request.accel.as_ref());
+    if let (Some(asked), Some(image)) = (&request.image, &spec.image) {
+        let has = image.reference.as_deref().unwrap_or("that of sbx");
+        found.value("--template", &has, Some(&asked.as_str()));
+    }
     found.value("--cpus", &spec.limits.cpus, request.cpus.as_ref());
     found.value("--memory", &spec.limits.memory, request.memory.as_ref());
     found.value("--disk", &spec.limits.disk, request.disk.as_ref());

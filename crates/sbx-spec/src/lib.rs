@@ -55,7 +55,7 @@ pub use resolve::{
 pub use sensitive::{Sensitive, SensitivePlaces, Why};
 pub use size::{ByteSize, ByteSizeError, Cpus, CpusError};
 pub use spec::{
-    Accel, Access, Driver, EnvVar, Isolation, Limit, Limits, Network, NetworkPreset, SandboxSpec,
-    Share, ShareRole, TmpfsMount, VolumeMount, WorkspaceGuard,
+    Accel, Access, Driver, EngineImage, EnvVar, Isolation, Limit, Limits, Network, NetworkPreset,
+    Pull, SandboxSpec, Share, ShareRole, TmpfsMount, VolumeMount, WorkspaceGuard,
 };
 pub use variables::{SessionVariables, is_credential, is_variable_name};

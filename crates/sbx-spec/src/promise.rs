@@ -158,6 +158,7 @@ impl Promise {
             (Isolation::MicroVm, _) => self.kept_by_a_machine(),
             (Isolation::Container, WorkspaceGuard::Full) => self.kept_by_a_container(),
             (Isolation::Container, WorkspaceGuard::Existing) => self.kept_by_mounts(),
+            (Isolation::Docker, _) => self.kept_by_an_engine(),
         }
     }
 
@@ -168,6 +169,25 @@ impl Promise {
             }
             Self::Machine => Kept::InPart("under KVM the model of the host's processor is seen"),
             _ => Kept::Yes,
+        }
+    }
+
+    /// By a container of the user's engine, which mounts the host's files.
+    fn kept_by_an_engine(self) -> Kept {
+        match self {
+            Self::Kernel => Kept::No(
+                "the only kernel is that of the engine's host: a flaw in it is a way out, as its \
+                 root where the engine runs as root",
+            ),
+            Self::Size => Kept::InPart(
+                "only the engine's control group holds them; where it has none they have no \
+                 bound, and asking for one is an error",
+            ),
+            Self::Disk => Kept::No(
+                "it can fill the file system that the engine is on; asking for a bound is an error",
+            ),
+            Self::Owners => Kept::InPart("what root inside makes is root's of the engine"),
+            _ => self.kept_by_mounts(),
         }
     }
 
@@ -250,9 +270,11 @@ mod tests {
             broken(Isolation::Container, full),
             ["kernel", "size", "disk"]
         );
-        assert_eq!(
-            broken(Isolation::Container, existing),
-            ["kernel", "held", "sockets", "size", "disk"]
-        );
+        for isolation in [Isolation::Container, Isolation::Docker] {
+            assert_eq!(
+                broken(isolation, existing),
+                ["kernel", "held", "sockets", "size", "disk"]
+            );
+        }
     }
 }

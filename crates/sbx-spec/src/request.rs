@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::{
     Accel, Access, ByteSize, Cpus, Driver, EnvVar, GuestPath, Isolation, NetworkPreset,
-    Publication, Rule, SandboxName, WorkspaceGuard,
+    Publication, Pull, Rule, SandboxName, WorkspaceGuard,
 };
 
 /// What a sandbox should be like, as far as the user said so.
@@ -22,6 +22,10 @@ pub struct SandboxRequest {
     pub driver: Option<Driver>,
     /// `--accel`.
     pub accel: Option<Accel>,
+    /// `--template`, `--image`: of an engine.
+    pub image: Option<String>,
+    /// `--pull`.
+    pub pull: Option<Pull>,
     /// `--cpus`.
     pub cpus: Option<Cpus>,
     /// `--memory`.

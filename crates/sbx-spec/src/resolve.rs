@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 
 use crate::variables::is_credential;
 use crate::{
-    Accel, Access, ByteSize, Config, Cpus, Driver, EnvVar, GuestPath, HostKind, HostPath,
-    Isolation, KitName, Limit, Limits, MountRequest, Network, SandboxName, SandboxRequest,
-    SandboxSpec, Sensitive, SensitivePlaces, Share, ShareRole, TmpfsMount, VolumeMount,
-    WorkspaceGuard, WorkspaceRequest,
+    Accel, Access, ByteSize, Config, Cpus, Driver, EngineImage, EnvVar, GuestPath, HostKind,
+    HostPath, Isolation, KitName, Limit, Limits, MountRequest, Network, Pull, SandboxName,
+    SandboxRequest, SandboxSpec, Sensitive, SensitivePlaces, Share, ShareRole, TmpfsMount,
+    VolumeMount, WorkspaceGuard, WorkspaceRequest,
 };
 
 /// Least memory a guest boots in.
@@ -26,6 +26,8 @@ pub const DEFAULT_PIDS: u32 = 4096;
 /// Least and most processes and threads: what a login takes, and what the
 /// kernel can number.
 pub const PIDS: std::ops::RangeInclusive<u32> = 32..=4_194_304;
+/// Longest name of an image, in bytes: what registries take, and a digest.
+const MAX_IMAGE: usize = 512;
 /// Most shares, volumes and tmpfs of one sandbox, each kind.
 pub const MAX_MOUNTS: usize = 32;
 
@@ -83,6 +85,10 @@ pub enum ResolveError {
     NoMachine(&'static str),
     /// A flag that says something of a container, for a virtual machine.
     NoContainer(&'static str),
+    /// A flag that says something of an engine's images, for another isolation.
+    NoEngine(&'static str),
+    /// What is no name of an image.
+    Image(String),
     /// A value the host cannot give: flag, value, why.
     Limit(&'static str, String, String),
     /// A workspace that may not be served, and why.
@@ -136,8 +142,15 @@ impl fmt::Display for ResolveError {
             }
             Self::NoContainer(flag) => write!(
                 f,
-                "{flag} is of containers: a virtual machine has no other guard than `full`"
+                "{flag} is of the isolation `container`: the others have one guard each"
             ),
+            Self::NoEngine(flag) => {
+                write!(
+                    f,
+                    "`{flag}` is not in this version but for `--isolation docker`"
+                )
+            }
+            Self::Image(name) => write!(f, "`{}` is no name of an image", name.escape_debug()),
             Self::Limit(flag, value, why) => write!(f, "{flag} {value}: {why}"),
             Self::Workspace(path, why) => {
                 write!(f, "`{}` cannot be a workspace: {why}", path.display())
@@ -212,21 +225,18 @@ pub fn resolve(layers: Layers<'_>, name: SandboxName) -> Result<Resolved, Resolv
         .isolation
         .or(config.isolation)
         .unwrap_or(Isolation::MicroVm);
-    if isolation == Isolation::Container {
+    if isolation != Isolation::MicroVm {
         fits_a_container(request, config, layers.host)?;
-    } else if request.guard == Some(WorkspaceGuard::Existing) {
-        return Err(ResolveError::NoContainer("--workspace-guard existing"));
     }
-    let guard = match isolation {
-        Isolation::MicroVm => WorkspaceGuard::Full,
-        Isolation::Container => request.guard.or(config.guard).unwrap_or_default(),
-    };
+    let guard = guard(request, config, isolation)?;
+    let image = image(request, isolation)?;
     let spec = SandboxSpec {
         name,
         kit: layers.kit.clone(),
         isolation,
         driver: request.driver.or(config.driver).unwrap_or(Driver::Auto),
         accel: request.accel.or(config.accel).unwrap_or(Accel::Auto),
+        image,
         limits: limits(layers)?,
         asked: asked(request, config),
         shares,
@@ -240,6 +250,60 @@ pub fn resolve(layers: Layers<'_>, name: SandboxName) -> Result<Resolved, Resolv
         },
     };
     Ok(Resolved { spec, credentials })
+}
+
+/// What guards the workspace.
+fn guard(
+    request: &SandboxRequest,
+    config: &Config,
+    isolation: Isolation,
+) -> Result<WorkspaceGuard, ResolveError> {
+    let only = match isolation {
+        Isolation::Container => {
+            return Ok(request.guard.or(config.guard).unwrap_or_default());
+        }
+        Isolation::MicroVm => WorkspaceGuard::Full,
+        // An engine has no file server of ours.
+        Isolation::Docker => WorkspaceGuard::Existing,
+    };
+    match request.guard {
+        Some(WorkspaceGuard::Existing) if only != WorkspaceGuard::Existing => {
+            Err(ResolveError::NoContainer("--workspace-guard existing"))
+        }
+        Some(WorkspaceGuard::Full) if only != WorkspaceGuard::Full => {
+            Err(ResolveError::NoContainer("--workspace-guard full"))
+        }
+        _ => Ok(only),
+    }
+}
+
+/// The image of an engine's container.
+fn image(
+    request: &SandboxRequest,
+    isolation: Isolation,
+) -> Result<Option<EngineImage>, ResolveError> {
+    if isolation != Isolation::Docker {
+        return match (&request.image, request.pull) {
+            (Some(_), _) => Err(ResolveError::NoEngine("--template")),
+            (None, Some(_)) => Err(ResolveError::NoEngine("--pull")),
+            (None, None) => Ok(None),
+        };
+    }
+    // Whatever it means to the engine, it is a part of an address there.
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/:@".contains(&byte);
+    if let Some(name) = &request.image
+        && (name.is_empty()
+            || name.len() > MAX_IMAGE
+            || !name.bytes().all(plain)
+            || !name.starts_with(|first: char| first.is_ascii_alphanumeric())
+            || name.split('/').any(|part| matches!(part, "" | "." | "..")))
+    {
+        return Err(ResolveError::Image(name.clone()));
+    }
+    Ok(Some(EngineImage {
+        reference: request.image.clone(),
+        pull: request.pull.unwrap_or(Pull::Missing),
+    }))
 }
 
 /// The limits that somebody gave.

@@ -20,6 +20,9 @@ pub struct SandboxSpec {
     pub driver: Driver,
     /// What executes its instructions.
     pub accel: Accel,
+    /// What a container of an engine is made of; `None` for any other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<EngineImage>,
     /// Upper bounds.
     pub limits: Limits,
     /// Those of them that the user gave. What is not written down counts as
@@ -67,11 +70,34 @@ pub enum Isolation {
     MicroVm,
     /// Namespaces and filters on the host's own kernel.
     Container,
+    /// A container of the user's own Docker or Podman.
+    Docker,
+}
+
+/// An image of an engine.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct EngineImage {
+    /// Its name, as the engine reads it; `None` for our own template.
+    pub reference: Option<String>,
+    /// When it is fetched.
+    pub pull: Pull,
+}
+
+/// When an image is fetched from its registry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Pull {
+    /// When the engine does not have it.
+    Missing,
+    /// When the sandbox is made, whether it is there or not.
+    Always,
+    /// Not at all.
+    Never,
 }
 
 impl Isolation {
     /// All of them, the strongest first.
-    pub const ALL: &[Self] = &[Self::MicroVm, Self::Container];
+    pub const ALL: &[Self] = &[Self::MicroVm, Self::Container, Self::Docker];
 }
 
 /// The program that runs a virtual machine.

@@ -20,7 +20,7 @@ mod profile;
 mod seccomp;
 
 pub use landlock::{Access, MIN_ABI, Place, Tcp, abi};
-pub use payload::{PAYLOAD_CAPABILITIES, confine};
+pub use payload::{PAYLOAD_CAPABILITIES, confine, engine_profile};
 pub use profile::Profile;
 
 /// The walls to put up. All files are denied but those listed.

@@ -85,6 +85,17 @@ impl Netlink {
         self.request("bring an interface up", RTM_NEWLINK, 0, &body)
     }
 
+    /// Gives interface `index`, which is down, this link address.
+    ///
+    /// # Errors
+    /// When there is no such interface, or when the caller may not administer
+    /// the namespace.
+    pub fn link_address(&mut self, index: u32, mac: [u8; 6]) -> Result<()> {
+        let mut body = link(index, 0);
+        attribute(&mut body, IFLA_ADDRESS, &mac);
+        self.request("give an interface a link address", RTM_NEWLINK, 0, &body)
+    }
+
     /// Gives interface `index` an address.
     ///
     /// # Errors

@@ -90,6 +90,14 @@ const ARCHIVES: &[&str] = &[
     "PIP_CERT",
 ];
 
+/// The same: by which clients of container engines find theirs.
+const ENGINES: &[&str] = &[
+    "DOCKER_HOST",
+    "DOCKER_CONTEXT",
+    "DOCKER_CONFIG",
+    "XDG_RUNTIME_DIR",
+];
+
 /// A snapshot of the caller's environment, taken once.
 #[derive(Clone, Default, Debug)]
 pub(crate) struct Environment {
@@ -246,10 +254,10 @@ impl Environment {
         (sound && !zone.starts_with('/') && !zone.contains("..")).then_some(zone)
     }
 
-    /// What the clients of package archives need.
-    fn archives(&self) -> Vec<(String, String)> {
+    /// What the clients of package archives need, or of something else.
+    fn those(&self, names: &[&str]) -> Vec<(String, String)> {
         let value = |name: &&str| Some(((*name).to_owned(), self.text(name)?.to_owned()));
-        ARCHIVES.iter().filter_map(value).collect()
+        names.iter().filter_map(value).collect()
     }
 
     /// Everything the engine may know of who asks. `with_git` asks git for
@@ -278,7 +286,8 @@ impl Environment {
             terminal: self.terminal(),
             timezone: self.timezone(),
             git,
-            archives: self.archives(),
+            archives: self.those(ARCHIVES),
+            engines: self.those(ENGINES),
             registries: registries(self, &home, Path::new("/etc")),
             sensitive: sensitive(&home, uid, directories),
             home,

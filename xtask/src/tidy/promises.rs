@@ -41,7 +41,11 @@ pub(crate) fn threats(tree: &Tree) -> Option<(&'static str, String)> {
 fn columns() -> Vec<(String, Isolation, WorkspaceGuard)> {
     let mut all = Vec::new();
     for isolation in Isolation::ALL {
-        all.push((format!("`{isolation}`"), *isolation, WorkspaceGuard::Full));
+        let guard = match isolation {
+            Isolation::Docker => WorkspaceGuard::Existing,
+            _ => WorkspaceGuard::Full,
+        };
+        all.push((format!("`{isolation}`"), *isolation, guard));
         if *isolation == Isolation::Container {
             let title = format!("`{isolation}` with `--workspace-guard existing`");
             all.push((title, *isolation, WorkspaceGuard::Existing));

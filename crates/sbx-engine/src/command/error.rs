@@ -66,6 +66,8 @@ pub enum Code {
     Limit,
     /// Something the host lacks: a program, a kernel feature.
     HostUnfit,
+    /// The user's container engine did not do what it was asked.
+    Engine,
     /// Hardware virtualisation is there and not permitted.
     KvmDenied,
     /// A wall around a process of ours could not be set up.
@@ -120,6 +122,7 @@ impl Code {
         Self::Mount,
         Self::Limit,
         Self::HostUnfit,
+        Self::Engine,
         Self::KvmDenied,
         Self::Jail,
         Self::Image,

@@ -32,7 +32,7 @@ const DATA: [&str; 3] = ["objects", "refs", "logs"];
 ///
 /// # Errors
 /// If there are too many, or the repository's configuration cannot be read.
-pub(super) fn names(share: &SharePlan) -> Result<Vec<PathBuf>, Error> {
+pub(crate) fn names(share: &SharePlan) -> Result<Vec<PathBuf>, Error> {
     let root = &share.host;
     let mut held = Vec::new();
     if !root.is_dir() {

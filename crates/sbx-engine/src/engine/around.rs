@@ -10,7 +10,7 @@ use super::run::Program;
 use crate::command::{
     Afterwards, EndBlock, Entered, Error, PolicyListed, ShareBrief, StartBlock, Ui,
 };
-use crate::plan::{Accelerator, Plan};
+use crate::plan::{Accelerator, Boundary, Plan};
 use crate::store::SandboxDir;
 
 /// What is told of a workspace whose guard holds what exists.
@@ -32,8 +32,9 @@ impl Engine {
             Some(plan) => plan.boundary.accelerator(),
             None => self.running_accelerator(sandbox),
         };
-        let contained = spec.isolation == Isolation::Container;
+        let contained = spec.isolation != Isolation::MicroVm;
         let (enforced_by, accel_note) = match accel {
+            None if spec.isolation == Isolation::Docker => (by_engine(plan), None),
             None if contained => ("user namespaces, seccomp, Landlock".to_owned(), None),
             Some(Accelerator::Kvm) => ("QEMU with KVM".to_owned(), None),
             Some(Accelerator::Tcg) => (
@@ -112,6 +113,7 @@ impl Engine {
             (true, _) => {
                 self.bring_down(sandbox, Duration::from_secs(2)).await?;
                 let leave = sandbox.change(super::PATIENCE)?;
+                self.remove_containers(sandbox).await?;
                 self.store().remove(sandbox, &leave)?;
                 Afterwards::Removed
             }
@@ -126,4 +128,19 @@ impl Engine {
         });
         Ok(())
     }
+}
+
+/// What keeps a container of an engine in, and what of it is the engine's.
+fn by_engine(plan: Option<&Plan>) -> String {
+    let engine = match plan.map(|plan| &plan.boundary) {
+        Some(Boundary::Docker(docker)) => Some(&docker.engine),
+        _ => None,
+    };
+    let root = match engine {
+        Some(engine) if engine.rootless => "root inside is you, with few of its powers",
+        Some(_) => "root inside is the host's root with few of its powers",
+        None => "root inside is root of the engine with few of its powers",
+    };
+    let name = engine.map_or("the engine", |engine| engine.name.as_str());
+    format!("{name}, seccomp, Landlock; {root}")
 }

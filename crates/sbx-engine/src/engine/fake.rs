@@ -29,6 +29,25 @@ pub(super) struct Host {
 /// What a supervisor was asked, in its order.
 pub(super) type Calls = Arc<Mutex<Vec<Value>>>;
 
+/// An ordinary user without anything.
+pub(crate) fn caller() -> Caller {
+    let home = PathBuf::from("/nowhere");
+    Caller {
+        uid: 1000,
+        gid: 1000,
+        sensitive: SensitivePlaces::new(&home, 1000, &[]),
+        cwd: home.clone(),
+        program: home.join("sbx"),
+        home,
+        terminal: Vec::new(),
+        timezone: None,
+        git: None,
+        archives: Vec::new(),
+        registries: Vec::new(),
+        engines: Vec::new(),
+    }
+}
+
 pub(super) fn host() -> Host {
     let root = tempfile::tempdir().unwrap();
     let below = |name: &str| root.path().join(name);
@@ -41,17 +60,10 @@ pub(super) fn host() -> Host {
     directories.prepare().unwrap();
     let home = below("home");
     let caller = Caller {
-        uid: 1000,
-        gid: 1000,
         sensitive: SensitivePlaces::new(&home, 1000, &[]),
         cwd: home.clone(),
         home,
-        program: PathBuf::from("/nowhere/sbx"),
-        terminal: Vec::new(),
-        timezone: None,
-        git: None,
-        archives: Vec::new(),
-        registries: Vec::new(),
+        ..caller()
     };
     Host {
         _root: root,

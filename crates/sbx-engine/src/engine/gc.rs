@@ -14,11 +14,18 @@ use crate::store::State;
 const IDLE: Duration = Duration::from_secs(30 * 86_400);
 
 impl Engine {
-    pub(super) fn gc(&self, request: GcRequest) -> Result<Reply, Error> {
+    pub(super) async fn gc(&self, request: GcRequest) -> Result<Reply, Error> {
         let mut items = Vec::new();
-        self.after_crashes(request.dry_run, &mut items)?;
+        self.after_crashes(request.dry_run, &mut items).await?;
         self.half_made(request.dry_run, &mut items)?;
         self.stray_sockets(request.dry_run, &mut items)?;
+        for what in self.stray_containers(request.dry_run).await? {
+            items.push(GcItem {
+                what,
+                path: None,
+                bytes: 0,
+            });
+        }
         self.images(request.dry_run, &mut items)?;
         let freed = items.iter().map(|item| item.bytes).sum();
         Ok(Reply::Gc(GcReply {
@@ -29,7 +36,7 @@ impl Engine {
     }
 
     /// Records of supervisors that were killed.
-    fn after_crashes(&self, dry_run: bool, items: &mut Vec<GcItem>) -> Result<(), Error> {
+    async fn after_crashes(&self, dry_run: bool, items: &mut Vec<GcItem>) -> Result<(), Error> {
         for sandbox in self.store().list()? {
             match sandbox.state() {
                 Ok(State::Crashed(_)) => {}
@@ -43,6 +50,7 @@ impl Engine {
             });
             if !dry_run {
                 self.tidy(&sandbox)?;
+                self.end_containers(&sandbox).await?;
             }
         }
         Ok(())

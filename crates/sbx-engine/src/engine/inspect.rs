@@ -124,6 +124,9 @@ fn promises(spec: &SandboxSpec) -> Vec<PromiseKept> {
 
 /// Who enforces each limit. `walls` are those of the running sandbox.
 fn enforced(spec: &SandboxSpec, walls: &[Wall]) -> Vec<Enforced> {
+    if spec.isolation == Isolation::Docker {
+        return enforced_by_engine(spec);
+    }
     if spec.isolation == Isolation::Container {
         return enforced_on_container(spec, walls);
     }
@@ -161,6 +164,25 @@ fn enforced(spec: &SandboxSpec, walls: &[Wall]) -> Vec<Enforced> {
             spec.limits.pids.to_string(),
             "guest kernel (cgroup of all sessions)",
         ),
+    ]
+}
+
+/// The same of a container of an engine, which refuses what it cannot hold.
+fn enforced_by_engine(spec: &SandboxSpec) -> Vec<Enforced> {
+    let limits = &spec.limits;
+    let limit = |limit: &str, value: String| Enforced {
+        limit: limit.to_owned(),
+        value,
+        by: "the engine's control group of the agent's container".to_owned(),
+    };
+    vec![
+        limit("cpus", limits.cpus.to_string()),
+        limit("memory", limits.memory.to_string()),
+        Enforced {
+            by: "nothing: what the storage of the engine has".to_owned(),
+            ..limit("disk", "none".to_owned())
+        },
+        limit("pids", limits.pids.to_string()),
     ]
 }
 

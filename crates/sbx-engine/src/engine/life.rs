@@ -107,6 +107,7 @@ impl Engine {
                 format!("sandbox `{}` was started again", sandbox.name()),
             ));
         }
+        self.remove_containers(sandbox).await?;
         self.store().remove(sandbox, &leave)
     }
 

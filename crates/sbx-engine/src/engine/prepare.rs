@@ -31,7 +31,7 @@ impl Engine {
     ///
     /// # Errors
     /// If the host lacks a program for it, or making it fails.
-    pub(super) fn prepare(
+    pub(super) async fn prepare(
         &self,
         spec: &SandboxSpec,
         sandbox: &SandboxDir,
@@ -40,6 +40,7 @@ impl Engine {
         match spec.isolation {
             Isolation::MicroVm => self.prepare_machine(spec, sandbox, ui),
             Isolation::Container => self.prepare_container(spec, sandbox, ui),
+            Isolation::Docker => self.prepare_docker(spec, sandbox, ui).await,
         }
     }
 
@@ -112,10 +113,14 @@ impl Engine {
     ///
     /// # Errors
     /// If the cache cannot be read.
-    pub(super) fn foreseen(&self, spec: &SandboxSpec) -> Result<(Artifacts, Vec<PlanStep>), Error> {
+    pub(super) async fn foreseen(
+        &self,
+        spec: &SandboxSpec,
+    ) -> Result<(Artifacts, Vec<PlanStep>), Error> {
         match spec.isolation {
             Isolation::MicroVm => self.foreseen_machine(spec),
             Isolation::Container => self.foreseen_container(spec),
+            Isolation::Docker => self.foreseen_docker(spec).await,
         }
     }
 
@@ -144,7 +149,7 @@ impl Engine {
         Ok((Artifacts::Container(files), steps))
     }
 
-    fn later(&self, what: &str) -> PathBuf {
+    pub(super) fn later(&self, what: &str) -> PathBuf {
         self.directories.cache.join(format!("{what} (to be made)"))
     }
 
@@ -233,7 +238,7 @@ impl Engine {
     }
 }
 
-fn foreseen_step(what: &str, path: Option<&Path>) -> PlanStep {
+pub(super) fn foreseen_step(what: &str, path: Option<&Path>) -> PlanStep {
     PlanStep {
         what: what.to_owned(),
         detail: path.iter().map(|path| path.display().to_string()).collect(),
@@ -264,14 +269,14 @@ pub(super) fn image_error(error: &sbx_images::Error) -> Error {
 }
 
 /// The user's screen as the images room sees it.
-struct Progress<'a> {
+pub(super) struct Progress<'a> {
     ui: Mutex<&'a mut dyn Ui>,
     cancel: Cancel,
     told: AtomicBool,
 }
 
 impl<'a> Progress<'a> {
-    fn new(ui: &'a mut dyn Ui) -> Self {
+    pub(super) fn new(ui: &'a mut dyn Ui) -> Self {
         let cancel = ui.cancel();
         Self {
             ui: Mutex::new(ui),

@@ -34,9 +34,9 @@ use crate::supervisor::LOG_NAME;
 
 impl Engine {
     pub(super) async fn run(&self, request: RunRequest, ui: &mut dyn Ui) -> Result<Reply, Error> {
-        let meaning = self.meaning(&request.subject, &request.sandbox, ui)?;
+        let meaning = self.meaning(&request.subject, &request.sandbox, ui).await?;
         if request.dry_run {
-            return self.plan_of(meaning, &request.sandbox);
+            return self.plan_of(meaning, &request.sandbox).await;
         }
         let (sandbox, spec, created) = self.made(meaning.target)?;
         self.equip(&sandbox, created, &request.sandbox, ui).await?;
@@ -52,7 +52,7 @@ impl Engine {
                 // A sandbox that never came as far as a machine is nothing the
                 // user has yet; one that did has a log that tells why.
                 if created && !sandbox.run_directory().join(LOG_NAME).exists() {
-                    self.forget(&sandbox);
+                    self.forget(&sandbox).await;
                 }
                 return Err(error);
             }
@@ -121,16 +121,16 @@ impl Engine {
         request: &CreateRequest,
         ui: &mut dyn Ui,
     ) -> Result<Reply, Error> {
-        let meaning = self.meaning(&request.subject, &request.sandbox, ui)?;
+        let meaning = self.meaning(&request.subject, &request.sandbox, ui).await?;
         let (sandbox, spec, created) = self.made(meaning.target)?;
         self.equip(&sandbox, created, &request.sandbox, ui).await?;
         let prepared = {
             let _leave = sandbox.change(super::PATIENCE)?;
-            self.prepare(&spec, &sandbox, ui)
+            self.prepare(&spec, &sandbox, ui).await
         };
         if let Err(error) = prepared {
             if created {
-                self.forget(&sandbox);
+                self.forget(&sandbox).await;
             }
             return Err(error);
         }
@@ -172,12 +172,16 @@ impl Engine {
     }
 
     /// The plan of what `create` or `run` would do.
-    pub(super) fn plan(&self, request: &CreateRequest, ui: &mut dyn Ui) -> Result<Reply, Error> {
-        let meaning = self.meaning(&request.subject, &request.sandbox, ui)?;
-        self.plan_of(meaning, &request.sandbox)
+    pub(super) async fn plan(
+        &self,
+        request: &CreateRequest,
+        ui: &mut dyn Ui,
+    ) -> Result<Reply, Error> {
+        let meaning = self.meaning(&request.subject, &request.sandbox, ui).await?;
+        self.plan_of(meaning, &request.sandbox).await
     }
 
-    fn plan_of(&self, meaning: Meaning, request: &SandboxRequest) -> Result<Reply, Error> {
+    async fn plan_of(&self, meaning: Meaning, request: &SandboxRequest) -> Result<Reply, Error> {
         let (mut spec, exists) = match &meaning.target {
             Target::Existing(_, spec) => (spec.clone(), true),
             Target::New(spec) => (spec.clone(), false),
@@ -192,7 +196,7 @@ impl Engine {
         };
         ports.extend(additional(&ports, &request.publish));
         let facts = HostFacts::gather(&self.caller);
-        let (files, mut steps) = self.foreseen(&spec)?;
+        let (files, mut steps) = self.foreseen(&spec).await?;
         let plan = crate::plan::plan(&spec, &facts, &files, policy.network())?;
         steps.extend(plan_steps(&plan, exists));
         if !ports.is_empty() {
@@ -239,13 +243,14 @@ impl Engine {
             equipped = self.add_rules(sandbox, &request.rules, ui).await;
         }
         if equipped.is_err() && created {
-            self.forget(sandbox);
+            self.forget(sandbox).await;
         }
         equipped
     }
 
-    fn forget(&self, sandbox: &SandboxDir) {
+    async fn forget(&self, sandbox: &SandboxDir) {
         if let Ok(leave) = sandbox.change(super::PATIENCE) {
+            let _ = self.remove_containers(sandbox).await;
             // What cannot be removed now is found by `gc`.
             let _ = self.store().remove(sandbox, &leave);
         }
@@ -424,7 +429,7 @@ fn plan_steps(plan: &Plan, exists: bool) -> Vec<PlanStep> {
         steps.push(step(
             match &plan.boundary {
                 Boundary::MicroVm(_) => "serve a directory",
-                Boundary::Container(_) => "mount a directory",
+                Boundary::Container(_) | Boundary::Docker(_) => "mount a directory",
             },
             vec![
                 format!("host {}", share.host.display()),
@@ -448,6 +453,16 @@ fn plan_steps(plan: &Plan, exists: bool) -> Vec<PlanStep> {
     steps.push(match &plan.boundary {
         Boundary::MicroVm(machine) => step("boot the machine", command_line(plan, machine)),
         Boundary::Container(container) => step("enter the container", contents(container)),
+        Boundary::Docker(docker) => step(
+            "start the containers",
+            vec![
+                format!(
+                    "engine {} at {}",
+                    docker.engine.name, docker.engine.endpoint
+                ),
+                format!("image {}", docker.image),
+            ],
+        ),
     });
     steps
 }

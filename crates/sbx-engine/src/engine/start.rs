@@ -62,9 +62,9 @@ impl Engine {
         // What this host cannot do is said before many minutes of building.
         self.keep_registries(sandbox)?;
         let network = self.effective(Some((sandbox, &record.spec)))?.network();
-        let foreseen = self.foreseen(&record.spec)?.0;
+        let foreseen = self.foreseen(&record.spec).await?.0;
         plan(&record.spec, &facts, &foreseen, network.clone())?;
-        let files = self.prepare(&record.spec, sandbox, ui)?;
+        let files = self.prepare(&record.spec, sandbox, ui).await?;
         let plan = plan(&record.spec, &facts, &files, network)?;
         for warning in &plan.warnings {
             ui.warn(warning);

@@ -1,9 +1,9 @@
 //! Which sandbox a command means, and making it where there is none.
 
 use sbx_spec::{
-    DefaultName, EnvVar, HostLimits, KitName, Layers, Owner, SandboxName, SandboxRequest,
-    SandboxSpec, Subject as Meant, UnknownAgent, WorkspaceRequest, default_name, differences,
-    resolve,
+    DefaultName, EnvVar, HostLimits, Isolation, KitName, Layers, Owner, SandboxName,
+    SandboxRequest, SandboxSpec, Subject as Meant, UnknownAgent, WorkspaceRequest, default_name,
+    differences, resolve,
 };
 use sbx_sys::cgroup::Controller;
 
@@ -33,7 +33,7 @@ impl Engine {
     /// # Errors
     /// If there is no such agent or sandbox, if what was typed differs from
     /// what the sandbox is, or if no sandbox can be made of it.
-    pub(super) fn meaning(
+    pub(super) async fn meaning(
         &self,
         subject: &Subject,
         request: &SandboxRequest,
@@ -72,18 +72,24 @@ impl Engine {
                 DefaultName::Free(name) => name,
             },
         };
+        let isolation = request.isolation.or(self.config.isolation);
+        let host = match isolation {
+            Some(Isolation::Docker) => self.engine_limits().await?,
+            _ => self.limits(),
+        };
         let layers = Layers {
             request,
             config: &self.config,
             kit: &kit,
-            host: &self.limits(),
+            host: &host,
             sensitive: &self.caller.sensitive,
         };
         let resolved = resolve(layers, name).map_err(|error| {
             let code = match &error {
-                sbx_spec::ResolveError::NoMachine(_) | sbx_spec::ResolveError::NoContainer(_) => {
-                    Code::Usage
-                }
+                sbx_spec::ResolveError::NoEngine(_) => Code::NotInThisVersion,
+                sbx_spec::ResolveError::NoMachine(_)
+                | sbx_spec::ResolveError::NoContainer(_)
+                | sbx_spec::ResolveError::Image(_) => Code::Usage,
                 sbx_spec::ResolveError::Limit(..) => Code::Limit,
                 sbx_spec::ResolveError::Mount(..)
                 | sbx_spec::ResolveError::Twice(_)

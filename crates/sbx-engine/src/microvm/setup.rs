@@ -84,7 +84,8 @@ pub(crate) fn message(plan: &Plan, files: &[Option<Vec<u8>>], authority: Option<
     }
 }
 
-fn addresses() -> NetSetup {
+/// The interface inside.
+pub(crate) fn addresses() -> NetSetup {
     NetSetup {
         v4: GUEST_V4,
         v4_prefix: 24,

@@ -48,6 +48,15 @@ impl Ceiling {
     /// The ceiling of a sandbox. It is all that holds a container.
     pub(super) fn of(spec: &SandboxSpec) -> Self {
         let limits = &spec.limits;
+        if spec.isolation == Isolation::Docker {
+            // The engine's own control groups hold the rest.
+            return Self {
+                memory: HEADROOM,
+                cpu_millis: None,
+                tasks: OWN_TASKS,
+                required: Vec::new(),
+            };
+        }
         let contained = spec.isolation == Isolation::Container;
         let beside = if contained { OWN_MEMORY } else { HEADROOM };
         let servers = u32::try_from(spec.shares.len()).unwrap_or(u32::MAX);

@@ -25,8 +25,9 @@ use super::MAX_CONFIG;
 use super::Verb;
 use crate::command::{Code, Error};
 use crate::container::BoxConfig;
+use crate::docker::DockConfig;
 use crate::microvm::{qemu, shares, vmm};
-use crate::plan::{Boundary, Container, Identity, Machine, Plan, SharePlan};
+use crate::plan::{Boundary, Container, Docker, Identity, Machine, Plan, SharePlan};
 use crate::store::Store;
 
 /// The parts of one sandbox, as its plan has them.
@@ -165,6 +166,14 @@ impl Parts {
                 let (argv, program) = role("box");
                 (Verb::Box, contained(config, container, argv, program?)?)
             }
+            Boundary::Docker(docker) => {
+                let (argv, program) = role("dock");
+                return Ok(Self {
+                    net,
+                    shares: Vec::new(),
+                    boundary: (Verb::Dock, docked(config, docker, argv, program?)?),
+                });
+            }
         };
         Ok(Self {
             net,
@@ -183,7 +192,9 @@ impl Parts {
         let part = match verb {
             Verb::Net => self.net.as_ref(),
             Verb::Share(number) => self.shares.get(number),
-            Verb::Vmm | Verb::Box => Some(&self.boundary.1).filter(|_| self.boundary.0 == verb),
+            Verb::Vmm | Verb::Box | Verb::Dock => {
+                Some(&self.boundary.1).filter(|_| self.boundary.0 == verb)
+            }
         };
         let part = part.ok_or_else(|| {
             sbx_sys::Error::refused(format!("start {verb}, which this sandbox does not have"))
@@ -235,6 +246,7 @@ fn served(config: &SpawnerConfig, program: &OwnedFd) -> Result<Vec<Part>, Error>
             WorkspaceGuard::Full => (Channel::Fuse, || Slot::Mount),
             WorkspaceGuard::Existing => return Ok(Vec::new()),
         },
+        Boundary::Docker(_) => return Ok(Vec::new()),
     };
     let shadows = shadows(&config.home())?;
     let shares = config.shares.iter().map(|share| {
@@ -336,6 +348,27 @@ fn contained(
         ids: None,
         slots,
         gains: true,
+    })
+}
+
+/// The process that speaks with an engine: as the caller, who may.
+fn docked(
+    config: &SpawnerConfig,
+    docker: &Docker,
+    argv: Vec<String>,
+    program: OwnedFd,
+) -> Result<Part, Error> {
+    let told = DockConfig::new(docker, &config.name, &config.shares, config.network)?;
+    let mut slots = vec![Slot::Link, Slot::Link];
+    slots.extend(config.network.then_some(Slot::Link));
+    Ok(Part {
+        program,
+        argv,
+        config: serde_json::to_vec(&told)
+            .map_err(|source| Error::new(Code::Internal, "cannot write").because(source))?,
+        ids: None,
+        slots,
+        gains: false,
     })
 }
 

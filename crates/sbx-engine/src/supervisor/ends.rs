@@ -43,7 +43,7 @@ pub(super) struct PartEnd {
 impl PartEnd {
     /// Whether that was the machine or the container itself.
     pub(super) fn is_boundary(&self) -> bool {
-        matches!(self.name.as_str(), "vmm" | "box")
+        matches!(self.name.as_str(), "vmm" | "box" | "dock")
     }
 }
 

@@ -60,6 +60,7 @@ pub(crate) fn launch(
     match &plan.boundary {
         Boundary::MicroVm(_) => machine(plan, spawner, runtime, sandbox),
         Boundary::Container(_) => container(plan, spawner, sandbox),
+        Boundary::Docker(_) => docked(plan, spawner, sandbox),
     }
 }
 
@@ -194,6 +195,34 @@ fn file_server(
         name,
         process,
         control: tokio_stream(near)?,
+    })
+}
+
+/// Containers of an engine are reached through the process that speaks with
+/// it, their frames too.
+fn docked(plan: &Plan, spawner: &Spawner, sandbox: &SandboxDir) -> Result<Launched, Error> {
+    let (link, control) = unix::stream_pair().map_err(unlinked)?;
+    let (near, report) = unix::stream_pair().map_err(unlinked)?;
+    let mut links: Vec<OwnedFd> = vec![control.into(), report.into()];
+    let mut helpers = Vec::new();
+    let mut network = None;
+    if let Some(plan) = &plan.network {
+        let (engine, frames) = Network::wire()?;
+        let prepared = prepared(plan, sandbox, engine)?;
+        helpers.push(prepared.start(spawner)?);
+        network = Some(prepared);
+        links.push(frames);
+    }
+    Ok(Launched {
+        link: tokio_stream(link)?,
+        qmp: None,
+        boundary: Helper {
+            name: "dock".to_owned(),
+            process: spawner.run(Verb::Dock, log_pipe("dock")?, links)?,
+            control: tokio_stream(near)?,
+        },
+        helpers,
+        network,
     })
 }
 

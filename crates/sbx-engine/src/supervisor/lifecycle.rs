@@ -32,6 +32,9 @@ use crate::store::{Phase, RunRecord, SandboxDir, Supervising};
 const BOOT_LIMIT: Duration = Duration::from_secs(60);
 /// How long a file server or network engine may take to raise its walls.
 const HELPER_LIMIT: Duration = Duration::from_secs(20);
+/// How long an engine may take to make and start its containers: it unpacks
+/// images and, where it is elsewhere, is sent programs.
+const ENGINE_LIMIT: Duration = Duration::from_secs(180);
 /// How long after the guest's own grace the machine may take to be gone.
 const OFF_LIMIT: Duration = Duration::from_secs(10);
 /// How long clients may take to hear that it is over.
@@ -64,10 +67,11 @@ pub(super) async fn live(
     status: &mut Status,
 ) -> Result<(), Error> {
     let plan = &config.plan;
-    let contained = matches!(plan.boundary, Boundary::Container(_));
-    let (starting, booting) = match contained {
-        false => ("starting the machine", "booting the guest"),
-        true => ("making the container", "setting the container up"),
+    let contained = !matches!(plan.boundary, Boundary::MicroVm(_));
+    let (starting, booting) = match plan.boundary {
+        Boundary::MicroVm(_) => ("starting the machine", "booting the guest"),
+        Boundary::Container(_) => ("making the container", "setting the container up"),
+        Boundary::Docker(_) => ("asking the engine", "setting the container up"),
     };
     status.tell(&StartStatus::At(starting.to_owned()));
     std::fs::create_dir_all(&config.runtime).map_err(|source| {
@@ -77,12 +81,12 @@ pub(super) async fn live(
     let mut ends = Ends::watch(reports, &parts)?;
 
     let mut walls = vec![held];
-    let limit = if contained {
-        super::coming::COMING_LIMIT
-    } else {
-        HELPER_LIMIT
-    };
     for helper in parts.helpers.iter_mut().chain([&mut parts.boundary]) {
+        let limit = match helper.name.as_str() {
+            "dock" => ENGINE_LIMIT,
+            _ if contained => super::coming::COMING_LIMIT,
+            _ => HELPER_LIMIT,
+        };
         let ready = tokio::select! {
             ready = tokio::time::timeout(limit, first_line(&mut helper.control)) => ready,
             end = ends.telling() => return Err(part_ended(&end)),

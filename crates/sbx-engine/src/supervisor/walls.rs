@@ -22,7 +22,9 @@ pub(super) fn read(process: &str, line: &str) -> Result<Vec<Wall>, Error> {
         let mut error = Error::new(Code::HostUnfit, failed.to_owned());
         let causes = value.get("causes").cloned().unwrap_or_default();
         error.causes = serde_json::from_value(causes).unwrap_or_default();
-        return Err(error.hint("`sbx doctor` says what this host lacks for a container"));
+        let hint = value.get("hint").and_then(Value::as_str);
+        let ours = "`sbx doctor` says what this host lacks for a container";
+        return Err(error.hint(hint.unwrap_or(ours)));
     }
     let ready = value.get("ready").unwrap_or(&Value::Null);
     let list = ready.get("walls").unwrap_or(ready).as_array();

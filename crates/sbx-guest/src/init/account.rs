@@ -10,7 +10,7 @@ use super::early::make_directory;
 use super::etc::replace;
 use super::mounts::give;
 use crate::error::{Attempt as _, Result};
-use crate::launch::identity::{AGENT_HOME, AGENT_NAME};
+use crate::launch::identity::{AGENT_HOME, AGENT_NAME, login_shell};
 
 /// Writes the agent's entries and makes its home.
 pub(super) fn write(agent: &AgentUser, warnings: &mut Warnings) {
@@ -18,7 +18,7 @@ pub(super) fn write(agent: &AgentUser, warnings: &mut Warnings) {
     let entries = [
         (
             "/etc/passwd",
-            format!("{AGENT_NAME}:x:{uid}:{gid}::{AGENT_HOME}:/bin/bash"),
+            format!("{AGENT_NAME}:x:{uid}:{gid}::{AGENT_HOME}:{}", login_shell()),
             Some(uid),
             0o644,
         ),

@@ -13,7 +13,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::{DumpableBehavior, Pid, Resource, Rlimit, Signal};
 use sbx_proto::link::{Ready, Setup};
 
-use super::{Warnings, account, etc, mounts, refuse_setup, speaks, trust};
+use super::{Warnings, account, etc, mounts, refuse_setup, spares_root, speaks, trust};
 use crate::error::{Attempt as _, Error, Result};
 use crate::program;
 use crate::serve::{self, BlockingLink, Served};
@@ -28,36 +28,56 @@ const FILES: u64 = 65_536;
 
 /// Its life. When it ends the kernel ends all that is left inside.
 pub(crate) fn run() -> ExitCode {
-    let ended = live();
-    if let Err(error) = &ended {
+    ended(live())
+}
+
+/// The end of a container's first process.
+pub(super) fn ended(how: Result<()>) -> ExitCode {
+    if let Err(error) = &how {
         program::log(&error.line());
     }
     // The group of 1 is spelt -1: every process but this one.
     if let Some(all) = Pid::from_raw(1) {
         let _ = rustix::process::kill_process_group(all, Signal::KILL);
     }
-    match ended {
+    match how {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }
 }
 
+/// Root inside is the agent, and has no business in this process.
+pub(super) fn keep_to_itself() -> Result<()> {
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).attempt("keep to itself")
+}
+
 fn live() -> Result<()> {
+    keep_to_itself()?;
+    let walls = vec!["no-new-privs".to_owned()];
+    serve(inherited_link()?, walls, &|setup, _| {
+        spares_root(setup)?;
+        open_template()
+    })
+}
+
+/// What is done before accounts are written; returns where the certificates
+/// are that nothing was added to.
+pub(super) type Prepare<'a> = &'a dyn Fn(&Setup, &mut Warnings) -> Result<OwnedFd>;
+
+/// Speaks with the host over `link` to the end.
+pub(super) fn serve(link: OwnedFd, walls: Vec<String>, prepare: Prepare<'_>) -> Result<()> {
     let start = Instant::now();
-    // Root inside is the agent, and has no business in this process.
-    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
-        .attempt("keep to itself")?;
-    let mut link = BlockingLink::new(inherited_link()?)?;
+    let mut link = BlockingLink::new(link)?;
     link.send(&serve::hello())?;
     let setup: Setup = link.receive()?;
     let mut warnings = Warnings::default();
-    let sudo = match build(&setup, &mut warnings) {
+    let sudo = match build(&setup, &mut warnings, prepare) {
         Ok(sudo) => sudo,
         Err(error) => return Err(refuse_setup(&mut link, error)),
     };
     link.send(&Ready {
         boot_ms: u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX),
-        walls: vec!["no-new-privs".to_owned()],
+        walls,
         warnings: warnings.0,
     })?;
     let (link, decoder) = link.into_parts();
@@ -82,12 +102,16 @@ fn inherited_link() -> Result<OwnedFd> {
     }
 }
 
-fn build(setup: &Setup, warnings: &mut Warnings) -> Result<OwnedFd> {
+fn open_template() -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(BASE, flags, Mode::empty()).attempt("open the template")
+}
+
+fn build(setup: &Setup, warnings: &mut Warnings, prepare: Prepare<'_>) -> Result<OwnedFd> {
     speaks(setup)?;
+    let base = prepare(setup, warnings)?;
     account::write(&setup.agent, warnings);
     etc::write(setup, warnings);
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let base = rustix::fs::open(BASE, flags, Mode::empty()).attempt("open the template")?;
     warnings.note(trust::write(&base, &setup.trust_pem));
     warnings.note(raise_files());
     mounts::link_sudo()?;

@@ -78,7 +78,14 @@ pub(super) fn replace(path: &Path, content: &[u8], mode: u32) -> Result<()> {
     let _ = std::fs::remove_file(temporary);
     std::fs::write(temporary, content).attempt(what())?;
     rustix::fs::chmod(temporary, Mode::from_raw_mode(mode)).attempt(what())?;
-    std::fs::rename(temporary, path).attempt(what())
+    match std::fs::rename(temporary, path) {
+        // An engine has mounted it, and nothing else can stand there.
+        Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => {
+            let _ = std::fs::remove_file(temporary);
+            std::fs::write(path, content).attempt(what())
+        }
+        renamed => renamed.attempt(what()),
+    }
 }
 
 fn hosts(hostname: &str, network: Option<&NetSetup>) -> String {

@@ -12,9 +12,10 @@ use std::process::ExitCode;
 use rustix::fs::{Gid, Mode, Uid};
 use rustix::io::Errno;
 use sbx_proto::Bytes;
+use sbx_proto::session::User;
 
 use crate::launch::home::write_files;
-use crate::launch::identity::{Identity, read_passwd, resolve};
+use crate::launch::identity::{AGENT_NAME, Identity, in_place_of, read_passwd, resolve};
 use crate::launch::path::search_path;
 use crate::launch::{Cwd, Failure, Launch, Privileges, Terminal};
 use crate::program::{self, Image};
@@ -71,6 +72,14 @@ fn start(request: OwnedFd) -> Result<std::convert::Infallible, Failure> {
     }
     if !context.bare {
         become_user(&identity, launch.privileges)?;
+        if identity.uid == 0 && is_agent(&launch.user) {
+            // An agent that has to be root, for the sake of its files, is
+            // root in name.
+            attempt(
+                sbx_sys::jail::drop_capabilities(),
+                "give up the agent's privileges",
+            )?;
+        }
     }
     rustix::process::umask(Mode::from_raw_mode(0o022));
     write_files(Path::new(&identity.home), &launch.files).map_err(|error| refuse(error.line()))?;
@@ -78,6 +87,7 @@ fn start(request: OwnedFd) -> Result<std::convert::Infallible, Failure> {
     let env = environment(&launch, &identity);
     let mut words = launch.argv.iter().map(|word| os(word));
     let program = words.next().ok_or_else(|| refuse("no program to run"))?;
+    let program = in_place_of(Path::new(&program)).map_or(program, Into::into);
     let shown = program.to_string_lossy().into_owned();
     let error = program::exec(Image {
         program,
@@ -88,13 +98,25 @@ fn start(request: OwnedFd) -> Result<std::convert::Infallible, Failure> {
     Err(classify(&shown, &error))
 }
 
+fn is_agent(user: &User) -> bool {
+    match user {
+        User::Agent => true,
+        User::Name { name } => name == AGENT_NAME,
+        User::Root | User::Ids { .. } => false,
+    }
+}
+
 fn classify(program: &str, error: &std::io::Error) -> Failure {
     let code = match Errno::from_io_error(error) {
         Some(Errno::NOENT) => 127,
         Some(_) => 126,
         None => 125,
     };
-    let message = if code == 127 {
+    let message = if code == 127 && Path::new(program).exists() {
+        format!(
+            "`{program}` cannot run in this image: it lacks what loads it, as one without the GNU C library does"
+        )
+    } else if code == 127 {
         format!("`{program}` is not in the sandbox")
     } else {
         format!("run `{program}`: {error}")

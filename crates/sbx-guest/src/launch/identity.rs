@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::Read as _;
+use std::path::Path;
 
 use sbx_proto::link::AgentUser;
 use sbx_proto::session::User;
@@ -13,8 +14,21 @@ use crate::launch::Failure;
 pub(crate) const AGENT_HOME: &str = "/home/agent";
 /// Name of the agent user.
 pub(crate) const AGENT_NAME: &str = "agent";
+const BASH: &str = "/bin/bash";
+const SH: &str = "/bin/sh";
 /// Longest user database that is read, in bytes.
 const MAX_DATABASE: u64 = 1024 * 1024;
+
+/// The shell of a login: that of our template, or what an image has instead.
+pub(crate) fn login_shell() -> &'static str {
+    if Path::new(BASH).exists() { BASH } else { SH }
+}
+
+/// What stands in for a shell that an image does not have.
+pub(crate) fn in_place_of(program: &Path) -> Option<&'static str> {
+    let absent = program == Path::new(BASH) && !program.exists();
+    (absent && Path::new(SH).exists()).then_some(SH)
+}
 
 /// A user, resolved.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -41,7 +55,7 @@ pub(crate) fn resolve(
             groups: agent.groups.clone(),
             name: AGENT_NAME.to_owned(),
             home: AGENT_HOME.to_owned(),
-            shell: "/bin/bash".to_owned(),
+            shell: login_shell().to_owned(),
         }),
         User::Root => Ok(Identity {
             uid: 0,
@@ -49,7 +63,7 @@ pub(crate) fn resolve(
             groups: Vec::new(),
             name: "root".to_owned(),
             home: "/root".to_owned(),
-            shell: "/bin/bash".to_owned(),
+            shell: login_shell().to_owned(),
         }),
         User::Ids { uid, gid } => {
             let known = entries().find(|entry| entry.uid == *uid);

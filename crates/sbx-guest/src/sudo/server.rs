@@ -17,7 +17,7 @@ use sbx_proto::session::User;
 use super::{Answer, DESCRIPTORS, MAX_REQUEST, Request, Shell};
 use crate::error::{Attempt as _, Error, Result};
 use crate::launch::child::bytes;
-use crate::launch::identity::{Identity, read_passwd, resolve};
+use crate::launch::identity::{Identity, login_shell, read_passwd, resolve};
 use crate::launch::{Context, Cwd, Failure, Launch, Privileges, Terminal, parent};
 use crate::program::StandardFds;
 use crate::serve::signal_session;
@@ -143,7 +143,7 @@ fn plan(request: Request, context: Context, identity: &Identity, caller: u32) ->
     let command: Vec<Vec<u8>> = argv.iter().map(|word| word.to_vec()).collect();
     if request.shell != Shell::None {
         let shell = match request.shell {
-            Shell::Plain => std::path::Path::new("/bin/bash"),
+            Shell::Plain => std::path::Path::new(login_shell()),
             _ => std::path::Path::new(&identity.shell),
         };
         argv = vec![bytes(shell)];

@@ -9,6 +9,7 @@
 //! the filters of container engines let through, from which this takes away.
 
 mod calls;
+mod engine;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -22,7 +23,8 @@ use seccompiler::{
 use super::landlock::{self, Access, Place, Tcp};
 use super::{InForce, Signals, Wall};
 use crate::error::{Attempt, Error, Result};
-use calls::ALLOWED;
+use calls::{ALLOWED, CACHESTAT, Named, named};
+pub use engine::engine_profile;
 
 /// What root inside may do to files and processes of the container, and to
 /// nothing else: none of these reaches a device, a mount, the network's
@@ -102,8 +104,8 @@ struct Filter {
 impl Filter {
     fn compile() -> Result<Self> {
         let mut only: BTreeMap<i64, Vec<SeccompRule>> =
-            ALLOWED.iter().map(|call| (*call, Vec::new())).collect();
-        for (call, ways) in LOOKED_INTO {
+            allowed().map(|(_, call)| (call, Vec::new())).collect();
+        for ((_, call), ways) in LOOKED_INTO {
             let rules = ways
                 .iter()
                 .map(|way| rule(way))
@@ -111,7 +113,7 @@ impl Filter {
             only.insert(*call, rules);
         }
         let calls = only.len();
-        let absent = ABSENT.iter().map(|call| (*call, Vec::new())).collect();
+        let absent = ABSENT.iter().map(|(_, call)| (*call, Vec::new())).collect();
         let refused = SeccompAction::Errno(libc::EPERM.unsigned_abs());
         let missing = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
         Ok(Self {
@@ -248,33 +250,44 @@ const SET_ID: u32 = 0o6000;
 /// `O_TMPFILE` alone.
 const CREATES: u32 = 0o100 | 0o20_000_000;
 
+macro_rules! call {
+    ($name:ident) => {
+        (stringify!($name), libc::$name)
+    };
+}
+
+/// Every call that is let through whatever it asks for.
+fn allowed() -> impl Iterator<Item = Named> {
+    ALLOWED.iter().copied().chain([CACHESTAT])
+}
+
 /// Calls that depend on what they are asked for.
-const LOOKED_INTO: &[(i64, &[Way])] = &[
-    (libc::SYS_clone, &[&[(0, Is::Without(NAMESPACES))]]),
-    (libc::SYS_unshare, &[&[(0, Is::Without(UNSHARED))]]),
-    (libc::SYS_chmod, &[&[(1, Is::Without(SET_ID))]]),
-    (libc::SYS_fchmod, &[&[(1, Is::Without(SET_ID))]]),
-    (libc::SYS_fchmodat, &[&[(2, Is::Without(SET_ID))]]),
-    (libc::SYS_fchmodat2, &[&[(2, Is::Without(SET_ID))]]),
-    (libc::SYS_creat, &[&[(1, Is::Without(SET_ID))]]),
-    (libc::SYS_mknod, &[&[(1, Is::Without(SET_ID))]]),
-    (libc::SYS_mknodat, &[&[(2, Is::Without(SET_ID))]]),
+const LOOKED_INTO: &[(Named, &[Way])] = &[
+    (call!(SYS_clone), &[&[(0, Is::Without(NAMESPACES))]]),
+    (call!(SYS_unshare), &[&[(0, Is::Without(UNSHARED))]]),
+    (call!(SYS_chmod), &[&[(1, Is::Without(SET_ID))]]),
+    (call!(SYS_fchmod), &[&[(1, Is::Without(SET_ID))]]),
+    (call!(SYS_fchmodat), &[&[(2, Is::Without(SET_ID))]]),
+    (call!(SYS_fchmodat2), &[&[(2, Is::Without(SET_ID))]]),
+    (call!(SYS_creat), &[&[(1, Is::Without(SET_ID))]]),
+    (call!(SYS_mknod), &[&[(1, Is::Without(SET_ID))]]),
+    (call!(SYS_mknodat), &[&[(2, Is::Without(SET_ID))]]),
     (
-        libc::SYS_open,
+        call!(SYS_open),
         &[&[(1, Is::Without(CREATES))], &[(2, Is::Without(SET_ID))]],
     ),
     (
-        libc::SYS_openat,
+        call!(SYS_openat),
         &[&[(2, Is::Without(CREATES))], &[(3, Is::Without(SET_ID))]],
     ),
     // Typing for the terminal's other users, and the host's own console.
     (
-        libc::SYS_ioctl,
+        call!(SYS_ioctl),
         &[&[(1, Is::Not(STI)), (1, Is::Not(LINUX_CONSOLE))]],
     ),
     // Families whose code in the kernel few programs use are out of reach.
     (
-        libc::SYS_socket,
+        call!(SYS_socket),
         &[
             &[(0, Is::Value(libc::AF_UNIX.cast_unsigned()))],
             &[(0, Is::Value(libc::AF_INET.cast_unsigned()))],
@@ -286,13 +299,13 @@ const LOOKED_INTO: &[(i64, &[Way])] = &[
         ],
     ),
     (
-        libc::SYS_socketpair,
+        call!(SYS_socketpair),
         &[&[(0, Is::Value(libc::AF_UNIX.cast_unsigned()))]],
     ),
     // What is asked, Linux as it is, without randomised addresses for
     // debuggers, and with them for what they start.
     (
-        libc::SYS_personality,
+        call!(SYS_personality),
         &[
             &[(0, Is::Value(u32::MAX))],
             &[(0, Is::Value(0))],
@@ -303,14 +316,14 @@ const LOOKED_INTO: &[(i64, &[Way])] = &[
 
 /// Tried by libraries that fall back to an older call when told that there is
 /// none.
-const ABSENT: &[i64] = &[
+const ABSENT: &[Named] = named![
     // What they ask for is in memory, where no filter looks.
-    libc::SYS_clone3,
-    libc::SYS_openat2,
-    libc::SYS_io_uring_setup,
-    libc::SYS_io_uring_enter,
-    libc::SYS_io_uring_register,
-    libc::SYS_userfaultfd,
+    SYS_clone3,
+    SYS_openat2,
+    SYS_io_uring_setup,
+    SYS_io_uring_enter,
+    SYS_io_uring_register,
+    SYS_userfaultfd,
 ];
 
 #[cfg(test)]
@@ -327,18 +340,18 @@ mod tests {
                 libc::SYS_ptrace,
             ];
             assert!(
-                !ALLOWED.contains(call) || within.contains(call),
+                allowed().all(|(_, allowed)| allowed != *call) || within.contains(call),
                 "call {call}"
             );
         }
         for call in ABSENT {
-            assert!(!ALLOWED.contains(call), "call {call}");
+            assert!(!ALLOWED.contains(call), "call {call:?}");
         }
     }
 
     #[test]
     fn the_filter_compiles_and_each_call_is_listed_once() {
         let filter = Filter::compile().unwrap();
-        assert_eq!(filter.calls, ALLOWED.len() + LOOKED_INTO.len());
+        assert_eq!(filter.calls, allowed().count() + LOOKED_INTO.len());
     }
 }

@@ -32,6 +32,9 @@ pub enum Profile {
     Net,
     /// The file server: all of a file system's calls, no new sockets, no exec.
     Share,
+    /// Who carries bytes between descriptors that are open: no file, no new
+    /// socket, no exec.
+    Carrier,
 }
 
 impl fmt::Display for Profile {
@@ -41,6 +44,7 @@ impl fmt::Display for Profile {
             Self::Supervisor => "supervisor",
             Self::Net => "net",
             Self::Share => "share",
+            Self::Carrier => "carrier",
         })
     }
 }
@@ -78,6 +82,7 @@ pub(super) fn calls(profile: Profile) -> impl Iterator<Item = Call> {
             INHERITED_SOCKETS,
             SERVE_FILES,
         ],
+        Profile::Carrier => &[COMMON, DATA, READ_WRITE, INHERITED_SOCKETS],
     };
     lists.iter().flat_map(|list| list.iter().copied())
 }

@@ -29,7 +29,7 @@ pub(crate) struct SandboxFlags {
     #[arg(long, value_name = "NAME", help_heading = "Sandbox")]
     pub(crate) name: Option<String>,
 
-    /// Choose the boundary: microvm (default) or container
+    /// Choose the boundary: microvm (default), container or docker
     #[arg(long, value_name = "KIND", help_heading = "Sandbox")]
     isolation: Option<String>,
 
@@ -40,6 +40,20 @@ pub(crate) struct SandboxFlags {
     /// Choose what executes it: auto (default), kvm or tcg
     #[arg(long, value_name = "ACCEL", help_heading = "Sandbox")]
     accel: Option<String>,
+
+    /// Take this image of the engine (--isolation docker) [default: the template]
+    #[arg(
+        short,
+        long,
+        visible_alias = "image",
+        value_name = "IMAGE",
+        help_heading = "Sandbox"
+    )]
+    template: Option<String>,
+
+    /// Fetch that image: missing (default), always or never
+    #[arg(long, value_name = "WHEN", help_heading = "Sandbox")]
+    pull: Option<String>,
 
     /// Limit the processors, fractions too [default: all]
     #[arg(long, value_name = "N", help_heading = "Sandbox")]
@@ -121,12 +135,6 @@ pub(crate) struct SandboxFlags {
 /// Flags of later versions: known, so that they are not mistaken for slips.
 #[derive(Args, Debug)]
 struct LaterFlags {
-    #[arg(short, long, hide = true, num_args = 1, value_name = "T")]
-    template: Vec<OsString>,
-    #[arg(long, hide = true, num_args = 1, value_name = "REF")]
-    image: Vec<OsString>,
-    #[arg(long, hide = true, num_args = 1, value_name = "WHEN")]
-    pull: Vec<OsString>,
     #[arg(long, hide = true, num_args = 1, value_name = "REF")]
     kit: Vec<OsString>,
     #[arg(long, hide = true, num_args = 1, value_name = "PATTERN")]
@@ -142,9 +150,6 @@ struct LaterFlags {
 impl LaterFlags {
     fn check(&self) -> Result<(), Error> {
         let later = [
-            ("--template", !self.template.is_empty()),
-            ("--image", !self.image.is_empty()),
-            ("--pull", !self.pull.is_empty()),
             ("--kit", !self.kit.is_empty()),
             ("--hide", !self.hide.is_empty()),
             ("--clone", self.clone),
@@ -183,6 +188,8 @@ impl SandboxFlags {
             isolation: self.isolation(door)?,
             driver: choice("--driver", self.driver.as_deref())?,
             accel: choice("--accel", self.accel.as_deref())?,
+            image: self.template.clone(),
+            pull: choice("--pull", self.pull.as_deref())?,
             cpus: value("--cpus", self.cpus.as_deref())?,
             memory: value("--memory", self.memory.as_deref())?,
             disk: value("--disk", self.disk.as_deref())?,

@@ -19,6 +19,7 @@ pub(crate) fn start(block: &StartBlock, paint: Paint) -> String {
     let boundary = match block.isolation {
         Isolation::MicroVm => "a virtual machine with its own kernel",
         Isolation::Container => "on this host's own kernel, no machine around it",
+        Isolation::Docker => "a container of your engine, on its host's own kernel",
     };
     let mut lines = vec![
         (

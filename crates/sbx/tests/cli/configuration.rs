@@ -43,7 +43,8 @@ fn an_isolation_from_the_environment_is_read_like_the_flag() {
             .assert()
     };
     command(&["run"]).code(125).stderr_eq(str![[r#"
-error: `SBX_ISOLATION docker` is not in this version
+error: there is no Docker or Podman engine here
+hint: start one (`systemctl start docker`, `systemctl --user start podman.socket`), name one with DOCKER_HOST, or use `--isolation microvm`
 
 "#]]);
 }

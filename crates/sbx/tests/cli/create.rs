@@ -14,7 +14,7 @@ hint: usage: sbx create [FLAGS] AGENT [PATH[:ro]]...
 #[test]
 fn wrong_usage_is_2_since_no_program_inside_could_be_meant() {
     sbx(&["create", "--memory", "x", "claude"]).code(2);
-    sbx(&["create", "--isolation", "docker", "claude"]).code(2);
+    sbx(&["create", "--driver", "krun", "claude"]).code(2);
     sbx(&["plan", "--driver", "krun"])
         .code(2)
         .stderr_eq(str![[r#"

@@ -42,15 +42,11 @@ fn words_of_later_versions_are_not_in_the_help() {
 #[test]
 fn flags_of_later_versions_say_so_and_are_not_in_the_help() {
     for args in [
-        &["run", "-t", "python"][..],
-        &["run", "--kit", "x"],
-        &["run", "--image", "x"],
-        &["run", "--pull", "always"],
+        &["run", "--kit", "x"][..],
         &["run", "--clone"],
         &["run", "--hide", ".env"],
         &["run", "--plain-env", "X"],
         &["run", "--workspace-mode", "overlay"],
-        &["run", "--isolation", "docker"],
         &["run", "--driver", "krun"],
     ] {
         sbx(args).code(125).stderr_eq(str![[r#"
@@ -60,8 +56,20 @@ error: `--[..]` is not in this version
     }
     let output = sbx(&["run", "--help"]).success();
     let help = String::from_utf8_lossy(&output.get_output().stdout).into_owned();
-    for flag in ["--template", "--kit", "--clone", "--hide"] {
+    for flag in ["--kit", "--clone", "--hide"] {
         assert!(!help.contains(flag), "{flag}");
+    }
+}
+
+#[test]
+fn images_are_of_an_engine_and_of_no_other_isolation_yet() {
+    let home = Home::new();
+    for flags in [["-t", "python"], ["--image", "x/y:1"], ["--pull", "always"]] {
+        let args = [&["run", "--no-workspace"], &flags[..]].concat();
+        home.sbx(&args).code(125).stderr_eq(str![[r#"
+error: `--[..]` is not in this version but for `--isolation docker`
+...
+"#]]);
     }
 }
 

@@ -1,0 +1,313 @@
+//! What an engine is asked to make: the two containers, as its interface has
+//! them. Pure.
+//!
+//! Whatever is not said here an engine decides by its own defaults, so what
+//! guards is said: no network of the engine's, no capability but those that
+//! root inside keeps, no new privileges, our filter of system calls, and no
+//! log, through which everything of a session would be written to its disk.
+
+use std::collections::BTreeMap;
+
+use sbx_sys::jail::{PAYLOAD_CAPABILITIES, engine_profile};
+use serde_json::{Map, Value, json};
+
+use super::config::DockConfig;
+use super::{MADE, OWNER, SANDBOX};
+use crate::plan::DockerEngine;
+
+/// Where a container finds our program.
+pub(super) const GUEST_PROGRAM: &str = "/run/sbx/bin/sbx-guest";
+/// What the keeper of the network may take.
+const KEEPER_MEMORY: u64 = 64 << 20;
+const KEEPER_TASKS: u32 = 16;
+/// Open files of a process inside, where an engine is told.
+const FILES: u32 = 16_384;
+/// Bits of capabilities by number; see capabilities(7).
+const CAPABILITIES: [(u8, &str); 11] = [
+    (0, "CHOWN"),
+    (1, "DAC_OVERRIDE"),
+    (3, "FOWNER"),
+    (4, "FSETID"),
+    (5, "KILL"),
+    (6, "SETGID"),
+    (7, "SETUID"),
+    (8, "SETPCAP"),
+    (10, "NET_BIND_SERVICE"),
+    (18, "SYS_CHROOT"),
+    (31, "SETFCAP"),
+];
+
+/// Where the network of a container is.
+pub(super) enum Network<'a> {
+    /// It has none.
+    None,
+    /// That of the container with this id.
+    Of(&'a str),
+}
+
+/// The names of both containers.
+pub(super) fn names(config: &DockConfig) -> (String, String) {
+    let mark: String = config.docker.engine.owner.chars().take(8).collect();
+    let name = format!("sbx-{}-{mark}", config.name);
+    (format!("{name}-net"), name)
+}
+
+/// The labels of everything of a sandbox.
+pub(super) fn labels(config: &DockConfig) -> BTreeMap<&'static str, String> {
+    BTreeMap::from([
+        (OWNER, config.docker.engine.owner.clone()),
+        (SANDBOX, config.name.to_string()),
+    ])
+}
+
+/// The container that keeps the network. `filter` is the filter of system
+/// calls, as the engine takes it.
+pub(super) fn keeper(config: &DockConfig, filter: Option<&str>) -> Value {
+    let binds = config
+        .binds
+        .iter()
+        .take(usize::from(config.docker.engine.local));
+    let mounts: Vec<_> = binds.map(bind).collect();
+    let root = sysctls(config.docker.engine.rootless);
+    marked(json!({
+        "Image": config.docker.network_image,
+        "Hostname": config.name.as_str(),
+        "Entrypoint": [GUEST_PROGRAM, "wire"],
+        "Cmd": [],
+        "Env": [],
+        "User": "0:0",
+        "WorkingDir": "/",
+        "AttachStdin": true, "AttachStdout": true, "AttachStderr": true,
+        "OpenStdin": true, "StdinOnce": true, "Tty": false,
+        "StopSignal": "SIGKILL",
+        "Labels": labels(config),
+        "HostConfig": {
+            "NetworkMode": "none",
+            "CapDrop": ["ALL"],
+            "CapAdd": ["NET_ADMIN"],
+            "SecurityOpt": security(filter),
+            "LogConfig": { "Type": "none" },
+            "RestartPolicy": { "Name": "no" },
+            "IpcMode": "private",
+            "ReadonlyRootfs": true,
+            "Memory": KEEPER_MEMORY,
+            "MemorySwap": KEEPER_MEMORY,
+            "PidsLimit": KEEPER_TASKS,
+            "Mounts": mounts,
+            "Devices": [{
+                "PathOnHost": "/dev/net/tun",
+                "PathInContainer": "/dev/net/tun",
+                "CgroupPermissions": "rw",
+            }],
+            "Sysctls": root,
+            "Ulimits": rlimits(config.docker.engine.podman),
+        },
+    }))
+}
+
+/// Limits of each process. One byte of a core dump is none too, and the kernel
+/// then starts no program of the host for what crashes inside. Podman gives a
+/// million open files unless it is told, which its own host may not have.
+fn rlimits(podman: bool) -> Vec<Value> {
+    let mut limits = vec![json!({ "Name": "core", "Soft": 1, "Hard": 1 })];
+    if podman {
+        limits.push(json!({ "Name": "nofile", "Soft": 1024, "Hard": FILES }));
+    }
+    limits
+}
+
+/// What is set of the network, none of which root inside can change. Ping
+/// without privileges: nothing inside is setuid. Nobody else is on the wire:
+/// no address is in doubt, no router to hear.
+fn sysctls(few_ids: bool) -> Value {
+    let groups = if few_ids { "0 65535" } else { "0 2147483647" };
+    json!({
+        "net.ipv4.ping_group_range": groups,
+        "net.ipv4.ip_unprivileged_port_start": "0",
+        "net.ipv6.conf.all.disable_ipv6": "0",
+        "net.ipv6.conf.default.disable_ipv6": "0",
+        "net.ipv6.conf.default.accept_dad": "0",
+        "net.ipv6.conf.default.accept_ra": "0",
+        "net.ipv6.conf.default.dad_transmits": "0",
+    })
+}
+
+/// The agent's container.
+pub(super) fn agent(config: &DockConfig, network: &Network<'_>, filter: Option<&str>) -> Value {
+    let docker = &config.docker;
+    let added: Vec<_> = CAPABILITIES
+        .iter()
+        .filter(|(bit, _)| PAYLOAD_CAPABILITIES.bits() & (1 << bit) != 0)
+        .map(|(_, name)| *name)
+        .collect();
+    let mut mounts: Vec<_> = config.binds.iter().map(bind).collect();
+    let labels = labels(config);
+    for volume in &docker.volumes {
+        mounts.push(json!({
+            "Type": "volume",
+            "Source": format!("{}-{}", names(config).1, volume.name),
+            "Target": volume.guest.as_path(),
+            "VolumeOptions": { "Labels": labels },
+        }));
+    }
+    for tmpfs in &docker.tmpfs {
+        let mut options = Map::new();
+        options.insert("Mode".to_owned(), json!(0o1777));
+        if let Some(size) = tmpfs.size {
+            options.insert("SizeBytes".to_owned(), json!(size.as_bytes()));
+        }
+        mounts.push(json!({
+            "Type": "tmpfs",
+            "Target": tmpfs.guest.as_path(),
+            "TmpfsOptions": options,
+        }));
+    }
+    let memory = docker.memory.as_bytes();
+    let mut host = json!({
+        "CapDrop": ["ALL"],
+        "CapAdd": added,
+        "SecurityOpt": security(filter),
+        "LogConfig": { "Type": "none" },
+        "RestartPolicy": { "Name": "no" },
+        "IpcMode": "private",
+        "Memory": memory,
+        "MemorySwap": memory,
+        "NanoCpus": u64::from(docker.cpu_millis) * 1_000_000,
+        "PidsLimit": docker.pids,
+        "Mounts": mounts,
+        "Ulimits": rlimits(config.docker.engine.podman),
+    });
+    let mut body = json!({
+        "Image": docker.image,
+        "Entrypoint": [GUEST_PROGRAM, "docked"],
+        "Cmd": [],
+        "Env": [],
+        "User": "0:0",
+        "WorkingDir": "/",
+        "AttachStdin": true, "AttachStdout": true, "AttachStderr": true,
+        "OpenStdin": true, "StdinOnce": true, "Tty": false,
+        "StopSignal": "SIGKILL",
+        "Healthcheck": { "Test": ["NONE"] },
+        "Labels": labels,
+    });
+    if docker.engine.local {
+        // Empty at each start, as on a machine. Where programs are copied in
+        // they lie there before it starts.
+        host["Tmpfs"] = json!({ "/run": "rw,nosuid,nodev,exec,mode=755,size=64m" });
+    }
+    match network {
+        Network::None => {
+            host["NetworkMode"] = json!("none");
+            body["Hostname"] = json!(config.name.as_str());
+        }
+        // The host name is that of whose network it is.
+        Network::Of(id) => host["NetworkMode"] = json!(format!("container:{id}")),
+    }
+    body["HostConfig"] = host;
+    marked(body)
+}
+
+/// The filter of system calls as an engine takes it: Docker its text, Podman
+/// the path of a file with it. A Podman elsewhere has only its own, and the
+/// program inside the one that it puts around itself.
+pub(super) fn filter(engine: &DockerEngine) -> Option<String> {
+    match (&engine.filter, engine.podman) {
+        (Some(path), _) => Some(format!("seccomp={}", path.display())),
+        (None, true) => None,
+        (None, false) => Some(format!("seccomp={}", engine_profile())),
+    }
+}
+
+fn security(filter: Option<&str>) -> Vec<&str> {
+    let mut options = vec!["no-new-privileges"];
+    options.extend(filter);
+    options
+}
+
+fn bind(bind: &super::config::Bind) -> Value {
+    json!({
+        "Type": "bind",
+        "Source": bind.host,
+        "Target": bind.guest,
+        "ReadOnly": bind.read_only,
+        "BindOptions": { "Propagation": "rprivate" },
+    })
+}
+
+/// The same with the mark of all of it, by which a later start tells whether
+/// it would still be made so.
+fn marked(mut body: Value) -> Value {
+    let mark = sbx_images::Key::of(&[body.to_string().as_bytes()]);
+    body["Labels"][MADE] = json!(mark.as_str());
+    body
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::config::tests::docker;
+    use super::*;
+
+    fn config() -> DockConfig {
+        DockConfig {
+            docker: docker(Path::new("/kit"), Path::new("/guest")),
+            name: "box".parse().unwrap(),
+            network: true,
+            binds: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_agent_s_container_gets_what_root_inside_keeps_and_no_network_of_the_engine() {
+        let body = agent(&config(), &Network::Of("abc"), Some("seccomp={}"));
+        let host = &body["HostConfig"];
+        assert_eq!(host["NetworkMode"], "container:abc");
+        assert_eq!(host["CapDrop"], json!(["ALL"]));
+        let added = host["CapAdd"].as_array().unwrap();
+        assert_eq!(
+            added.len(),
+            PAYLOAD_CAPABILITIES.bits().count_ones() as usize
+        );
+        for never in ["NET_ADMIN", "NET_RAW", "SYS_ADMIN", "MKNOD"] {
+            assert!(!added.contains(&json!(never)), "{never}");
+        }
+        assert_eq!(
+            host["SecurityOpt"],
+            json!(["no-new-privileges", "seccomp={}"])
+        );
+        assert_eq!(host["LogConfig"]["Type"], "none");
+        assert_eq!(host["NanoCpus"], 1_500_000_000_u64);
+        assert_eq!(
+            (&host["Memory"], &host["PidsLimit"]),
+            (&json!(1 << 30), &json!(99))
+        );
+        assert!(host.get("Privileged").is_none() && host.get("Devices").is_none());
+        assert!(body.get("Hostname").is_none());
+        assert_eq!(body["Labels"][OWNER], "a1");
+        let alone = agent(&config(), &Network::None, Some("seccomp={}"));
+        assert_eq!(alone["HostConfig"]["NetworkMode"], "none");
+        assert_eq!(alone["Hostname"], "box");
+        assert_ne!(alone["Labels"][MADE], body["Labels"][MADE]);
+    }
+
+    #[test]
+    fn the_keeper_of_the_network_has_one_capability_and_nothing_of_the_agent_s() {
+        let mut config = config();
+        for name in ["guest", "kit", "w"] {
+            config.binds.push(super::super::config::Bind {
+                host: Path::new("/").join(name),
+                guest: Path::new("/").join(name),
+                read_only: name != "w",
+                is: (1, 1),
+            });
+        }
+        let body = keeper(&config, Some("seccomp={}"));
+        let host = &body["HostConfig"];
+        assert_eq!(host["CapAdd"], json!(["NET_ADMIN"]));
+        assert_eq!(host["NetworkMode"], "none");
+        assert_eq!(host["ReadonlyRootfs"], true);
+        let mounts = host["Mounts"].as_array().unwrap();
+        assert_eq!((mounts.len(), &mounts[0]["Source"]), (1, &json!("/guest")));
+    }
+}

@@ -1,0 +1,408 @@
+//! One request at a time to an engine, each on a connection of its own.
+//!
+//! Owns: the bounds of what is read and how long is waited. Never: decides
+//! what is asked, or follows where an answer points. An engine's texts are
+//! escaped before anything shows them.
+
+use std::time::Duration;
+
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1;
+use hyper::upgrade::Upgraded;
+use hyper::{Method, Request, Response, StatusCode, header};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+
+use super::Endpoint;
+use crate::command::{Code, Error};
+
+/// Largest answer that is read, in bytes.
+const MAX_ANSWER: usize = 16 << 20;
+/// Longest text of an engine that is shown.
+const MAX_SHOWN: usize = 500;
+/// How long an engine may take to answer.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a connection may take.
+const CONNECT: Duration = Duration::from_secs(10);
+/// The newest version of the interface that is spoken.
+const NEWEST: (u32, u32) = (1, 47);
+/// The oldest: Docker 20.10, Podman 4.
+const OLDEST: (u32, u32) = (1, 41);
+
+/// A connection.
+trait Connection: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Connection for T {}
+type Stream = Box<dyn Connection>;
+
+/// What a request carries.
+pub(super) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
+
+/// An engine, and the version of its interface that is spoken with it.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    endpoint: Endpoint,
+    version: String,
+}
+
+/// How an engine answered.
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) body: Value,
+}
+
+impl Answer {
+    /// What it answered, if that was what it was asked for.
+    pub(super) fn good(self, what: &str) -> Result<Value, Error> {
+        if self.status.is_success() || self.status == StatusCode::NOT_MODIFIED {
+            return Ok(self.body);
+        }
+        let said = self.body.get("message").and_then(Value::as_str);
+        let said = said.map_or_else(|| self.status.to_string(), shown);
+        Err(super::failed(what).because(std::io::Error::other(said)))
+    }
+
+    /// The same where what is asked about may not be there.
+    pub(super) fn found(self, what: &str) -> Result<Option<Value>, Error> {
+        match self.status {
+            StatusCode::NOT_FOUND => Ok(None),
+            _ => self.good(what).map(Some),
+        }
+    }
+}
+
+/// A text of the engine, as it may be shown.
+pub(super) fn shown(text: &str) -> String {
+    let text: String = text.trim().chars().take(MAX_SHOWN).collect();
+    text.escape_debug().to_string()
+}
+
+/// `text` as a part of a path or the value of a question.
+pub(super) fn encoded(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}
+
+/// A body of JSON.
+fn json(value: &Value) -> Body {
+    full(value.to_string().into())
+}
+
+fn full(bytes: Bytes) -> Body {
+    Full::new(bytes)
+        .map_err(|never| match never {})
+        .boxed_unsync()
+}
+
+impl Client {
+    /// The engine at `endpoint`.
+    ///
+    /// # Errors
+    /// If nothing answers there, or what does is too old or too new.
+    pub(crate) async fn connect(endpoint: &Endpoint) -> Result<Self, Error> {
+        let bare = Self {
+            endpoint: endpoint.clone(),
+            version: String::new(),
+        };
+        let what = "ask the engine for its version";
+        let answer = bare.call(Method::GET, "/version", None).await?.good(what)?;
+        let number = |key: &str| version(answer.get(key)?.as_str()?);
+        let newest = number("ApiVersion").unwrap_or(OLDEST);
+        let oldest = number("MinAPIVersion").unwrap_or((1, 0));
+        if newest < OLDEST || oldest > NEWEST {
+            let what = format!(
+                "the engine at {endpoint} speaks versions {}.{} to {}.{} of its interface, not {}.{} \
+                 to {}.{}",
+                oldest.0, oldest.1, newest.0, newest.1, OLDEST.0, OLDEST.1, NEWEST.0, NEWEST.1
+            );
+            return Err(Error::new(Code::HostUnfit, what)
+                .hint("Docker from 20.10 on and Podman from 4.0 on can be used"));
+        }
+        let (major, minor) = newest.min(NEWEST);
+        Ok(bare.speaking(&format!("{major}.{minor}")))
+    }
+
+    /// The same engine in this version of its interface.
+    fn speaking(self, version: &str) -> Self {
+        Self {
+            version: format!("/v{version}"),
+            ..self
+        }
+    }
+
+    /// Where it is.
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// Asks for `path` with a JSON body, and reads the JSON that comes back.
+    pub(super) async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Answer, Error> {
+        let body = body.map_or_else(|| full(Bytes::new()), json);
+        let asked = async {
+            let response = self.send(method, path, body, false).await?;
+            let (head, body) = response.into_parts();
+            let read = Limited::new(body, MAX_ANSWER).collect().await;
+            let bytes = read.map_err(|error| self.broken(error))?.to_bytes();
+            Ok(Answer {
+                status: head.status,
+                body: serde_json::from_slice(&bytes).unwrap_or_default(),
+            })
+        };
+        tokio::time::timeout(PATIENCE, asked)
+            .await
+            .map_err(|_| self.silent())?
+    }
+
+    /// Sends `body` to `path` and hands each line of what comes back to
+    /// `heard`; for as long as it takes.
+    pub(super) async fn transfer(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Body>,
+        heard: &mut dyn FnMut(&Value) -> Result<(), Error>,
+    ) -> Result<StatusCode, Error> {
+        let body = body.unwrap_or_else(|| full(Bytes::new()));
+        let response = self.send(method, path, body, false).await?;
+        let status = response.status();
+        let mut body = response.into_body();
+        let mut line = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| self.broken(error))?;
+            for byte in frame.into_data().unwrap_or_default() {
+                match byte {
+                    b'\n' => heard(
+                        &serde_json::from_slice(&std::mem::take(&mut line)).unwrap_or_default(),
+                    )?,
+                    _ if line.len() >= MAX_ANSWER => return Err(self.broken("a line without end")),
+                    byte => line.push(byte),
+                }
+            }
+        }
+        if !line.is_empty() {
+            heard(&serde_json::from_slice(&line).unwrap_or_default())?;
+        }
+        Ok(status)
+    }
+
+    /// Asks for `path` on a connection that stands when this returns; the
+    /// answer is whoever's who waits for it.
+    pub(super) async fn open(
+        &self,
+        path: &str,
+    ) -> Result<tokio::task::JoinHandle<Result<Response<Incoming>, Error>>, Error> {
+        let request = self.request(Method::POST, path, full(Bytes::new()), false)?;
+        let stream = self.stream().await?;
+        let client = self.clone();
+        Ok(tokio::spawn(
+            async move { client.over(stream, request).await },
+        ))
+    }
+
+    /// The standard streams of the container `id`, from its next start on.
+    pub(super) async fn attach(&self, id: &str) -> Result<TokioIo<Upgraded>, Error> {
+        let what = "attach to a container";
+        let path = format!("/containers/{id}/attach?stream=1&stdin=1&stdout=1&stderr=1");
+        let asked = self.send(Method::POST, &path, full(Bytes::new()), true);
+        let response = tokio::time::timeout(PATIENCE, asked)
+            .await
+            .map_err(|_| self.silent())??;
+        // Some engines have no word for the upgrade and say just 200.
+        let status = response.status();
+        if !matches!(status, StatusCode::SWITCHING_PROTOCOLS | StatusCode::OK) {
+            let body = Limited::new(response.into_body(), MAX_ANSWER)
+                .collect()
+                .await;
+            let body = body.map_err(|error| self.broken(error))?.to_bytes();
+            let body = serde_json::from_slice(&body).unwrap_or_default();
+            return Err(match (Answer { status, body }).good(what) {
+                Err(error) => error,
+                Ok(_) => super::failed(what),
+            });
+        }
+        let upgraded = hyper::upgrade::on(response).await;
+        Ok(TokioIo::new(upgraded.map_err(|error| self.broken(error))?))
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Body,
+        upgrade: bool,
+    ) -> Result<Response<Incoming>, Error> {
+        let request = self.request(method, path, body, upgrade)?;
+        self.over(self.stream().await?, request).await
+    }
+
+    fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Body,
+        upgrade: bool,
+    ) -> Result<Request<Body>, Error> {
+        let archive = path.contains("fromSrc=") || path.contains("/archive?");
+        let kind = if archive {
+            "application/x-tar"
+        } else {
+            "application/json"
+        };
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.version))
+            .header(header::HOST, "engine")
+            .header(header::CONTENT_TYPE, kind);
+        if upgrade {
+            request = request
+                .header(header::CONNECTION, "Upgrade")
+                .header(header::UPGRADE, "tcp");
+        }
+        request.body(body).map_err(|error| self.broken(error))
+    }
+
+    async fn stream(&self) -> Result<Stream, Error> {
+        match &self.endpoint {
+            Endpoint::Unix(path) => {
+                let stream = UnixStream::connect(path).await;
+                Ok(Box::new(stream.map_err(|error| self.absent(error))?))
+            }
+            Endpoint::Tcp(host) => {
+                // The library's own way asks for names on another thread,
+                // which a process that is about to be jailed may not have.
+                let addresses = std::net::ToSocketAddrs::to_socket_addrs(host);
+                let addresses: Vec<_> = addresses.map_err(|error| self.absent(error))?.collect();
+                let stream = TcpStream::connect(&addresses[..]);
+                let stream = tokio::time::timeout(CONNECT, stream).await;
+                let stream = stream.map_err(|_| self.silent())?;
+                let stream = stream.map_err(|error| self.absent(error))?;
+                let _slower = stream.set_nodelay(true);
+                Ok(Box::new(stream))
+            }
+        }
+    }
+
+    async fn over(
+        &self,
+        stream: Stream,
+        request: Request<Body>,
+    ) -> Result<Response<Incoming>, Error> {
+        let shaken = http1::handshake(TokioIo::new(stream)).await;
+        let (mut sender, connection) = shaken.map_err(|error| self.broken(error))?;
+        // It ends with the answer, or with what it was upgraded to.
+        tokio::spawn(connection.with_upgrades());
+        let sent = sender.send_request(request).await;
+        sent.map_err(|error| self.broken(error))
+    }
+
+    fn absent(&self, source: std::io::Error) -> Error {
+        let denied = source.kind() == std::io::ErrorKind::PermissionDenied;
+        let error = Error::new(
+            Code::HostUnfit,
+            format!("cannot reach the engine at {}", self.endpoint),
+        )
+        .because(source);
+        error.hint(if denied {
+            "let this user speak with it (for Docker: `usermod -aG docker USER`, then log in again), \
+             or use `--isolation container`"
+        } else {
+            "start it (`systemctl start docker`), or name another with DOCKER_HOST"
+        })
+    }
+
+    fn broken(&self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+        let what = format!("cannot speak with the engine at {}", self.endpoint);
+        Error::new(Code::Engine, what).because(std::io::Error::other(source))
+    }
+
+    fn silent(&self) -> Error {
+        let what = format!("the engine at {} does not answer", self.endpoint);
+        Error::new(Code::Timeout, what)
+    }
+}
+
+fn version(text: &str) -> Option<(u32, u32)> {
+    let (major, minor) = text.split_once('.')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// A client of an engine that answers every request with `answer`.
+    fn engine(answer: &'static str) -> (tempfile::TempDir, Endpoint) {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("engine.sock");
+        let listener = tokio::net::UnixListener::bind(&path).unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let _ = stream.read(&mut [0; 4096]).await;
+                let _ = stream.write_all(answer.as_bytes()).await;
+            }
+        });
+        (root, Endpoint::Unix(path))
+    }
+
+    #[tokio::test]
+    async fn an_engine_of_another_age_is_refused_and_a_fitting_one_is_not() {
+        let of = |newest: &str, oldest: &str| {
+            let body = format!(r#"{{"ApiVersion":"{newest}","MinAPIVersion":"{oldest}"}}"#);
+            let text = format!(
+                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            );
+            engine(Box::leak(text.into_boxed_str()))
+        };
+        let (_root, good) = of("1.52", "1.44");
+        assert_eq!(Client::connect(&good).await.unwrap().version, "/v1.47");
+        for (newest, oldest) in [("1.24", "1.12"), ("2.0", "1.99")] {
+            let (_root, other) = of(newest, oldest);
+            let error = Client::connect(&other).await.unwrap_err();
+            assert_eq!(error.code, Code::HostUnfit, "{}", error.message);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_an_engine_says_is_shown_without_what_a_terminal_obeys() {
+        let body = "{\"message\":\"no \\u001b[2J such\"}";
+        let text = format!(
+            "HTTP/1.1 500 X\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let (_root, endpoint) = engine(Box::leak(text.into_boxed_str()));
+        let error = Client::connect(&endpoint).await.unwrap_err();
+        assert_eq!(error.causes, ["no \\u{1b}[2J such"]);
+    }
+
+    #[tokio::test]
+    async fn no_engine_is_an_error_with_a_cure() {
+        let error = Client::connect(&Endpoint::Unix("/nowhere/x.sock".into())).await;
+        let error = error.unwrap_err();
+        assert_eq!(error.code, Code::HostUnfit);
+        assert!(error.hint.unwrap().contains("DOCKER_HOST"));
+    }
+
+    #[test]
+    fn parts_of_paths_stay_parts() {
+        assert_eq!(encoded("a/b:c d"), "a%2Fb%3Ac%20d");
+        assert_eq!(encoded("node_1.2-x"), "node_1.2-x");
+    }
+}

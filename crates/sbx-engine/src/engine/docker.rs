@@ -1,0 +1,318 @@
+//! What the user's container engine has to do with a sandbox: what it is made
+//! of, and what is to go when it does.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+use sbx_spec::{EngineImage, HostLimits, Pull, SandboxName, SandboxSpec};
+use sbx_sys::userns::Maps;
+
+use super::Engine;
+use super::prepare::{Progress, foreseen_step, image_error};
+use crate::command::{Code, Error, PlanStep, Ui};
+use crate::docker::{self, Client, EngineFacts, Loaded, Record};
+use crate::plan::{Artifacts, DockerEngine, DockerFiles};
+use crate::store::SandboxDir;
+
+/// The filter of system calls in a sandbox's directory, for an engine that
+/// reads it from a file.
+const FILTER: &str = "seccomp.json";
+/// Our program inside is some megabytes.
+const MAX_GUEST: usize = 256 << 20;
+
+impl Engine {
+    /// What the engine that a new sandbox would be with can hold.
+    ///
+    /// # Errors
+    /// If there is none, or it does not answer.
+    pub(super) async fn engine_limits(&self) -> Result<HostLimits, Error> {
+        let client = Client::connect(&docker::discover(&self.caller)?).await?;
+        let facts = EngineFacts::ask(&client).await?;
+        Ok(HostLimits {
+            cores: facts.cpus,
+            memory: facts.memory,
+            disk: None,
+            cpu_quota: facts.cpu_quota,
+            memory_limit: facts.memory_limit,
+            pids_limit: facts.pids_limit,
+            no_cgroup: None,
+        })
+    }
+
+    /// Makes what the containers of a sandbox are made of, as far as the
+    /// engine does not have it.
+    pub(super) async fn prepare_docker(
+        &self,
+        spec: &SandboxSpec,
+        sandbox: &SandboxDir,
+        ui: &mut dyn Ui,
+    ) -> Result<Artifacts, Error> {
+        let record = match Record::read(sandbox)? {
+            Some(record) => record,
+            None => Record {
+                endpoint: docker::discover(&self.caller)?,
+                owner: docker::owner_of(&self.directories.state)?,
+            },
+        };
+        let client = Client::connect(&record.endpoint).await?;
+        let facts = EngineFacts::ask(&client).await?;
+        let (agent, warnings) = self.agent_of(spec, &facts)?;
+        record.write(sandbox)?;
+        let guest = self.companion("sbx-guest")?;
+        let kit = self.kit_directory(spec, ui)?;
+        let program = match facts.local {
+            true => None,
+            false => Some(read_program(&guest)?),
+        };
+        let network_image = docker::sidecar(&client, program.as_deref()).await?.id;
+        let image = self.engine_image(spec, &client, ui).await?;
+        let filter = match facts.podman && facts.local {
+            true => Some(write_filter(sandbox)?),
+            false => None,
+        };
+        Ok(Artifacts::Docker(DockerFiles {
+            engine: described(&client, &facts, record.owner, filter),
+            image: image.id,
+            env: image.env,
+            network_image,
+            kit,
+            guest,
+            agent,
+            warnings,
+        }))
+    }
+
+    /// The same, foreseen, without making anything.
+    pub(super) async fn foreseen_docker(
+        &self,
+        spec: &SandboxSpec,
+    ) -> Result<(Artifacts, Vec<PlanStep>), Error> {
+        let client = Client::connect(&docker::discover(&self.caller)?).await?;
+        let facts = EngineFacts::ask(&client).await?;
+        let (agent, warnings) = self.agent_of(spec, &facts)?;
+        let reference = reference(spec).unwrap_or("sbx-template").to_owned();
+        let mut steps = vec![PlanStep {
+            what: "take an image".to_owned(),
+            detail: vec![reference.clone()],
+            cached: false,
+        }];
+        let kit = self.kit(&spec.kit)?;
+        let program = kit
+            .present_program(&self.cache()?, &self.program_maps()?)
+            .map_err(|error| image_error(&error))?;
+        let program = program.map(|tree| tree.path);
+        if kit.version().is_some() {
+            let what = "unpack the agent's program";
+            steps.push(foreseen_step(what, program.as_deref()));
+        }
+        let files = DockerFiles {
+            engine: described(&client, &facts, String::new(), None),
+            image: reference,
+            env: Vec::new(),
+            network_image: "sbx-network".to_owned(),
+            kit: (kit.version()).map(|_| program.unwrap_or_else(|| self.later("kit"))),
+            guest: self.companion("sbx-guest")?,
+            agent,
+            warnings,
+        };
+        Ok((Artifacts::Docker(files), steps))
+    }
+
+    /// Ends what of a sandbox still runs with its engine.
+    ///
+    /// # Errors
+    /// If the engine cannot be reached, or does not do it.
+    pub(super) async fn end_containers(&self, sandbox: &SandboxDir) -> Result<(), Error> {
+        let Some(record) = Record::read(sandbox)? else {
+            return Ok(());
+        };
+        let client = Client::connect(&record.endpoint).await?;
+        docker::end(&client, &record.owner, sandbox.name()).await
+    }
+
+    /// Removes what its engine has of a sandbox.
+    ///
+    /// # Errors
+    /// If the engine cannot be reached, or does not do it.
+    pub(super) async fn remove_containers(&self, sandbox: &SandboxDir) -> Result<(), Error> {
+        let Some(record) = Record::read(sandbox)? else {
+            return Ok(());
+        };
+        let client = Client::connect(&record.endpoint).await?;
+        docker::remove(&client, &record.owner, sandbox.name()).await
+    }
+
+    /// What the caller's engine has of sandboxes that are not there any more;
+    /// removed unless `dry_run`. Without an engine there is nothing.
+    ///
+    /// # Errors
+    /// If the engine does not do it.
+    pub(super) async fn stray_containers(&self, dry_run: bool) -> Result<Vec<String>, Error> {
+        if !self.directories.state.join("engine-owner").exists() {
+            return Ok(Vec::new());
+        }
+        let Ok(endpoint) = docker::discover(&self.caller) else {
+            return Ok(Vec::new());
+        };
+        let Ok(client) = Client::connect(&endpoint).await else {
+            return Ok(Vec::new());
+        };
+        let owner = docker::owner_of(&self.directories.state)?;
+        let known: Vec<SandboxName> = (self.store().list()?.iter())
+            .map(|sandbox| sandbox.name().clone())
+            .collect();
+        let strays = docker::strays(&client, &owner, &known).await?;
+        if !dry_run {
+            docker::remove_strays(&client, &owner, &strays).await?;
+        }
+        Ok(strays.into_iter().map(|stray| stray.what).collect())
+    }
+
+    /// Who the agent is inside: whose its files are, so that they stay theirs.
+    fn agent_of(
+        &self,
+        spec: &SandboxSpec,
+        facts: &EngineFacts,
+    ) -> Result<((u32, u32), Vec<String>), Error> {
+        let (uid, gid) = match self.caller.uid {
+            0 => (1000, 1000),
+            uid => (uid, self.caller.gid),
+        };
+        let Some(share) = spec.shares.first() else {
+            return Ok(((uid, gid), Vec::new()));
+        };
+        let refused = |why: &str| {
+            let what = format!(
+                "cannot give `{}` to {}: {why}",
+                share.host.display(),
+                facts.name
+            );
+            let error = Error::new(Code::HostUnfit, what);
+            error.hint("leave it out with `--no-workspace`, or use `--isolation microvm`")
+        };
+        if !facts.local {
+            return Err(refused("it does not run on this host's kernel"));
+        }
+        let as_root = |why: &str| {
+            let what =
+                format!("the agent is root of its container, without any of its powers: {why}");
+            Ok(((0, 0), vec![what]))
+        };
+        if facts.rootless {
+            return as_root("with an engine of your own that is who you are inside");
+        }
+        if facts.remapped {
+            return Err(refused(
+                "ids of its containers are nobody's here (userns-remap)",
+            ));
+        }
+        if self.caller.uid != 0 {
+            return Ok(((uid, gid), Vec::new()));
+        }
+        let owner = share.host.metadata().map_err(|source| {
+            let what = format!("cannot look at `{}`", share.host.display());
+            Error::new(Code::Workspace, what).because(source)
+        })?;
+        if owner.uid() == 0 {
+            return as_root("the workspace is root's, and this engine maps no owners");
+        }
+        Ok(((owner.uid(), owner.gid()), Vec::new()))
+    }
+
+    /// The agent's program as a directory of the caller's.
+    fn kit_directory(&self, spec: &SandboxSpec, ui: &mut dyn Ui) -> Result<Option<PathBuf>, Error> {
+        let kit = self.kit(&spec.kit)?;
+        let cache = self.cache()?;
+        let maps = self.program_maps()?;
+        let progress = Progress::new(ui);
+        let missing = kit.missing_for_program(&cache, &maps);
+        let missing = missing.map_err(|error| image_error(&error))?;
+        if !missing.is_empty() {
+            return Err(image_error(&sbx_images::Error::MissingPackages(missing)));
+        }
+        let tree = kit.program(&cache, &self.host(), &maps, &progress);
+        Ok(tree
+            .map_err(|error| image_error(&error))?
+            .map(|tree| tree.path))
+    }
+
+    /// Whose the files of programs are: the caller's own, who needs no other
+    /// ids for that.
+    fn program_maps(&self) -> Result<Maps, Error> {
+        match Maps::own(self.caller.uid, self.caller.gid) {
+            Some(maps) => Ok(maps),
+            None => self.maps(),
+        }
+    }
+
+    async fn engine_image(
+        &self,
+        spec: &SandboxSpec,
+        client: &Client,
+        ui: &mut dyn Ui,
+    ) -> Result<Loaded, Error> {
+        if let Some(reference) = reference(spec) {
+            let pull = spec
+                .image
+                .as_ref()
+                .map_or(Pull::Missing, |image| image.pull);
+            let mut cancel = ui.cancel();
+            let mut told = |text: &str| ui.progress(text, 0, 0);
+            return docker::foreign(client, reference, pull, &mut cancel, &mut told).await;
+        }
+        let tree = {
+            let maps = self.maps()?;
+            let progress = Progress::new(ui);
+            sbx_images::tree(&self.cache()?, &self.host(), &maps, &progress)
+                .map_err(|error| image_error(&error))?
+        };
+        ui.progress("load the base template into the engine", 0, 0);
+        let digest = tree.image.clone();
+        let write = move |put: &mut dyn FnMut(&[u8]) -> std::io::Result<()>| {
+            tree.archive(put).map_err(std::io::Error::other)
+        };
+        let loaded = docker::template(client, &digest, write).await;
+        ui.progress("load the base template into the engine", 1, 1);
+        loaded
+    }
+}
+
+/// What the user named, if it is not our own template.
+fn reference(spec: &SandboxSpec) -> Option<&str> {
+    let image: Option<&EngineImage> = spec.image.as_ref();
+    image.and_then(|image| image.reference.as_deref())
+}
+
+fn described(
+    client: &Client,
+    facts: &EngineFacts,
+    owner: String,
+    filter: Option<PathBuf>,
+) -> DockerEngine {
+    DockerEngine {
+        endpoint: client.endpoint().clone(),
+        name: facts.name.clone(),
+        owner,
+        local: facts.local,
+        podman: facts.podman,
+        rootless: facts.rootless,
+        filter,
+    }
+}
+
+fn read_program(path: &std::path::Path) -> Result<Vec<u8>, Error> {
+    sbx_sys::file::read_bounded(path, MAX_GUEST).map_err(|source| {
+        let what = format!("cannot read our program `{}`", path.display());
+        Error::new(Code::HostUnfit, what).because(source)
+    })
+}
+
+fn write_filter(sandbox: &SandboxDir) -> Result<PathBuf, Error> {
+    let failed = |source: sbx_sys::Error| {
+        Error::new(Code::State, "cannot write the filter of system calls").because(source)
+    };
+    let directory = sbx_sys::file::open_dir(sandbox.join("")).map_err(failed)?;
+    let text = sbx_sys::jail::engine_profile().to_string();
+    sbx_sys::file::replace_at(&directory, FILTER, text.as_bytes()).map_err(failed)?;
+    Ok(sandbox.join(FILTER))
+}

@@ -1,0 +1,370 @@
+//! What the isolation `docker` does as a machine does, with an engine of the
+//! test's own: sessions, files, network, restarts, and the end of any of its
+//! processes, the engine's too.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, chown};
+use std::path::Path;
+
+use e2e::{Home, Kind, Listener, Sandbox};
+use rustix::process::Signal;
+
+use crate::faults::{assert_usable, kill};
+
+/// Its processes of ours on the host, by what their command lines hold.
+const PARTS: &[(&str, &str)] = &[
+    ("supervisor", "sbx supervise"),
+    ("spawner", "sbx spawner"),
+    ("network engine", "sbx net"),
+    ("who speaks with the engine", "sbx dock"),
+    ("keeper of the network", "sbx-guest wire"),
+    ("first process", "sbx-guest docked"),
+];
+
+/// Whom the workspaces of these tests belong to: an ordinary user, as almost
+/// everybody's do.
+const OWNER: u32 = 1000;
+
+pub(super) fn docked<'h>(home: &'h Home, flags: &[&str]) -> Sandbox<'h> {
+    own(&home.project("app"));
+    let flags = [&["--isolation", "docker", "--memory", "512m"], flags].concat();
+    home.sandbox_with("app", &flags)
+}
+
+pub(super) fn own(path: &Path) {
+    if rustix::process::geteuid().is_root() {
+        chown(path, Some(OWNER), Some(OWNER)).unwrap();
+    }
+}
+
+#[test]
+fn sessions_in_a_container_of_an_engine_are_those_of_a_machine() {
+    let home = Home::with_engine(Kind::Docker, None);
+    let sandbox = docked(&home, &["-e", "GREETING=a b", "-v", "data:/data"]);
+    for code in [0, 3, 126] {
+        sandbox.try_sh(&format!("exit {code}")).with_code(code);
+    }
+    sandbox.exec(["no-such-program"]).output().with_code(127);
+    sandbox.try_sh("kill -9 $$").with_code(137);
+    let every: Vec<u8> = (0..=255).cycle().take(300_000).collect();
+    let back = sandbox
+        .exec_with(["-i"], ["cat"])
+        .input(every.clone())
+        .output();
+    assert_eq!(back.with_code(0).bytes(), every);
+
+    let workspace = sandbox.workspace();
+    let owner = fs::metadata(workspace).unwrap();
+    assert_eq!(
+        sandbox.sh("id -un; id -u; hostname; pwd; echo $GREETING; sudo id -u"),
+        format!("agent\n{OWNER}\napp\n{}\na b\n0", workspace.display())
+    );
+    assert_eq!(sandbox.sh("sudo useradd bob && sudo -u bob id -un"), "bob");
+    let names = sandbox.sh("env -u PWD | cut -d= -f1 | sort | tr '\\n' ' '");
+    for foreign in ["SBX_", "XDG_", "TMPDIR", "DOCKER_"] {
+        assert!(!names.contains(foreign), "{names}");
+    }
+
+    sandbox
+        .sh("echo inside > made; echo kept > ~/kept; echo d > /data/file; sudo touch /installed");
+    let made = fs::metadata(workspace.join("made")).unwrap();
+    assert_eq!((made.uid(), made.gid()), (owner.uid(), owner.gid()));
+    fs::write(workspace.join("outside"), "from the host").unwrap();
+    assert_eq!(
+        sandbox.sh("stat -c %U:%G made; cat outside"),
+        "agent:agent\nfrom the host"
+    );
+
+    home.sbx(["stop", "app"]).succeeds();
+    assert_eq!(home.engine().list(&["ps", "-q"]), Vec::<String>::new());
+    // Made differently, since there is something to hold, and the same inside.
+    fs::write(workspace.join(".envrc"), "").unwrap();
+    home.sbx(["start", "app"]).succeeds();
+    assert_eq!(
+        sandbox.sh("cat ~/kept /data/file made; ls /installed; rm .envrc 2>/dev/null || echo held"),
+        "kept\nd\ninside\n/installed\nheld"
+    );
+    let known = sandbox.inspect();
+    assert_eq!(known["spec"]["isolation"], "docker");
+    let walls = known["walls"].to_string();
+    for wall in ["engine", "landlock", "seccomp", "no_new_privs"] {
+        assert!(walls.contains(wall), "{walls}");
+    }
+    let list = home.sbx(["ls"]).succeeds().text();
+    assert!(list.contains("docker"), "{list}");
+    let other = home.sbx(["run", "--name", "app", "--isolation", "microvm", "shell"]);
+    let other = other.cwd(workspace).output();
+    assert!(other.errors().contains("--isolation"), "{other}");
+}
+
+#[test]
+fn the_network_of_a_container_of_an_engine_is_judged_by_the_same_rules() {
+    let home = Home::with_engine(Kind::Docker, None);
+    let (open, shut) = (Listener::open(), Listener::open());
+    let rule = format!("localhost:{}", open.port());
+    let flags = ["--network", "locked", "--allow-network", &rule];
+    let sandbox = docked(&home, &flags);
+    let fetch = |port: u16| format!("curl -s --max-time 20 http://host.sbx.internal:{port}/");
+    assert_eq!(sandbox.sh(&fetch(open.port())), "canary-sings");
+    let denied = sandbox.try_sh(&fetch(shut.port()));
+    assert!(!denied.text().contains("canary-sings"), "{denied}");
+    assert_eq!(shut.visits(), 0);
+    sandbox.try_sh("curl -s --max-time 20 https://denied.example/");
+    let log = home.sbx(["policy", "log", "app"]).succeeds().text();
+    assert!(log.contains(&format!("allow {rule}")), "{log}");
+    assert!(log.contains("denied.example:443"), "{log}");
+    assert!(
+        sandbox.try_sh("ping -c1 -W5 198.19.255.1").code() == Some(0),
+        "the gateway answers"
+    );
+    // What an engine would have given is not there: one interface, one way.
+    let interfaces = sandbox.sh("ls /sys/class/net | tr '\\n' ' '");
+    for engine in ["docker0", "eth1", "veth"] {
+        assert!(!interfaces.contains(engine), "{interfaces}");
+    }
+    assert_eq!(
+        sandbox.sh("awk '$2 == \"00000000\" { print $1 }' /proc/net/route"),
+        "eth0"
+    );
+}
+
+#[test]
+fn the_death_of_any_process_beside_an_engine_is_survived() {
+    let home = Home::with_engine(Kind::Docker, None);
+    let sandbox = docked(&home, &[]);
+    sandbox.sh("echo kept > ~/kept");
+    for (what, line) in PARTS {
+        let mut session = sandbox.exec_with(["-i"], ["cat"]).spawn_open();
+        session.send(b"up\n");
+        sandbox.sh("until pgrep -x cat; do :; done");
+        kill(&home, line);
+        if *line == "sbx net" {
+            session.end_input();
+        }
+        let out = session.output();
+        assert!(
+            out.code() == Some(0) || !out.errors().is_empty(),
+            "{what}: {out}"
+        );
+        assert_usable(&home, &sandbox, what);
+    }
+}
+
+#[test]
+fn a_start_with_an_engine_that_is_broken_off_leaves_nothing() {
+    let home = Home::with_engine(Kind::Docker, None);
+    let sandbox = docked(&home, &[]);
+    sandbox.sh("echo kept > ~/kept");
+    for (what, line) in PARTS {
+        home.sbx(["stop", "app"]).succeeds();
+        let starting = home.sbx(["start", "app"]).spawn();
+        home.awaits(line).signal(Signal::KILL);
+        let out = starting.output();
+        assert!(
+            out.code() == Some(0) || !out.errors().is_empty(),
+            "{what}: {out}"
+        );
+        assert_usable(&home, &sandbox, &format!("{what} during the start"));
+    }
+    home.sbx(["rm", "-f", "app"]).succeeds();
+    assert_eq!(home.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn an_engine_that_is_stopped_and_started_in_a_session_is_survived() {
+    let mut home = Home::with_engine(Kind::Docker, None);
+    own(&home.project("app"));
+    let flags = ["--isolation", "docker", "--memory", "512m"];
+    home.sbx(["run", "-d", "--name", "app"])
+        .args(flags)
+        .arg("shell")
+        .cwd(home.project("app"))
+        .succeeds();
+    let sh = |home: &Home, script: &str| home.sbx(["exec", "app", "sh", "-c", script]).output();
+    sh(&home, "echo kept > ~/kept").with_code(0);
+    let mut session = home.sbx(["exec", "-i", "app", "cat"]).spawn_open();
+    session.send(b"up\n");
+    session.says("up");
+    home.engine_mut().down();
+    let out = session.output();
+    assert!(!out.errors().is_empty(), "{out}");
+    let without = sh(&home, "true").with_code(125);
+    assert!(
+        without.errors().contains("cannot reach the engine"),
+        "{without}"
+    );
+    home.engine_mut().up();
+    assert_eq!(sh(&home, "cat ~/kept").with_code(0).text(), "kept");
+    home.sbx(["rm", "-f", "app"]).succeeds();
+    assert_eq!(home.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn what_others_have_with_the_engine_is_left_alone_and_what_nobody_has_goes() {
+    let home = Home::with_engine(Kind::Docker, None);
+    let sandbox = docked(&home, &["-v", "data:/data"]);
+    sandbox.sh("true");
+    let engine = home.engine();
+    let image = engine.list(&["images", "-q", "sbx-template"]);
+    engine.cli(&[
+        "create",
+        "--name",
+        "theirs",
+        "--network=none",
+        &image[0],
+        "true",
+    ]);
+    engine.cli(&[
+        "volume",
+        "create",
+        "--label",
+        "dev.sbx.owner=somebody",
+        "foreign",
+    ]);
+    // As after a removal that was killed half way.
+    let state = home.state().join("sandboxes/app");
+    home.sbx(["stop", "app"]).succeeds();
+    fs::rename(&state, home.root().join("gone")).unwrap();
+    let dry = home.sbx(["gc", "--dry-run"]).succeeds().text();
+    assert!(dry.contains("a container of `app`"), "{dry}");
+    home.sbx(["gc"]).succeeds();
+    let left = engine.list(&["ps", "-a", "--format", "{{.Names}}"]);
+    assert_eq!(left, ["theirs"]);
+    assert_eq!(engine.list(&["volume", "ls", "-q"]), ["foreign"]);
+    engine.cli(&["rm", "theirs"]);
+    engine.cli(&["volume", "rm", "foreign"]);
+    fs::rename(home.root().join("gone"), &state).unwrap();
+}
+
+#[test]
+fn what_an_engine_cannot_do_is_refused_with_the_cure() {
+    let home = Home::new();
+    let app = home.project("app");
+    let ask = |host: &str, flags: &[&str]| {
+        home.sbx(["run", "--isolation", "docker"])
+            .args(flags)
+            .args(["shell", "--", "-c", "true"])
+            .env("DOCKER_HOST", host)
+            .cwd(&app)
+            .output()
+            .with_code(125)
+            .errors()
+    };
+    let absent = ask("unix:///nowhere/engine.sock", &[]);
+    assert!(absent.contains("cannot reach the engine"), "{absent}");
+    assert!(absent.contains("DOCKER_HOST"), "{absent}");
+    let far = ask("ssh://me@far.example", &[]);
+    assert!(far.contains("ssh is not in this version"), "{far}");
+    let other = home.sbx(["run", "-t", "node:20-slim", "shell"]).cwd(&app);
+    let other = other.output().with_code(125).errors();
+    assert!(other.contains("--isolation docker"), "{other}");
+    let doctor = home.sbx(["doctor"]).env("DOCKER_HOST", "unix:///nowhere/x");
+    let doctor = doctor.output().text();
+    assert!(doctor.contains("container engine"), "{doctor}");
+}
+
+/// Gives the engine an image of a name that people type, made of our own
+/// template: no registry of images is in reach.
+pub(super) fn node_image(home: &Home) {
+    let load = [
+        "create",
+        "--no-workspace",
+        "--name",
+        "load",
+        "--isolation",
+        "docker",
+    ];
+    home.sbx(load).arg("shell").succeeds();
+    home.sbx(["rm", "-f", "load"]).succeeds();
+    let engine = home.engine();
+    let image = engine.list(&["images", "-q", "sbx-template"]);
+    engine.cli(&["tag", &image[0], "node:20-slim"]);
+}
+
+/// A root with a few static programs and nothing else: no C library, no user,
+/// no bash, no certificates.
+const TINY: &str = "mkdir -p bin tmp opt/tools
+    cp /bin/busybox bin/busybox
+    for name in sh id cat env ls stat touch; do ln -s busybox bin/$name; done
+    printf '#!/bin/sh\\necho a tool of the image\\n' > opt/tools/tool
+    chmod 755 opt/tools/tool";
+
+#[test]
+fn an_image_without_user_bash_sudo_or_c_library_works_or_says_what_it_lacks() {
+    let home = Home::with_engine(Kind::Docker, None);
+    home.engine().image("tiny:1", TINY);
+    let app = home.project("app");
+    own(&app);
+    fs::write(app.join("made"), "on the host").unwrap();
+    let run = |flags: &[&str]| {
+        home.sbx(["run", "--rm", "--isolation", "docker", "--memory", "256m"])
+            .args(["-t", "tiny:1"])
+            .args(flags)
+            .cwd(&app)
+    };
+    let script = "id -u; cat made; echo; sudo id -u; cat /etc/passwd; echo x > by-agent";
+    let out = run(&["shell", "--", "-c", script]).succeeds();
+    assert_eq!(
+        out.text(),
+        format!("{OWNER}\non the host\n0\nagent:x:{OWNER}:{OWNER}::/home/agent:/bin/sh")
+    );
+    assert_eq!(fs::metadata(app.join("by-agent")).unwrap().uid(), OWNER);
+    // The agent is a program for the GNU C library.
+    let lacks = run(&["claude", "--", "--version"]).output().with_code(127);
+    assert!(
+        lacks.errors().contains("cannot run in this image"),
+        "{lacks}"
+    );
+    let never = [
+        "--pull",
+        "never",
+        "--no-workspace",
+        "-t",
+        "absent:1",
+        "shell",
+    ];
+    let absent = home.sbx(["run", "--isolation", "docker"]).args(never);
+    let absent = absent.output().with_code(125);
+    assert!(
+        absent.errors().contains("has no image `absent:1`"),
+        "{absent}"
+    );
+    // Nobody listens there, and the engine says so.
+    let closed = ["--no-workspace", "-t", "127.0.0.1:1/absent:1", "shell"];
+    let closed = home.sbx(["run", "--isolation", "docker"]).args(closed);
+    let closed = closed.output().with_code(125);
+    assert!(
+        closed.errors().contains("cannot fetch the image"),
+        "{closed}"
+    );
+}
+
+#[test]
+fn the_limits_of_a_container_of_an_engine_are_the_engine_s() {
+    let home = Home::with_engine(Kind::Docker, None);
+    let flags = ["--cpus", "0.5", "--pids-limit", "64"];
+    let sandbox = docked(&home, &flags);
+    let id = home
+        .engine()
+        .list(&["ps", "-q", "--filter", "name=sbx-app-.*[^t]$"]);
+    let format = "{{.HostConfig.Memory}} {{.HostConfig.NanoCpus}} {{.HostConfig.PidsLimit}}";
+    let told = home.engine().cli(&["inspect", "--format", format, &id[0]]);
+    assert_eq!(told.trim(), format!("{} 500000000 64", 512 << 20));
+    let many = "for i in $(seq 100); do sleep 30 & done; wait";
+    let out = sandbox.try_sh(many);
+    assert!(out.errors().contains("fork"), "{out}");
+    let much = "python3 -c 'x = bytearray(900 << 20)'; echo $?";
+    assert_eq!(sandbox.sh(much), "137");
+    let ask = home.sbx([
+        "create",
+        "--isolation",
+        "docker",
+        "--no-workspace",
+        "--name",
+        "other",
+    ]);
+    let disk = ask.args(["--disk", "1g", "shell"]).output().with_code(1);
+    assert!(disk.errors().contains("--disk"), "{disk}");
+    let limits = sandbox.inspect()["limits"].to_string();
+    assert!(limits.contains("control group"), "{limits}");
+}
