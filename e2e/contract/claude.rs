@@ -117,7 +117,7 @@ fn claude_repairs_a_project_in_a_container_of_an_engine_too() {
 fn the_line_that_everybody_types_runs_claude_in_an_image_of_the_engine() {
     let home = Home::with_engine(Kind::Docker, None);
     let app = project(&home);
-    crate::docker::node_image(&home);
+    crate::engines::node_image(&home);
     let api = StandIn::serve(repair(Path::new("/workspace")));
     let port = api.port();
     let mount = format!("type=bind,src={},dst=/workspace", app.display());

@@ -16,6 +16,7 @@ mod container;
 mod corrupt_cache;
 mod deaths;
 mod docker;
+mod engines;
 mod faults;
 mod floods;
 mod fresh;

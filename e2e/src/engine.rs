@@ -254,17 +254,23 @@ impl Drop for Engine {
         self.down();
         // Daemons leave the network namespace of their own mounted.
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        let own = self.own.display().to_string();
+        let places = [&self.own, &self.kept].map(|place| place.display().to_string());
         let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
-        for point in points.filter(|point| point.starts_with(&own)) {
+        for point in points.filter(|point| places.iter().any(|place| point.starts_with(place))) {
             rustix::mount::unmount(point, rustix::mount::UnmountFlags::DETACH).ok();
         }
+        let group = match self.kind {
+            Kind::Docker => self.group().trim_start_matches('/').to_owned(),
+            Kind::Podman => "libpod_parent".to_owned(),
+        };
         let groups = fs::read_dir("/sys/fs/cgroup")
             .into_iter()
             .flatten()
             .flatten();
         for controller in groups {
-            fs::remove_dir(controller.path().join(self.group().trim_start_matches('/'))).ok();
+            let group = controller.path().join(&group);
+            fs::remove_dir(group.join("conmon")).ok();
+            fs::remove_dir(group).ok();
         }
         fs::remove_dir_all(&self.own).ok();
     }

@@ -23,7 +23,7 @@ pub(crate) use config::DockConfig;
 pub(crate) use endpoint::{Endpoint, discover};
 pub(crate) use facts::EngineFacts;
 pub(crate) use found::{Record, owner_of};
-pub(crate) use images::{Loaded, foreign, sidecar, template};
+pub(crate) use images::{Loaded, foreign, in_use, sidecar, template};
 pub(crate) use objects::{end, remove, remove_strays, strays};
 pub(crate) use role::run;
 
@@ -35,6 +35,8 @@ const OWNER: &str = "dev.sbx.owner";
 const SANDBOX: &str = "dev.sbx.sandbox";
 /// What it was made as.
 const MADE: &str = "dev.sbx.made";
+/// Of which image it was made at first.
+const FROM: &str = "dev.sbx.from";
 /// What an image of ours is, instead of the first two.
 const IMAGE: &str = "dev.sbx.image";
 

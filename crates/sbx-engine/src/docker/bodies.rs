@@ -8,11 +8,12 @@
 
 use std::collections::BTreeMap;
 
+use sbx_spec::SandboxName;
 use sbx_sys::jail::{PAYLOAD_CAPABILITIES, engine_profile};
 use serde_json::{Map, Value, json};
 
 use super::config::DockConfig;
-use super::{MADE, OWNER, SANDBOX};
+use super::{FROM, MADE, OWNER, SANDBOX};
 use crate::plan::DockerEngine;
 
 /// Where a container finds our program.
@@ -20,8 +21,9 @@ pub(super) const GUEST_PROGRAM: &str = "/run/sbx/bin/sbx-guest";
 /// What the keeper of the network may take.
 const KEEPER_MEMORY: u64 = 64 << 20;
 const KEEPER_TASKS: u32 = 16;
-/// Open files of a process inside, where an engine is told.
+/// Open files of a process and processes of a user, where an engine is told.
 const FILES: u32 = 16_384;
+const OF_USER: u32 = 16_384;
 /// Bits of capabilities by number; see capabilities(7).
 const CAPABILITIES: [(u8, &str); 11] = [
     (0, "CHOWN"),
@@ -47,9 +49,14 @@ pub(super) enum Network<'a> {
 
 /// The names of both containers.
 pub(super) fn names(config: &DockConfig) -> (String, String) {
-    let mark: String = config.docker.engine.owner.chars().take(8).collect();
-    let name = format!("sbx-{}-{mark}", config.name);
+    let name = name_of(&config.docker.engine.owner, &config.name);
     (format!("{name}-net"), name)
+}
+
+/// The name of the agent's.
+pub(super) fn name_of(owner: &str, sandbox: &SandboxName) -> String {
+    let mark: String = owner.chars().take(8).collect();
+    format!("sbx-{sandbox}-{mark}")
 }
 
 /// The labels of everything of a sandbox.
@@ -100,18 +107,20 @@ pub(super) fn keeper(config: &DockConfig, filter: Option<&str>) -> Value {
                 "CgroupPermissions": "rw",
             }],
             "Sysctls": root,
-            "Ulimits": rlimits(config.docker.engine.podman),
+            "Ulimits": rlimits(&config.docker.engine),
         },
     }))
 }
 
 /// Limits of each process. One byte of a core dump is none too, and the kernel
-/// then starts no program of the host for what crashes inside. Podman gives a
-/// million open files unless it is told, which its own host may not have.
-fn rlimits(podman: bool) -> Vec<Value> {
-    let mut limits = vec![json!({ "Name": "core", "Soft": 1, "Hard": 1 })];
-    if podman {
-        limits.push(json!({ "Name": "nofile", "Soft": 1024, "Hard": FILES }));
+/// then starts no program of the host for what crashes inside. Podman as root
+/// gives more of the others than its own host may have, unless it is told.
+fn rlimits(engine: &DockerEngine) -> Vec<Value> {
+    let limit = |name: &str, most: u32| json!({ "Name": name, "Soft": most, "Hard": most });
+    let mut limits = vec![limit("core", 1)];
+    if engine.podman && !engine.rootless {
+        limits.push(limit("nofile", FILES));
+        limits.push(limit("nproc", OF_USER));
     }
     limits
 }
@@ -175,7 +184,7 @@ pub(super) fn agent(config: &DockConfig, network: &Network<'_>, filter: Option<&
         "NanoCpus": u64::from(docker.cpu_millis) * 1_000_000,
         "PidsLimit": docker.pids,
         "Mounts": mounts,
-        "Ulimits": rlimits(config.docker.engine.podman),
+        "Ulimits": rlimits(&config.docker.engine),
     });
     let mut body = json!({
         "Image": docker.image,
@@ -204,6 +213,7 @@ pub(super) fn agent(config: &DockConfig, network: &Network<'_>, filter: Option<&
         Network::Of(id) => host["NetworkMode"] = json!(format!("container:{id}")),
     }
     body["HostConfig"] = host;
+    body["Labels"][FROM] = json!(docker.image);
     marked(body)
 }
 

@@ -108,27 +108,30 @@ impl Client {
     /// The engine at `endpoint`.
     ///
     /// # Errors
-    /// If nothing answers there, or what does is too old or too new.
+    /// If nothing answers there, or what does is too old.
     pub(crate) async fn connect(endpoint: &Endpoint) -> Result<Self, Error> {
         let bare = Self {
             endpoint: endpoint.clone(),
             version: String::new(),
         };
-        let what = "ask the engine for its version";
-        let answer = bare.call(Method::GET, "/version", None).await?.good(what)?;
-        let number = |key: &str| version(answer.get(key)?.as_str()?);
-        let newest = number("ApiVersion").unwrap_or(OLDEST);
-        let oldest = number("MinAPIVersion").unwrap_or((1, 0));
-        if newest < OLDEST || oldest > NEWEST {
+        let asked = bare.send(Method::GET, "/_ping", full(Bytes::new()), false);
+        let answer = tokio::time::timeout(PATIENCE, asked)
+            .await
+            .map_err(|_| bare.silent())??;
+        let told = answer.headers().get("api-version");
+        let newest = told.and_then(|told| version(told.to_str().ok()?));
+        let Some((major, minor)) = newest.filter(|newest| *newest >= OLDEST) else {
+            let told = told.and_then(|told| told.to_str().ok()).unwrap_or("none");
             let what = format!(
-                "the engine at {endpoint} speaks versions {}.{} to {}.{} of its interface, not {}.{} \
-                 to {}.{}",
-                oldest.0, oldest.1, newest.0, newest.1, OLDEST.0, OLDEST.1, NEWEST.0, NEWEST.1
+                "the engine at {endpoint} speaks version {} of its interface, not {}.{} or later",
+                shown(told),
+                OLDEST.0,
+                OLDEST.1
             );
             return Err(Error::new(Code::HostUnfit, what)
                 .hint("Docker from 20.10 on and Podman from 4.0 on can be used"));
-        }
-        let (major, minor) = newest.min(NEWEST);
+        };
+        let (major, minor) = (major, minor).min(NEWEST);
         Ok(bare.speaking(&format!("{major}.{minor}")))
     }
 
@@ -361,20 +364,23 @@ mod tests {
         (root, Endpoint::Unix(path))
     }
 
+    /// One that says so of its version, and answers with `status` and `body`.
+    fn speaking(version: &str, status: &str, body: &str) -> (tempfile::TempDir, Endpoint) {
+        let length = body.len();
+        let text = format!(
+            "HTTP/1.1 {status}\r\nApi-Version: {version}\r\nContent-Length: {length}\r\n\r\n{body}"
+        );
+        engine(Box::leak(text.into_boxed_str()))
+    }
+
     #[tokio::test]
     async fn an_engine_of_another_age_is_refused_and_a_fitting_one_is_not() {
-        let of = |newest: &str, oldest: &str| {
-            let body = format!(r#"{{"ApiVersion":"{newest}","MinAPIVersion":"{oldest}"}}"#);
-            let text = format!(
-                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}",
-                body.len()
-            );
-            engine(Box::leak(text.into_boxed_str()))
-        };
-        let (_root, good) = of("1.52", "1.44");
+        let (_root, good) = speaking("1.52", "200 OK", "");
         assert_eq!(Client::connect(&good).await.unwrap().version, "/v1.47");
-        for (newest, oldest) in [("1.24", "1.12"), ("2.0", "1.99")] {
-            let (_root, other) = of(newest, oldest);
+        let (_root, older) = speaking("1.41", "200 OK", "");
+        assert_eq!(Client::connect(&older).await.unwrap().version, "/v1.41");
+        for told in ["1.24", "", "x"] {
+            let (_root, other) = speaking(told, "200 OK", "");
             let error = Client::connect(&other).await.unwrap_err();
             assert_eq!(error.code, Code::HostUnfit, "{}", error.message);
         }
@@ -382,13 +388,11 @@ mod tests {
 
     #[tokio::test]
     async fn what_an_engine_says_is_shown_without_what_a_terminal_obeys() {
-        let body = "{\"message\":\"no \\u001b[2J such\"}";
-        let text = format!(
-            "HTTP/1.1 500 X\r\nContent-Length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        let (_root, endpoint) = engine(Box::leak(text.into_boxed_str()));
-        let error = Client::connect(&endpoint).await.unwrap_err();
+        let body = r#"{"message":"no \u001b[2J such"}"#;
+        let (_root, endpoint) = speaking("1.47", "500 X", body);
+        let client = Client::connect(&endpoint).await.unwrap();
+        let answer = client.call(Method::GET, "/info", None).await.unwrap();
+        let error = answer.good("ask").unwrap_err();
         assert_eq!(error.causes, ["no \\u{1b}[2J such"]);
     }
 

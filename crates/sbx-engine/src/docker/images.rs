@@ -7,10 +7,10 @@ use http_body_util::BodyExt;
 use http_body_util::channel::Channel;
 use hyper::Method;
 use hyper::body::Bytes;
-use sbx_spec::Pull;
+use sbx_spec::{Pull, SandboxName};
 use serde_json::Value;
 
-use super::bodies::GUEST_PROGRAM;
+use super::bodies::{self, GUEST_PROGRAM};
 use super::client::{Body, encoded, shown};
 use super::{Client, IMAGE, failed, objects};
 use crate::command::{Cancel, Code, Error};
@@ -88,6 +88,27 @@ pub(crate) async fn template(
 ) -> Result<Loaded, Error> {
     let tag = digest.get(..12).unwrap_or(digest);
     load(client, "sbx-template", tag, write).await
+}
+
+/// The image that the container of `sandbox` was made of, if it was made.
+///
+/// # Errors
+/// If the engine does not answer.
+pub(crate) async fn in_use(
+    client: &Client,
+    owner: &str,
+    sandbox: &SandboxName,
+) -> Result<Option<Loaded>, Error> {
+    let name = bodies::name_of(owner, sandbox);
+    let found = objects::container(client, &name, owner, sandbox).await?;
+    let Some(id) = found.and_then(|found| found.from) else {
+        return Ok(None);
+    };
+    let there = inspect(client, &id).await?;
+    Ok(Some(there.unwrap_or(Loaded {
+        id,
+        env: Vec::new(),
+    })))
 }
 
 /// The image that the user named.

@@ -8,8 +8,9 @@ use hyper::{Method, StatusCode};
 use sbx_spec::SandboxName;
 use serde_json::{Value, json};
 
+use super::bodies::name_of;
 use super::client::encoded;
-use super::{Client, MADE, OWNER, SANDBOX, failed};
+use super::{Client, FROM, MADE, OWNER, SANDBOX, failed};
 use crate::command::Error;
 
 /// Longest name or id that is believed.
@@ -30,6 +31,8 @@ pub(super) struct Container {
     pub(super) running: bool,
     /// What it was made as.
     pub(super) made: Option<String>,
+    /// Of which image it was made at first.
+    pub(super) from: Option<String>,
     /// Whose network it is in.
     pub(super) network: Option<String>,
 }
@@ -52,14 +55,15 @@ pub(super) async fn container(
             .because(std::io::Error::other(why))
             .hint(format!("rename or remove it: `docker rm {name}`")));
     }
-    let id = found.get("Id").and_then(Value::as_str).and_then(id);
-    let id = id.ok_or_else(|| failed(&what))?;
+    let own = found.get("Id").and_then(Value::as_str).and_then(id);
+    let own = own.ok_or_else(|| failed(&what))?;
     let text = |at: &str| found.pointer(at).and_then(Value::as_str).map(str::to_owned);
     let label = |name: &str| labels?.get(name)?.as_str().map(str::to_owned);
     Ok(Some(Container {
-        id,
+        id: own,
         running: found.pointer("/State/Running").and_then(Value::as_bool) == Some(true),
         made: label(MADE),
+        from: label(FROM).as_deref().and_then(id),
         network: text("/HostConfig/NetworkMode"),
     }))
 }
@@ -150,10 +154,31 @@ pub(crate) async fn remove(
         let answer = client.call(Method::DELETE, &path, None).await?;
         answer.found("remove a volume")?;
     }
-    for (id, _) in images(client, owner, Some(sandbox)).await? {
-        let path = format!("/images/{}?force=1", encoded(&id));
-        let answer = client.call(Method::DELETE, &path, None).await?;
-        answer.found("remove an image")?;
+    remove_images(client, images(client, owner, Some(sandbox)).await?).await
+}
+
+/// Removes images, those that others are made of after those.
+async fn remove_images(
+    client: &Client,
+    mut images: Vec<(String, SandboxName)>,
+) -> Result<(), Error> {
+    while !images.is_empty() {
+        let before = images.len();
+        let mut left = Vec::new();
+        for (id, sandbox) in images {
+            let path = format!("/images/{}?force=1", encoded(&id));
+            let answer = client.call(Method::DELETE, &path, None).await?;
+            if answer.status == StatusCode::CONFLICT {
+                left.push((id, sandbox));
+            } else {
+                answer.found("remove an image")?;
+            }
+        }
+        if left.len() == before {
+            let why = std::io::Error::other("something else is made of it");
+            return Err(failed("remove an image").because(why));
+        }
+        images = left;
     }
     Ok(())
 }
@@ -224,13 +249,24 @@ async fn containers(
     let listed = |one: &Value| {
         let labels = one.get("Labels");
         is_of(labels, owner, sandbox).then_some(())?;
+        let of: SandboxName = labels?.get(SANDBOX)?.as_str()?.parse().ok()?;
+        // What is made of an image that was made of ours has its labels too.
+        let ours = name_of(owner, &of);
+        let is_ours = |name: &str| {
+            let name = name.trim_start_matches('/');
+            name == ours || name.strip_suffix("-net") == Some(ours.as_str())
+        };
+        let mut names = one.get("Names")?.as_array()?.iter();
+        names
+            .any(|name| name.as_str().is_some_and(is_ours))
+            .then_some(())?;
         Some(Listed {
             id: id(one.get("Id")?.as_str()?)?,
             running: !matches!(
                 one.get("State").and_then(Value::as_str),
                 Some("created" | "exited" | "dead" | "configured" | "stopped")
             ),
-            sandbox: labels?.get(SANDBOX)?.as_str()?.parse().ok()?,
+            sandbox: of,
         })
     };
     Ok(items(&list).filter_map(listed).collect())
@@ -256,7 +292,14 @@ async fn images(
 ) -> Result<Vec<(String, SandboxName)>, Error> {
     let path = format!("/images/json?all=1&filters={}", filter(owner, sandbox));
     let list = client.call(Method::GET, &path, None).await?;
-    Ok(named(&list.good("list the images")?, "Id", owner, sandbox))
+    let list = list.good("list the images")?;
+    // Ours have no name, and what somebody gave one is theirs.
+    let unnamed = |image: &&Value| {
+        let tags = image.get("RepoTags").and_then(Value::as_array);
+        tags.is_none_or(|tags| tags.iter().all(|tag| tag == "<none>:<none>"))
+    };
+    let list: Vec<_> = items(&list).filter(unnamed).cloned().collect();
+    Ok(named(&Value::Array(list), "Id", owner, sandbox))
 }
 
 fn named(

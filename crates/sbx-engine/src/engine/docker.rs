@@ -10,7 +10,7 @@ use sbx_sys::userns::Maps;
 use super::Engine;
 use super::prepare::{Progress, foreseen_step, image_error};
 use crate::command::{Code, Error, PlanStep, Ui};
-use crate::docker::{self, Client, EngineFacts, Loaded, Record};
+use crate::docker::{self, Client, Endpoint, EngineFacts, Loaded, Record};
 use crate::plan::{Artifacts, DockerEngine, DockerFiles};
 use crate::store::SandboxDir;
 
@@ -56,6 +56,7 @@ impl Engine {
         };
         let client = Client::connect(&record.endpoint).await?;
         let facts = EngineFacts::ask(&client).await?;
+        keeps_its_socket(spec, &record.endpoint)?;
         let (agent, warnings) = self.agent_of(spec, &facts)?;
         record.write(sandbox)?;
         let guest = self.companion("sbx-guest")?;
@@ -65,7 +66,11 @@ impl Engine {
             false => Some(read_program(&guest)?),
         };
         let network_image = docker::sidecar(&client, program.as_deref()).await?.id;
-        let image = self.engine_image(spec, &client, ui).await?;
+        // What it is made of does not change with what a name stands for.
+        let image = match docker::in_use(&client, &record.owner, &spec.name).await? {
+            Some(image) => image,
+            None => self.engine_image(spec, &client, ui).await?,
+        };
         let filter = match facts.podman && facts.local {
             true => Some(write_filter(sandbox)?),
             false => None,
@@ -89,6 +94,7 @@ impl Engine {
     ) -> Result<(Artifacts, Vec<PlanStep>), Error> {
         let client = Client::connect(&docker::discover(&self.caller)?).await?;
         let facts = EngineFacts::ask(&client).await?;
+        keeps_its_socket(spec, client.endpoint())?;
         let (agent, warnings) = self.agent_of(spec, &facts)?;
         let reference = reference(spec).unwrap_or("sbx-template").to_owned();
         let mut steps = vec![PlanStep {
@@ -274,6 +280,26 @@ impl Engine {
         let loaded = docker::template(client, &digest, write).await;
         ui.progress("load the base template into the engine", 1, 1);
         loaded
+    }
+}
+
+/// Refuses a share in which the engine's own socket lies: a container could use
+/// it, and is then whoever the engine runs as.
+fn keeps_its_socket(spec: &SandboxSpec, endpoint: &Endpoint) -> Result<(), Error> {
+    let Endpoint::Unix(path) = endpoint else {
+        return Ok(());
+    };
+    let real = path.canonicalize().unwrap_or_else(|_| path.clone());
+    let holds = |share: &&sbx_spec::Share| real.starts_with(&share.host);
+    match spec.shares.iter().find(holds) {
+        None => Ok(()),
+        Some(share) => {
+            let what = format!(
+                "`{}` cannot be mounted: the engine's own socket lies in it",
+                share.host.display()
+            );
+            Err(Error::new(Code::Mount, what).hint("name a directory without it"))
+        }
     }
 }
 
