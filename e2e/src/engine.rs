@@ -92,6 +92,8 @@ impl Engine {
     pub fn up(&mut self) {
         let at = |name: &str| self.own.join(name).display().to_string();
         let kept = self.kept.display().to_string();
+        // Podman writes down where these are, beside its images.
+        let beside = |name: &str| self.kept.with_extension(name).display().to_string();
         let mut command = match self.kind {
             Kind::Docker => {
                 let mut command = start(&environment::program("dockerd"));
@@ -109,8 +111,8 @@ impl Engine {
             Kind::Podman => {
                 let mut command = start(&environment::program("podman"));
                 command
-                    .args(["--root", &kept, "--runroot", &at("run")])
-                    .args(["--tmpdir", &at("tmp"), "--cgroup-manager=cgroupfs"])
+                    .args(["--root", &kept, "--runroot", &beside("run")])
+                    .args(["--tmpdir", &beside("tmp"), "--cgroup-manager=cgroupfs"])
                     .arg(format!(
                         "--runtime={}",
                         environment::program("runc").display()
@@ -271,6 +273,9 @@ impl Drop for Engine {
             let group = controller.path().join(&group);
             fs::remove_dir(group.join("conmon")).ok();
             fs::remove_dir(group).ok();
+        }
+        for gone in ["run", "tmp"].map(|name| self.kept.with_extension(name)) {
+            fs::remove_dir_all(gone).ok();
         }
         fs::remove_dir_all(&self.own).ok();
     }

@@ -12,9 +12,11 @@ use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
 
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
-use sbx_proto::dock::{Frames, MAX_FRAME, MAX_SAID, UP, Wire, first_length, put_frame, read_first};
+use sbx_proto::dock::{
+    Frames, MAX_FRAME, MAX_SAID, SILENCE, UP, Wire, first_length, put_frame, read_first,
+};
 use sbx_sys::jail::{Jail, Profile};
 use sbx_sys::netlink::{Netlink, index_of};
 
@@ -132,6 +134,24 @@ fn outwards(device: &OwnedFd) -> Result<()> {
     }
 }
 
+/// Waits until the host says something, which it does every few seconds.
+pub(crate) fn hears(input: &File) -> Result<()> {
+    let what = "hear the host";
+    let patience = Timespec::try_from(SILENCE).ok();
+    loop {
+        let mut fds = [PollFd::new(input, PollFlags::IN)];
+        match rustix::event::poll(&mut fds, patience.as_ref()) {
+            Ok(0) => {
+                let seconds = SILENCE.as_secs();
+                return Err(Error::new(format!("{what}: nothing for {seconds} s")));
+            }
+            Ok(_) => return Ok(()),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error).attempt(what),
+        }
+    }
+}
+
 /// From the host to the interface.
 fn inwards(device: &OwnedFd) -> Result<()> {
     let what = "carry a frame from the host";
@@ -140,12 +160,16 @@ fn inwards(device: &OwnedFd) -> Result<()> {
     let mut chunk = vec![0; CHUNK];
     let mut frames = Frames::default();
     loop {
+        hears(&input)?;
         let count = input.read(&mut chunk).attempt(what)?;
         if count == 0 {
             return Ok(());
         }
         frames.push(chunk.get(..count).unwrap_or_default());
         while let Some(frame) = frames.next() {
+            if frame.is_empty() {
+                continue;
+            }
             // A frame that the interface does not take is lost.
             while rustix::io::write(device, frame) == Err(Errno::INTR) {}
         }

@@ -5,6 +5,8 @@
 //! A first message is its length as `u32` little endian and CBOR. A frame is
 //! its length as `u16` little endian and that many bytes.
 
+use std::time::Duration;
+
 use minicbor::{Decode, Encode};
 
 use crate::link::NetSetup;
@@ -19,6 +21,13 @@ pub const MAX_FRAME: usize = 65_534;
 pub const UP: &str = "up";
 /// Longest such text, in bytes.
 pub const MAX_SAID: usize = 1000;
+/// How often the host says something to each container, if only a frame of no
+/// bytes. An engine that was killed leaves the streams of its containers open.
+pub const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
+/// How long a container goes on without hearing anything.
+pub const SILENCE: Duration = Duration::from_secs(90);
+/// A frame of no bytes, which is carried nowhere.
+pub const NO_FRAME: [u8; 2] = [0, 0];
 
 /// What the keeper of the network is told.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
@@ -101,7 +110,7 @@ impl Frames {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// The next frame that is whole.
+    /// The next frame that is whole; it may have no bytes.
     #[expect(
         clippy::should_implement_trait,
         reason = "what it lends is part of itself"
@@ -146,6 +155,10 @@ mod tests {
         put_frame(&mut wire, &[]);
         put_frame(&mut wire, &vec![0; MAX_FRAME + 1]);
         assert_eq!(wire, Vec::<u8>::new());
+        let mut frames = Frames::default();
+        frames.push(&NO_FRAME);
+        assert_eq!(frames.next(), Some(&[][..]));
+        assert_eq!(frames.next(), None);
     }
 
     #[test]

@@ -204,13 +204,14 @@ pub(super) fn agent(config: &DockConfig, network: &Network<'_>, filter: Option<&
         // they lie there before it starts.
         host["Tmpfs"] = json!({ "/run": "rw,nosuid,nodev,exec,mode=755,size=64m" });
     }
-    match network {
-        Network::None => {
-            host["NetworkMode"] = json!("none");
-            body["Hostname"] = json!(config.name.as_str());
-        }
-        // The host name is that of whose network it is.
-        Network::Of(id) => host["NetworkMode"] = json!(format!("container:{id}")),
+    host["NetworkMode"] = match network {
+        Network::None => json!("none"),
+        Network::Of(id) => json!(format!("container:{id}")),
+    };
+    // With Docker the host name is that of whose network it is, and may not be
+    // said; with Podman it is said.
+    if docker.engine.podman || matches!(network, Network::None) {
+        body["Hostname"] = json!(config.name.as_str());
     }
     body["HostConfig"] = host;
     body["Labels"][FROM] = json!(docker.image);

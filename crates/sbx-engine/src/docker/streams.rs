@@ -12,7 +12,7 @@ use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
-use sbx_proto::dock::{Frames, MAX_FRAME, put_frame};
+use sbx_proto::dock::{Frames, MAX_FRAME, NO_FRAME, SIGN_OF_LIFE, put_frame};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::UnixStream;
@@ -192,7 +192,13 @@ pub(super) async fn carry_frames<R: AsyncRead + Unpin>(
         let mut room = vec![0; MAX_FRAME];
         let mut gathered = Vec::new();
         loop {
-            let mut ready = wire.readable().await?;
+            let ready = tokio::time::timeout(SIGN_OF_LIFE, wire.readable()).await;
+            let Ok(ready) = ready else {
+                input.write_all(&NO_FRAME).await?;
+                input.flush().await?;
+                continue;
+            };
+            let mut ready = ready?;
             while gathered.len() < GATHER {
                 match rustix::net::recv(wire.get_ref(), &mut room[..], RecvFlags::empty()) {
                     // The supervisor is gone, and the network with it.
@@ -218,7 +224,10 @@ pub(super) async fn carry_frames<R: AsyncRead + Unpin>(
         while let Some(bytes) = output.next().await? {
             frames.push(bytes);
             while let Some(frame) = frames.next() {
-                send(&wire, frame).await?;
+                // An empty message would be the end of the wire.
+                if !frame.is_empty() {
+                    send(&wire, frame).await?;
+                }
             }
         }
         Ok::<(), io::Error>(())

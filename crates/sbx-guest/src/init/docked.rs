@@ -23,6 +23,7 @@ use sbx_proto::link::Setup;
 use super::{Warnings, contained, early};
 use crate::error::{Attempt as _, Error, Result};
 use crate::launch::identity::AGENT_HOME;
+use crate::program;
 
 /// The image's own certificates, as they were before any of ours was added.
 const BASE: &str = "/var/lib/sbx/image";
@@ -100,7 +101,9 @@ fn carried(mut input: File, mut output: File) -> Result<(OwnedFd, JoinHandle<()>
     let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
     thread("link-in")
         .spawn(move || {
-            copy(&mut input, &mut entering);
+            // The supervisor tells the time every few seconds; an engine that
+            // was killed leaves this open, and nobody at the other end.
+            copy(&mut Heard(&mut input), &mut entering);
             let _ = entering.shutdown(std::net::Shutdown::Write);
         })
         .attempt(what)?;
@@ -108,6 +111,21 @@ fn carried(mut input: File, mut output: File) -> Result<(OwnedFd, JoinHandle<()>
         .spawn(move || copy(&mut leaving, &mut output))
         .attempt(what)?;
     Ok((near.into(), out))
+}
+
+/// What the host says; as good as ended once it says nothing any more.
+struct Heard<'a>(&'a mut File);
+
+impl Read for Heard<'_> {
+    fn read(&mut self, chunk: &mut [u8]) -> std::io::Result<usize> {
+        match crate::wire::hears(self.0) {
+            Ok(()) => self.0.read(chunk),
+            Err(error) => {
+                program::log(&error.line());
+                Ok(0)
+            }
+        }
+    }
 }
 
 fn copy(from: &mut impl Read, to: &mut impl Write) {
