@@ -272,6 +272,7 @@ pub fn plan(
             kits.extend(files.kit.as_ref().map(|_| spec.kit.clone()));
             container::guarded(spec, &facts.fuse)?;
             warnings.extend(ceiling::warning(facts));
+            warnings.extend(ceiling::disk_warning(spec));
             Boundary::Container(container::container(spec, files))
         }
         Artifacts::Docker(files) => {

@@ -183,9 +183,9 @@ impl Promise {
                 "only the engine's control group holds them; where it has none they have no \
                  bound, and asking for one is an error",
             ),
-            Self::Disk => Kept::No(
-                "it can fill the file system that the engine is on; asking for a bound is an error",
-            ),
+            Self::Disk => {
+                Kept::No("it can fill the file system that the engine is on; `--disk` is an error")
+            }
             Self::Owners => Kept::InPart("what root inside makes is root's of the engine"),
             _ => self.kept_by_mounts(),
         }
@@ -217,8 +217,7 @@ impl Promise {
                  bound, and asking for one is an error",
             ),
             Self::Disk => Kept::No(
-                "it can fill the file system that the sandboxes are on; asking for a bound is an \
-                 error",
+                "it can fill the file system that the sandboxes are on; `--disk` is an error",
             ),
             Self::Root => Kept::InPart(
                 "files, ids and processes inside; no mounts, devices, containers or set-user-ID \

@@ -312,6 +312,7 @@ fn asked(request: &SandboxRequest, config: &Config) -> Vec<Limit> {
         (Limit::Cpus, request.cpus.or(config.cpus).is_some()),
         (Limit::Memory, request.memory.or(config.memory).is_some()),
         (Limit::Pids, request.pids.or(config.pids).is_some()),
+        (Limit::Disk, request.disk.or(config.disk).is_some()),
     ];
     let given = given.into_iter().filter(|(_, given)| *given);
     given.map(|(limit, _)| limit).collect()

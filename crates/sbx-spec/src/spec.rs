@@ -50,7 +50,7 @@ fn every_limit() -> Vec<Limit> {
     vec![Limit::Cpus, Limit::Memory, Limit::Pids]
 }
 
-/// An upper bound that a control group of the host can hold.
+/// An upper bound that somebody can give.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Limit {
@@ -60,6 +60,8 @@ pub enum Limit {
     Memory,
     /// Processes and threads.
     Pids,
+    /// The private layer.
+    Disk,
 }
 
 /// The boundary between a sandbox and the host.

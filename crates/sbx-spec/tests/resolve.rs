@@ -344,6 +344,8 @@ fn a_container_takes_no_flag_of_machines_and_no_limit_that_nothing_holds() {
     assert_eq!(spec.asked, [Limit::Memory, Limit::Pids]);
     let spec = resolved_on(&contained, "cpus = 1", &held).unwrap().spec;
     assert_eq!(spec.asked, [Limit::Cpus]);
+    let spec = resolved(&contained, "disk = \"2g\"").unwrap().spec;
+    assert_eq!(spec.asked, [Limit::Disk]);
 }
 
 #[test]

@@ -109,13 +109,13 @@ impl Ceiling {
 fn required(spec: &SandboxSpec) -> Vec<Controller> {
     let mut all = Vec::new();
     let contained = spec.isolation == Isolation::Container;
-    for limit in &spec.asked {
-        all.extend(contained.then_some(match limit {
-            Limit::Cpus => Controller::Cpu,
-            Limit::Memory => Controller::Memory,
-            Limit::Pids => Controller::Pids,
-        }));
-    }
+    let asked = spec.asked.iter().filter_map(|limit| match limit {
+        Limit::Cpus => Some(Controller::Cpu),
+        Limit::Memory => Some(Controller::Memory),
+        Limit::Pids => Some(Controller::Pids),
+        Limit::Disk => None,
+    });
+    all.extend(asked.filter(|_| contained));
     all.extend(spec.limits.cpus.is_fraction().then_some(Controller::Cpu));
     all.sort_unstable();
     all.dedup();
@@ -141,6 +141,17 @@ pub(super) fn warning(facts: &HostFacts) -> Option<String> {
         "{missing}: what the container may take of memory, processors and processes is not \
          held there; a microVM is"
     ))
+}
+
+/// What the configuration says of disks and a container does not keep; by flag
+/// it would have been an error.
+pub(super) fn disk_warning(spec: &SandboxSpec) -> Option<String> {
+    spec.asked.contains(&Limit::Disk).then(|| {
+        format!(
+            "nothing holds the disk of a container: the {} of config.toml count for machines alone",
+            spec.limits.disk
+        )
+    })
 }
 
 /// The controller, and what of a sandbox it holds.
@@ -174,6 +185,19 @@ mod tests {
         assert!(gone.message.contains("it has gone"), "{gone}");
         let lesser = memory.is_held(Ok(&[Controller::Pids, Controller::Cpu]));
         assert_eq!(lesser.unwrap_err().code, Code::Limit);
+    }
+
+    #[test]
+    fn a_disk_of_the_configuration_that_a_container_does_not_keep_is_told() {
+        let with = |asked: Vec<Limit>| {
+            disk_warning(&SandboxSpec {
+                isolation: Isolation::Container,
+                asked,
+                ..spec()
+            })
+        };
+        assert!(with(vec![Limit::Disk]).unwrap().contains("20g"));
+        assert_eq!(with(vec![Limit::Memory]), None);
     }
 
     #[test]
