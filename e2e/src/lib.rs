@@ -38,7 +38,7 @@ pub use home::Home;
 pub use isolation::{Isolation, Kept, Promise, WorkspaceGuard, where_kept};
 pub use leftovers::Process;
 pub use loopback::Listener;
-pub use machine::{Checked, checked_by_systemd};
+pub use machine::{Checked, USERS, checked_by_systemd};
 pub use sandbox::Sandbox;
 pub use skip::{Fact, skips_here};
 pub use terminal::Terminal;

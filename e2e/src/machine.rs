@@ -20,9 +20,12 @@ use crate::environment;
 /// How long a check may say nothing: an emulated machine on a busy host.
 const SILENCE: Duration = Duration::from_secs(400);
 
+/// Who runs checks there: `checks` has a directory for each.
+pub const USERS: [&str; 2] = ["user", "root"];
+
 /// How a check ended.
 pub struct Checked {
-    /// Its file, without `.sh`.
+    /// Its user and file: `user/limits`.
     pub name: String,
     /// Its exit code: 0 is well.
     pub status: i32,
@@ -33,8 +36,8 @@ pub struct Checked {
 }
 
 /// Starts the machine with the checks of `directory/checks` and runs them one
-/// after the other, as an ordinary user who logged in. Each that ends is given
-/// to `ended`.
+/// after the other, those of each user in a session as a login makes it. Each
+/// that ends is given to `ended`.
 pub fn checked_by_systemd(directory: &Path, ended: impl Fn(&Checked)) -> Vec<Checked> {
     let disk = output(&directory.join("image"));
     let kernel = kernel();
@@ -42,6 +45,8 @@ pub fn checked_by_systemd(directory: &Path, ended: impl Fn(&Checked)) -> Vec<Che
     let payload = payload(directory, work.path());
     let console = work.path().join("console");
     let mut machine = start(&directory.join("boot"))
+        .envs(environment::whole())
+        .env("SBX_E2E_BIN", environment::programs())
         .arg(kernel)
         .arg(disk)
         .arg(payload)
@@ -109,7 +114,6 @@ fn heard(line: &str, checks: &mut Vec<Checked>, ended: &impl Fn(&Checked)) {
 fn payload(directory: &Path, work: &Path) -> PathBuf {
     let tree = work.join("payload");
     fs::create_dir_all(tree.join("bin")).unwrap();
-    fs::create_dir(tree.join("checks")).unwrap();
     for program in ["sbx", "sbx-vmm", "sbx-guest"] {
         let from = environment::programs().join(program);
         fs::copy(from, tree.join("bin").join(program)).unwrap();
@@ -117,10 +121,16 @@ fn payload(directory: &Path, work: &Path) -> PathBuf {
     for file in ["run", "lib.sh"] {
         fs::copy(directory.join(file), tree.join(file)).unwrap();
     }
-    for check in fs::read_dir(directory.join("checks")).unwrap() {
-        let check = check.unwrap();
-        let to = tree.join("checks").join(check.file_name());
-        fs::copy(check.path(), to).unwrap();
+    for user in USERS {
+        let (from, to) = (
+            directory.join("checks").join(user),
+            tree.join("checks").join(user),
+        );
+        fs::create_dir_all(&to).unwrap();
+        for check in fs::read_dir(from).unwrap() {
+            let check = check.unwrap();
+            fs::copy(check.path(), to.join(check.file_name())).unwrap();
+        }
     }
     let image = work.join("payload.erofs");
     let made = start(Path::new("/usr/bin/mkfs.erofs"))

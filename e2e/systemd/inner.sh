@@ -27,32 +27,34 @@ mkdir payload
 # is one like that of a login; what runs in it may do what its user may.
 chroot . useradd --create-home --shell /bin/bash --uid 1000 user
 grep -q '^user:' etc/subuid || { echo 'user has no range of ids' >&2; exit 1; }
-cat >etc/systemd/system/checks.service <<'UNIT'
+cat >etc/systemd/system/checks@.service <<'UNIT'
 [Unit]
-Description=The checks of the payload, in a session of an ordinary user
-After=multi-user.target systemd-logind.service dev-virtio\x2dports-sbx.checks.device
-Wants=dev-virtio\x2dports-sbx.checks.device
+Description=The checks of the payload, in a session of %I
+After=multi-user.target systemd-logind.service dev-virtio\x2dports-checks.%i.device
+Wants=dev-virtio\x2dports-checks.%i.device
 RequiresMountsFor=/payload
-SuccessAction=reboot-force
 FailureAction=reboot-force
 
 [Service]
 Type=oneshot
-User=user
+User=%I
 PAMName=login
-WorkingDirectory=/home/user
+WorkingDirectory=~
 StandardInput=null
-StandardOutput=file:/dev/virtio-ports/sbx.checks
+StandardOutput=file:/dev/virtio-ports/checks.%i
 StandardError=inherit
 TimeoutStartSec=infinity
 ExecStart=/payload/run
-ExecStopPost=+/bin/sync
 
 [Install]
 WantedBy=default.target
 UNIT
-mkdir -p etc/systemd/system/default.target.wants
-ln -s ../checks.service etc/systemd/system/default.target.wants/
+# One after the other, and then the machine has done its work.
+mkdir -p etc/systemd/system/default.target.wants etc/systemd/system/checks@root.service.d
+ln -s ../checks@.service etc/systemd/system/default.target.wants/checks@user.service
+ln -s ../checks@.service etc/systemd/system/default.target.wants/checks@root.service
+printf '[Unit]\nAfter=checks@user.service\nSuccessAction=reboot-force\n' \
+    >etc/systemd/system/checks@root.service.d/last.conf
 # Nothing here waits for a terminal or a clock.
 for unit in getty@tty1.service serial-getty@ttyS0.service systemd-timesyncd.service \
     systemd-networkd-wait-online.service apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer \
@@ -62,6 +64,6 @@ done
 cd ..
 
 # Sparse: what the user's cache and sandboxes will take.
-truncate -s 8G disk.ext4
+truncate -s 12G disk.ext4
 mkfs.ext4 -q -d root -E lazy_itable_init=1,lazy_journal_init=1 -O ^has_journal disk.ext4
 rm -rf root tmp

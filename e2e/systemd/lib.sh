@@ -3,6 +3,11 @@
 # one that waits for what never comes is ended by its time limit.
 export PATH=/payload/bin:/usr/bin:/bin:/usr/sbin:/sbin
 
+# The manager that a sandbox of this user gets its scope from.
+manager() {
+    if [ "$(id -u)" = 0 ]; then systemctl "$@"; else systemctl --user "$@"; fi
+}
+
 fail() { echo "$*"; exit 1; }
 
 # same WHAT FOUND WANTED
@@ -14,7 +19,7 @@ has() { case $2 in *"$3"*) ;; *) fail "$1: no \`$3\` in: $2" ;; esac; }
 # No scope of a sandbox is known to systemd and no group is left: systemd sees
 # the end of the last process in one a moment after everybody else.
 no_groups() {
-    until [ -z "$(systemctl --user list-units --all --plain --no-legend 'sbx-*.scope')" ] &&
+    until [ -z "$(manager list-units --all --plain --no-legend 'sbx-*.scope')" ] &&
         [ -z "$(find /sys/fs/cgroup -name 'sbx-*')" ]; do :; done
 }
 

@@ -1,4 +1,4 @@
-# Before any check: the user's cache, as on a host where sbx ran before.
+# Before any check: the cache of whoever runs it, as on a host where sbx ran before.
 entries=$HOME/.cache/sbx/entries
 mkdir -p "$entries"
 chmod 700 "$HOME/.cache" "$HOME/.cache/sbx" "$entries"

@@ -1,6 +1,6 @@
 # Limits of an ordinary user's container are held by a scope of systemd, which
 # goes away with it; where systemd cannot be asked they are refused.
-trap 'systemctl --user start dbus.socket; sbx rm -f held free 2>/dev/null' EXIT
+trap 'systemctl --user start dbus.socket; sbx rm -f held free 2>/dev/null || true' EXIT
 ask=(--isolation container --memory 512m --cpus 0.5 --pids-limit 300)
 sbx create "${ask[@]}" --name held shell .
 sbx exec held true
