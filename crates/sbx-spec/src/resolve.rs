@@ -9,11 +9,15 @@ use std::path::{Path, PathBuf};
 
 use crate::variables::is_credential;
 use crate::{
-    Accel, Access, ByteSize, Config, Cpus, Driver, EngineImage, EnvVar, GuestPath, HostKind,
-    HostPath, Isolation, KitName, Limit, Limits, MountRequest, Network, Pull, SandboxName,
-    SandboxRequest, SandboxSpec, Sensitive, SensitivePlaces, Share, ShareRole, TmpfsMount,
-    VolumeMount, WorkspaceGuard, WorkspaceRequest,
+    Accel, Access, ByteSize, Config, Cpus, Driver, EnvVar, GuestPath, HostKind, HostPath,
+    Isolation, KitName, Limit, Limits, MountRequest, Network, SandboxName, SandboxRequest,
+    SandboxSpec, Sensitive, SensitivePlaces, Share, ShareRole, TmpfsMount, VolumeMount,
+    WorkspaceRequest,
 };
+
+mod isolation;
+
+use isolation::{fits_a_container, guard, image};
 
 /// Least memory a guest boots in.
 pub const MIN_MEMORY: ByteSize = ByteSize::mib(128);
@@ -26,8 +30,6 @@ pub const DEFAULT_PIDS: u32 = 4096;
 /// Least and most processes and threads: what a login takes, and what the
 /// kernel can number.
 pub const PIDS: std::ops::RangeInclusive<u32> = 32..=4_194_304;
-/// Longest name of an image, in bytes: what registries take, and a digest.
-const MAX_IMAGE: usize = 512;
 /// Most shares, volumes and tmpfs of one sandbox, each kind.
 pub const MAX_MOUNTS: usize = 32;
 
@@ -252,60 +254,6 @@ pub fn resolve(layers: Layers<'_>, name: SandboxName) -> Result<Resolved, Resolv
     Ok(Resolved { spec, credentials })
 }
 
-/// What guards the workspace.
-fn guard(
-    request: &SandboxRequest,
-    config: &Config,
-    isolation: Isolation,
-) -> Result<WorkspaceGuard, ResolveError> {
-    let only = match isolation {
-        Isolation::Container => {
-            return Ok(request.guard.or(config.guard).unwrap_or_default());
-        }
-        Isolation::MicroVm => WorkspaceGuard::Full,
-        // An engine has no file server of ours.
-        Isolation::Docker => WorkspaceGuard::Existing,
-    };
-    match request.guard {
-        Some(WorkspaceGuard::Existing) if only != WorkspaceGuard::Existing => {
-            Err(ResolveError::NoContainer("--workspace-guard existing"))
-        }
-        Some(WorkspaceGuard::Full) if only != WorkspaceGuard::Full => {
-            Err(ResolveError::NoContainer("--workspace-guard full"))
-        }
-        _ => Ok(only),
-    }
-}
-
-/// The image of an engine's container.
-fn image(
-    request: &SandboxRequest,
-    isolation: Isolation,
-) -> Result<Option<EngineImage>, ResolveError> {
-    if isolation != Isolation::Docker {
-        return match (&request.image, request.pull) {
-            (Some(_), _) => Err(ResolveError::NoEngine("--template")),
-            (None, Some(_)) => Err(ResolveError::NoEngine("--pull")),
-            (None, None) => Ok(None),
-        };
-    }
-    // Whatever it means to the engine, it is a part of an address there.
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/:@".contains(&byte);
-    if let Some(name) = &request.image
-        && (name.is_empty()
-            || name.len() > MAX_IMAGE
-            || !name.bytes().all(plain)
-            || !name.starts_with(|first: char| first.is_ascii_alphanumeric())
-            || name.split('/').any(|part| matches!(part, "" | "." | "..")))
-    {
-        return Err(ResolveError::Image(name.clone()));
-    }
-    Ok(Some(EngineImage {
-        reference: request.image.clone(),
-        pull: request.pull.unwrap_or(Pull::Missing),
-    }))
-}
-
 /// The limits that somebody gave.
 fn asked(request: &SandboxRequest, config: &Config) -> Vec<Limit> {
     let given = [
@@ -316,43 +264,6 @@ fn asked(request: &SandboxRequest, config: &Config) -> Vec<Limit> {
     ];
     let given = given.into_iter().filter(|(_, given)| *given);
     given.map(|(limit, _)| limit).collect()
-}
-
-/// What was asked for and cannot be held for a container is refused: nobody is
-/// to believe in a limit that is none.
-fn fits_a_container(
-    request: &SandboxRequest,
-    config: &Config,
-    host: &HostLimits,
-) -> Result<(), ResolveError> {
-    let machine = [
-        ("--driver", request.driver.is_some()),
-        ("--accel", request.accel.is_some()),
-    ];
-    if let Some((flag, _)) = machine.into_iter().find(|(_, typed)| *typed) {
-        return Err(ResolveError::NoMachine(flag));
-    }
-    let wrong =
-        |flag, value: String, why: &str| Err(ResolveError::Limit(flag, value, why.to_owned()));
-    if let Some(disk) = request.disk {
-        let why = "nothing holds the disk of a container yet; that of a microVM has a size";
-        return wrong("--disk", disk.to_string(), why);
-    }
-    let why = match &host.no_cgroup {
-        Some(why) => format!("{UNHELD}: {why}"),
-        None => UNHELD.to_owned(),
-    };
-    let why = why.as_str();
-    let (memory, cpus) = (
-        request.memory.or(config.memory),
-        request.cpus.or(config.cpus),
-    );
-    match (memory, cpus, request.pids.or(config.pids)) {
-        (Some(memory), _, _) if !host.memory_limit => wrong("--memory", memory.to_string(), why),
-        (_, Some(cpus), _) if !host.cpu_quota => wrong("--cpus", cpus.to_string(), why),
-        (_, _, Some(pids)) if !host.pids_limit => wrong("--pids-limit", pids.to_string(), why),
-        _ => Ok(()),
-    }
 }
 
 fn limits(layers: Layers<'_>) -> Result<Limits, ResolveError> {
