@@ -533,38 +533,3 @@ fn another_workspace_differs_when_it_was_typed() {
         ["it has workspace /home/u/app:direct, not none"]
     );
 }
-
-#[test]
-fn an_image_is_of_an_engine_and_a_name_that_cannot_lead_elsewhere() {
-    let with = |image: Option<&str>, isolation| SandboxRequest {
-        isolation: Some(isolation),
-        image: image.map(str::to_owned),
-        ..on("/srv/app")
-    };
-    let docker = sbx_spec::Isolation::Docker;
-    let ours = resolved(&with(None, docker), "").unwrap().spec;
-    assert_eq!(ours.image.unwrap().reference, None);
-    for name in ["node:20-slim", "registry.example:5000/a/b@sha256:0a", "x"] {
-        let spec = resolved(&with(Some(name), docker), "").unwrap().spec;
-        let image = spec.image.unwrap();
-        assert_eq!(image.reference.as_deref(), Some(name));
-        assert_eq!(image.pull, sbx_spec::Pull::Missing);
-    }
-    let long = "x".repeat(600);
-    for name in [
-        "",
-        "-x",
-        "../x",
-        "a//b",
-        "a/../b",
-        "a b",
-        "a?force=1",
-        &long,
-    ] {
-        let refused = resolved(&with(Some(name), docker), "").unwrap_err();
-        assert!(matches!(refused, ResolveError::Image(_)), "{name}");
-    }
-    let other = with(Some("x"), sbx_spec::Isolation::MicroVm);
-    let refused = resolved(&other, "").unwrap_err();
-    assert!(matches!(refused, ResolveError::NoEngine("--template")));
-}

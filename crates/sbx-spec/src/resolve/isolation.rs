@@ -95,3 +95,42 @@ pub(super) fn fits_a_container(
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_is_of_an_engine_and_a_name_that_cannot_lead_elsewhere() {
+        let named = |image: Option<&str>, isolation| {
+            let request = SandboxRequest {
+                image: image.map(str::to_owned),
+                ..SandboxRequest::default()
+            };
+            super::image(&request, isolation)
+        };
+        let ours = named(None, Isolation::Docker).unwrap().unwrap();
+        assert_eq!(ours.reference, None);
+        for name in ["node:20-slim", "registry.example:5000/a/b@sha256:0a", "x"] {
+            let image = named(Some(name), Isolation::Docker).unwrap().unwrap();
+            assert_eq!(image.reference.as_deref(), Some(name));
+            assert_eq!(image.pull, Pull::Missing);
+        }
+        let long = "x".repeat(600);
+        for name in [
+            "",
+            "-x",
+            "../x",
+            "a//b",
+            "a/../b",
+            "a b",
+            "a?force=1",
+            &long,
+        ] {
+            let refused = named(Some(name), Isolation::Docker).unwrap_err();
+            assert!(matches!(refused, ResolveError::Image(_)), "{name}");
+        }
+        let refused = named(Some("x"), Isolation::MicroVm).unwrap_err();
+        assert!(matches!(refused, ResolveError::NoEngine("--template")));
+    }
+}
