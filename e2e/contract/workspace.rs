@@ -13,6 +13,7 @@ in_each_isolation![
     git_works_in_the_share_and_leaves_the_hosts_index_as_it_was,
     the_share_behaves_as_a_local_disk_and_shows_the_hosts_edits,
     npm_ci_installs_from_a_lock_file,
+    what_lies_in_the_home_of_root_is_reached_and_nothing_beside_it,
 ];
 
 where_kept![Promise::Held =>
@@ -290,6 +291,18 @@ END"
         // What root inside makes is nobody's of the host.
         _ => assert!(by_root != 0 && by_root != owner, "{by_root}"),
     }
+}
+
+fn what_lies_in_the_home_of_root_is_reached_and_nothing_beside_it(isolation: Isolation) {
+    let home = Home::of(isolation);
+    let deep = home.project("deep");
+    fs::write(deep.join("file"), "reached\n").unwrap();
+    let mount = format!("{}:/root/work/deep", deep.display());
+    let sandbox = home.sandbox_with("app", &["-v", &mount]);
+    let reached = sandbox.exec_with(["-w", "/root/work/deep"], ["sh", "-c", "cat file; pwd"]);
+    assert_eq!(reached.succeeds().text(), "reached\n/root/work/deep");
+    assert_ne!(sandbox.try_sh("ls /root").code(), Some(0));
+    assert_eq!(sandbox.sh("sudo ls /root"), "work");
 }
 
 fn npm_ci_installs_from_a_lock_file(isolation: Isolation) {

@@ -9,9 +9,31 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
 use crate::error::{Attempt, Error, Result};
+
+/// Lets everybody pass through the directories that lead to `path`, `top`
+/// aside, as far as they are of the file system of `top`: what is mounted
+/// between has an owner of its own. Links are left alone.
+///
+/// # Errors
+/// When one of them cannot be looked at or changed.
+pub fn let_through(top: &Path, path: &Path) -> Result<()> {
+    let what = |step: &Path| format!("let others through `{}`", step.display());
+    let own = rustix::fs::stat(top).attempt_with(|| what(top))?.st_dev;
+    let steps = path.ancestors().skip(1).take_while(|step| *step != top);
+    for step in steps {
+        let found = rustix::fs::lstat(step).attempt_with(|| what(step))?;
+        let kind = FileType::from_raw_mode(found.st_mode);
+        let mode = Mode::from_raw_mode(found.st_mode);
+        if kind != FileType::Directory || found.st_dev != own || mode.contains(Mode::XOTH) {
+            continue;
+        }
+        rustix::fs::chmod(step, mode | Mode::XOTH).attempt_with(|| what(step))?;
+    }
+    Ok(())
+}
 
 static SERIAL: AtomicU32 = AtomicU32::new(0);
 
@@ -177,6 +199,36 @@ pub(crate) fn plain(name: &str) -> Result<()> {
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn others_pass_through_what_leads_there_and_see_no_more_of_it() {
+        use std::os::unix::fs::PermissionsExt;
+        let top = tempfile::tempdir().unwrap();
+        let (private, open) = (top.path().join("private"), top.path().join("private/open"));
+        let path = open.join("there");
+        std::fs::create_dir_all(&path).unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        let set = |path: &Path, mode| {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        set(&private, 0o2700);
+        set(&open, 0o755);
+        set(&path, 0o700);
+        let above = mode(top.path());
+
+        let_through(top.path(), &path).unwrap();
+
+        assert_eq!(mode(&private), 0o2701);
+        assert_eq!((mode(&open), mode(&path)), (0o755, 0o700));
+        assert_eq!(mode(top.path()), above);
+        // What is behind a link is not what leads there.
+        let elsewhere = top.path().join("elsewhere");
+        std::fs::create_dir_all(elsewhere.join("there")).unwrap();
+        set(&elsewhere, 0o700);
+        std::os::unix::fs::symlink(&elsewhere, top.path().join("link")).unwrap();
+        let_through(top.path(), &top.path().join("link/there")).unwrap();
+        assert_eq!(mode(&elsewhere), 0o700);
+    }
 
     #[test]
     fn a_replaced_file_is_whole_private_and_alone() {

@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 use sbx_spec::ByteSize;
 use sbx_sys::mounts::{self, Attributes};
-use sbx_sys::{Error, Result};
+use sbx_sys::{Error, Result, file};
 
 use super::config::{BoxConfig, Way};
 use super::kernel_files::{COVERED_DIRECTORIES, COVERED_FILES, DEVICES, LINKS, READ_ONLY, SYSTEM};
@@ -389,6 +389,8 @@ fn place(config: &BoxConfig, path: &Path, mount: &OwnedFd, kind: Own) -> Result<
     } else {
         make_owned(config, path)?;
     }
+    // Root's own home is private, and a workspace may lie in it.
+    file::let_through(Path::new("/"), path)?;
     mounts::put(mount.as_fd(), path)?;
     match share.map(|share| &share.way) {
         Some(Way::Bound { held }) => hold(path, held),

@@ -162,6 +162,11 @@ fn prepare(setup: &Setup, warnings: &mut Warnings) -> Result<OwnedFd> {
     let _ = std::fs::remove_file(crate::sudo::SOCKET);
     warnings.note(give_volumes(setup));
     warnings.note(give_ways_home(setup));
+    // Root's own home is private, and a workspace may lie in it.
+    for share in &setup.shares {
+        let path = Path::new(OsStr::from_bytes(&share.guest_path));
+        warnings.note(sbx_sys::file::let_through(Path::new("/"), path).map_err(Into::into));
+    }
     let base = Path::new(BASE);
     let kept = base.join(BUNDLE);
     if !kept.exists() {

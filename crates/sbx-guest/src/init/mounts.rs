@@ -113,6 +113,8 @@ fn mount_each(setup: &Setup, layers: &Layers, steps: &Steps<()>) -> Result<()> {
         steps.begin(format!("mount at `{}`", path.display()));
         let parent = path.parent().unwrap_or(Path::new("/"));
         make_owned(parent, &setup.agent)?;
+        // Root's own home is private, and a workspace may lie in it.
+        sbx_sys::file::let_through(Path::new("/"), &path)?;
         match item {
             Item::Kit(serial) => {
                 let flags = SAFE | MountFlags::RDONLY | MountFlags::NOATIME;
