@@ -3,6 +3,7 @@
 //! Prints a table and writes nothing. Every figure takes turns with its floor in the same run,
 //! because a busy machine is busy for both; medians, because one slow round says nothing.
 
+mod floods;
 mod floor;
 mod machine;
 mod memory;
@@ -60,7 +61,7 @@ pub(crate) fn run(words: &[&str]) -> Result<String, Failure> {
                     .map_err(|e| Failure::new("read `--rounds`", e))?;
             }
             "--sbx" => sbx = PathBuf::from(value()?),
-            "start" | "screen" | "exec" | "memory" | "share" | "net" | "workspace" => {
+            "start" | "screen" | "exec" | "memory" | "share" | "net" | "workspace" | "floods" => {
                 parts.push(*word)
             }
             other => return Err(Failure::new("measure", format!("there is no `{other}`"))),
@@ -77,7 +78,10 @@ pub(crate) fn run(words: &[&str]) -> Result<String, Failure> {
     };
     let measured = bench.all(&parts);
     let names = [bench.name.clone(), bench.agent_name()];
-    for name in names.into_iter().chain(workspace::names(&bench)) {
+    let others = workspace::names(&bench)
+        .into_iter()
+        .chain(floods::names(&bench));
+    for name in names.into_iter().chain(others) {
         let _ = bench.sbx(&["rm", "--force", &name]).output();
     }
     let _ = std::fs::remove_dir_all(&bench.directory);
@@ -111,6 +115,9 @@ impl Bench {
         }
         if wanted("workspace") {
             rows.extend(workspace::measure(self)?);
+        }
+        if wanted("floods") {
+            rows.extend(floods::measure(self)?);
         }
         if wanted("net") {
             rows.extend(net::measure(self)?);
