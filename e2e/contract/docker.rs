@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::Path;
 
-use e2e::{Home, Kind, Listener, Sandbox};
+use e2e::{Engine, Home, Kind, Listener, Sandbox};
 use rustix::process::Signal;
 
 use crate::faults::{assert_usable, kill};
@@ -182,19 +182,21 @@ fn an_engine_that_is_stopped_and_started_in_a_session_is_survived() {
         .succeeds();
     let sh = |home: &Home, script: &str| home.sbx(["exec", "app", "sh", "-c", script]).output();
     sh(&home, "echo kept > ~/kept").with_code(0);
-    let session = home.sbx(["exec", "-i", "app", "sh", "-c", "echo up >&2; cat"]);
-    let session = session.spawn_open();
-    session.says("up");
-    home.engine_mut().down();
-    let out = session.output();
-    assert!(!out.errors().is_empty(), "{out}");
-    let without = sh(&home, "true").with_code(125);
-    assert!(
-        without.errors().contains("cannot reach the engine"),
-        "{without}"
-    );
-    home.engine_mut().up();
-    assert_eq!(sh(&home, "cat ~/kept").with_code(0).text(), "kept");
+    for end in [Engine::down, Engine::crash] {
+        let session = home.sbx(["exec", "-i", "app", "sh", "-c", "echo up >&2; cat"]);
+        let session = session.spawn_open();
+        session.says("up");
+        end(home.engine_mut());
+        let out = session.output();
+        assert!(!out.errors().is_empty(), "{out}");
+        let without = sh(&home, "true").with_code(125);
+        assert!(
+            without.errors().contains("cannot reach the engine"),
+            "{without}"
+        );
+        home.engine_mut().up();
+        assert_eq!(sh(&home, "cat ~/kept").with_code(0).text(), "kept");
+    }
     home.sbx(["rm", "-f", "app"]).succeeds();
     assert_eq!(home.leftovers(), Vec::<String>::new());
 }

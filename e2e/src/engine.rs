@@ -13,10 +13,10 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
 use crate::call::{ends_within, host, start};
-use crate::environment;
+use crate::{environment, leftovers};
 
 /// How long a daemon may take to listen.
 const START: Duration = Duration::from_secs(60);
@@ -69,9 +69,10 @@ impl Engine {
             _turn: turn,
         };
         engine.up();
-        // Whatever a run that was killed left would be taken for this one's.
-        for id in engine.list(&["ps", "-aq"]) {
-            engine.cli(&["rm", "-f", "-v", &id]);
+        // Whatever a run that was killed left would be taken for this one's;
+        // what uses another's network goes before that.
+        for id in engine.list(&["ps", "-aq"]).iter().rev() {
+            engine.cli(&["rm", "-f", "-v", id]);
         }
         engine
     }
@@ -159,11 +160,27 @@ impl Engine {
 
     /// Ends the daemon, and whatever runs in it.
     pub fn down(&mut self) {
+        self.end(Signal::TERM);
+    }
+
+    /// Kills the daemon alone.
+    pub fn crash(&mut self) {
+        // Its helper ends with it, and would be taken for a living one.
+        let helper = leftovers::find("containerd --config");
+        self.end(Signal::KILL);
+        let helper = helper.and_then(|helper| Pid::from_raw(helper.id()));
+        if let Some(helper) = helper {
+            ends_within(helper, END);
+            waitpid(Some(helper), WaitOptions::NOHANG).ok();
+        }
+    }
+
+    fn end(&mut self, signal: Signal) {
         let Some(mut daemon) = self.daemon.take() else {
             return;
         };
         let pid = Pid::from_raw(i32::try_from(daemon.id()).unwrap()).unwrap();
-        kill_process(pid, Signal::TERM).ok();
+        kill_process(pid, signal).ok();
         if !ends_within(pid, END) {
             kill_process(pid, Signal::KILL).ok();
         }

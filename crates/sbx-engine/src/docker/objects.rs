@@ -146,8 +146,11 @@ pub(crate) async fn remove(
     owner: &str,
     sandbox: &SandboxName,
 ) -> Result<(), Error> {
-    for found in containers(client, owner, Some(sandbox)).await? {
-        delete(client, &found.id).await?;
+    let mut found = containers(client, owner, Some(sandbox)).await?;
+    // Whose network it is goes after who uses it.
+    found.sort_by_key(|one| one.keeps_network);
+    for one in found {
+        delete(client, &one.id).await?;
     }
     for (name, _) in volumes(client, owner, Some(sandbox)).await? {
         let path = format!("/volumes/{}", encoded(&name));
@@ -234,6 +237,7 @@ pub(crate) async fn remove_strays(
 
 struct Listed {
     id: String,
+    keeps_network: bool,
     running: bool,
     sandbox: SandboxName,
 }
@@ -252,16 +256,18 @@ async fn containers(
         let of: SandboxName = labels?.get(SANDBOX)?.as_str()?.parse().ok()?;
         // What is made of an image that was made of ours has its labels too.
         let ours = name_of(owner, &of);
-        let is_ours = |name: &str| {
-            let name = name.trim_start_matches('/');
-            name == ours || name.strip_suffix("-net") == Some(ours.as_str())
-        };
-        let mut names = one.get("Names")?.as_array()?.iter();
-        names
-            .any(|name| name.as_str().is_some_and(is_ours))
-            .then_some(())?;
+        let names = one.get("Names")?.as_array()?.iter();
+        let keeps_network = names
+            .filter_map(Value::as_str)
+            .map(|name| name.trim_start_matches('/'))
+            .find_map(|name| match name.strip_prefix(ours.as_str())? {
+                "" => Some(false),
+                "-net" => Some(true),
+                _ => None,
+            })?;
         Some(Listed {
             id: id(one.get("Id")?.as_str()?)?,
+            keeps_network,
             running: !matches!(
                 one.get("State").and_then(Value::as_str),
                 Some("created" | "exited" | "dead" | "configured" | "stopped")

@@ -88,25 +88,25 @@ async fn dock(
 ) -> Result<(), Error> {
     let client = Client::connect(&config.docker.engine.endpoint).await?;
     let filter = bodies::filter(&config.docker.engine);
+    let filter = filter.as_deref();
     let mut keeper = None;
     let mut network = None;
+    let mut aside = None;
     if wire.is_some() {
-        let id = kept(&client, config, filter.as_deref()).await?;
-        keeper = Some(network_up(&client, config, &id).await?);
+        let id = kept(&client, config, filter, &mut aside).await?;
+        keeper = Some(match network_up(&client, config, &id).await {
+            Ok(up) => up,
+            // Whoever was killed between attaching and starting has closed the
+            // input of the next start, and of that alone.
+            Err(_) => network_up(&client, config, &id).await?,
+        });
         network = Some(id);
     }
-    let id = agent(&client, config, network.as_deref(), filter.as_deref()).await?;
-    // Answered at once or only when it ends: whoever answers when.
-    let end = format!("/containers/{id}/wait?condition=next-exit");
-    let end = client.open(&end).await?;
-    let (output, mut input) = streams::split(client.attach(&id).await?);
-    let (_, name) = bodies::names(config);
-    objects::start(&client, &name, &id).await?;
-    let places = first(&places(config)).ok_or_else(|| failed("say what is mounted"))?;
-    input
-        .write_all(&places)
-        .await
-        .map_err(|source| failed("speak with the container").because(source))?;
+    let id = agent(&client, config, network.as_deref(), filter, aside).await?;
+    let (up, end) = match agent_up(&client, config, &id).await {
+        Ok(up) => up,
+        Err(_) => agent_up(&client, config, &id).await?,
+    };
     let mut walls = vec![json!({
         "wall": "engine",
         "by": config.docker.engine.name,
@@ -125,7 +125,37 @@ async fn dock(
         .map_err(|source| failed("watch a socket").because(source))?;
     let link =
         UnixStream::from_std(link).map_err(|source| failed("watch a socket").because(source))?;
-    carry(link, Up { output, input }, wire.zip(keeper), end).await
+    carry(link, up, wire.zip(keeper), end).await
+}
+
+/// How a container ends, for whoever waits for it.
+type End = tokio::task::JoinHandle<Result<Response<Incoming>, Error>>;
+
+/// Starts the agent's container, and waits until its first process has found
+/// what it has to.
+async fn agent_up(client: &Client, config: &DockConfig, id: &str) -> Result<(Up, End), Error> {
+    let what = "set the container up";
+    // Answered at once or only when it ends: whoever answers when.
+    let end = format!("/containers/{id}/wait?condition=next-exit");
+    let end = client.open(&end).await?;
+    let (mut output, mut input) = streams::split(client.attach(id).await?);
+    let (_, name) = bodies::names(config);
+    objects::start(client, &name, id).await?;
+    let places = first(&places(config)).ok_or_else(|| failed("say what is mounted"))?;
+    let begun = async {
+        input.write_all(&places).await?;
+        input.flush().await?;
+        output.begins().await
+    };
+    let begun = tokio::time::timeout(UP_LIMIT, begun).await;
+    match begun.map_err(|_| failed(what).because(std::io::Error::other("it does not answer")))? {
+        Ok(true) => Ok((Up { output, input }, end)),
+        Ok(false) => {
+            let why = "its first process ended; its log says why";
+            Err(failed(what).because(std::io::Error::other(why)))
+        }
+        Err(error) => Err(failed(what).because(error)),
+    }
 }
 
 /// Carries until the agent's container ends, and says how it did.
@@ -133,7 +163,7 @@ async fn carry(
     link: UnixStream,
     agent: Up,
     network: Option<(OwnedFd, Up)>,
-    end: tokio::task::JoinHandle<Result<Response<Incoming>, Error>>,
+    end: End,
 ) -> Result<(), Error> {
     let frames = network.map(|(wire, keeper)| {
         tokio::spawn(streams::carry_frames(wire, keeper.output, keeper.input))
@@ -170,9 +200,7 @@ async fn carry(
     }
 }
 
-async fn exit_code(
-    end: tokio::task::JoinHandle<Result<Response<Incoming>, Error>>,
-) -> Result<i64, Error> {
+async fn exit_code(end: End) -> Result<i64, Error> {
     let what = "hear how the container ended";
     let response = end.await.map_err(|error| failed(what).because(error))??;
     let body = http_body_util::Limited::new(response.into_body(), 64 * 1024);
@@ -185,7 +213,12 @@ async fn exit_code(
 
 /// The container that keeps the network: that of an earlier start, if it would
 /// still be made as it was.
-async fn kept(client: &Client, config: &DockConfig, filter: Option<&str>) -> Result<String, Error> {
+async fn kept(
+    client: &Client,
+    config: &DockConfig,
+    filter: Option<&str>,
+    aside: &mut Option<String>,
+) -> Result<String, Error> {
     let (name, _) = bodies::names(config);
     let body = bodies::keeper(config, filter);
     let owner = &config.docker.engine.owner;
@@ -196,9 +229,28 @@ async fn kept(client: &Client, config: &DockConfig, filter: Option<&str>) -> Res
             }
             return Ok(found.id);
         }
+        // Some engines let none go whose network is used.
+        *aside = set_aside(client, config).await?;
         objects::delete(client, &found.id).await?;
     }
     objects::make(client, &name, &body).await
+}
+
+/// Takes the agent's container away, if there is one, and keeps its files as
+/// an image.
+async fn set_aside(client: &Client, config: &DockConfig) -> Result<Option<String>, Error> {
+    let (_, name) = bodies::names(config);
+    let owner = &config.docker.engine.owner;
+    let Some(found) = objects::container(client, &name, owner, &config.name).await? else {
+        return Ok(None);
+    };
+    if found.running {
+        objects::kill(client, &found.id).await?;
+    }
+    let labels = json!(bodies::labels(config));
+    let image = objects::keep(client, &found.id, &labels).await?;
+    objects::delete(client, &found.id).await?;
+    Ok(Some(image))
 }
 
 /// Where a body says what it was made as.
@@ -237,25 +289,25 @@ async fn agent(
     config: &DockConfig,
     network: Option<&str>,
     filter: Option<&str>,
+    mut aside: Option<String>,
 ) -> Result<String, Error> {
     let (_, name) = bodies::names(config);
     let owner = &config.docker.engine.owner;
     let joined = network.map_or(Network::None, Network::Of);
     let mut body = bodies::agent(config, &joined, filter);
-    let found = objects::container(client, &name, owner, &config.name).await?;
-    if let Some(found) = found {
-        if found.running {
-            objects::kill(client, &found.id).await?;
-        }
+    if let Some(found) = objects::container(client, &name, owner, &config.name).await? {
         let in_place =
             network.is_none_or(|id| found.network.as_deref() == Some(&format!("container:{id}")));
         if in_place && found.made.as_deref() == body.pointer(MADE_AT).and_then(Value::as_str) {
+            if found.running {
+                objects::kill(client, &found.id).await?;
+            }
             return Ok(found.id);
         }
         // What is mounted where is fixed when a container is made.
-        let labels = json!(bodies::labels(config));
-        let image = objects::keep(client, &found.id, &labels).await?;
-        objects::delete(client, &found.id).await?;
+        aside = set_aside(client, config).await?;
+    }
+    if let Some(image) = aside {
         body["Image"] = json!(image);
     }
     let id = objects::make(client, &name, &body).await?;

@@ -112,6 +112,17 @@ impl<R: AsyncRead + Unpin> Output<R> {
         }
     }
 
+    /// Whether it writes anything before it ends; what it wrote is still there.
+    pub(super) async fn begins(&mut self) -> io::Result<bool> {
+        let Some(bytes) = self.next().await? else {
+            return Ok(false);
+        };
+        let count = bytes.len();
+        self.at -= count;
+        self.left += count;
+        Ok(true)
+    }
+
     /// A line of its standard output, of at most `most` bytes.
     pub(super) async fn line(&mut self, most: usize) -> io::Result<String> {
         let mut line = Vec::new();
@@ -280,6 +291,7 @@ mod tests {
         let (mut near, far) = tokio::io::duplex(4);
         tokio::spawn(async move { near.write_all(&wire).await });
         let mut output = Output::new(far);
+        assert!(output.begins().await.unwrap());
         assert_eq!(output.line(10).await.unwrap(), "up");
         let mut all = Vec::new();
         while let Some(bytes) = output.next().await.unwrap() {
