@@ -101,7 +101,10 @@ fn claude_repairs_a_project_unattended_with_a_stand_in_for_the_vendor_api(isolat
 
 #[test]
 fn claude_repairs_a_project_in_a_container_of_an_engine_too() {
-    let home = Home::with_engine(Kind::Docker, None);
+    let name = "claude_repairs_a_project_in_a_container_of_an_engine_too";
+    let Some(home) = Home::with_engine(name, Kind::Docker, None) else {
+        return;
+    };
     let app = project(&home);
     let api = StandIn::serve(repair(&app));
     let prompt = ["--", "-p", "Repair calc.py and run the tests"];
@@ -115,7 +118,10 @@ fn claude_repairs_a_project_in_a_container_of_an_engine_too() {
 
 #[test]
 fn the_line_that_everybody_types_runs_claude_in_an_image_of_the_engine() {
-    let home = Home::with_engine(Kind::Docker, None);
+    let name = "the_line_that_everybody_types_runs_claude_in_an_image_of_the_engine";
+    let Some(home) = Home::with_engine(name, Kind::Docker, None) else {
+        return;
+    };
     let app = project(&home);
     crate::engines::node_image(&home);
     let api = StandIn::serve(repair(Path::new("/workspace")));

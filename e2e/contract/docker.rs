@@ -39,7 +39,10 @@ pub(super) fn own(path: &Path) {
 
 #[test]
 fn sessions_in_a_container_of_an_engine_are_those_of_a_machine() {
-    let home = Home::with_engine(Kind::Docker, None);
+    let name = "sessions_in_a_container_of_an_engine_are_those_of_a_machine";
+    let Some(home) = Home::with_engine(name, Kind::Docker, None) else {
+        return;
+    };
     let sandbox = docked(&home, &["-e", "GREETING=a b", "-v", "data:/data"]);
     for code in [0, 3, 126] {
         sandbox.try_sh(&format!("exit {code}")).with_code(code);
@@ -99,7 +102,10 @@ fn sessions_in_a_container_of_an_engine_are_those_of_a_machine() {
 
 #[test]
 fn the_network_of_a_container_of_an_engine_is_judged_by_the_same_rules() {
-    let home = Home::with_engine(Kind::Docker, None);
+    let name = "the_network_of_a_container_of_an_engine_is_judged_by_the_same_rules";
+    let Some(home) = Home::with_engine(name, Kind::Docker, None) else {
+        return;
+    };
     let (open, shut) = (Listener::open(), Listener::open());
     let rule = format!("localhost:{}", open.port());
     let flags = ["--network", "locked", "--allow-network", &rule];
@@ -130,7 +136,10 @@ fn the_network_of_a_container_of_an_engine_is_judged_by_the_same_rules() {
 
 #[test]
 fn the_death_of_any_process_beside_an_engine_is_survived() {
-    let home = Home::with_engine(Kind::Docker, None);
+    let name = "the_death_of_any_process_beside_an_engine_is_survived";
+    let Some(home) = Home::with_engine(name, Kind::Docker, None) else {
+        return;
+    };
     let sandbox = docked(&home, &[]);
     sandbox.sh("echo kept > ~/kept");
     for (what, line) in PARTS {
@@ -152,7 +161,10 @@ fn the_death_of_any_process_beside_an_engine_is_survived() {
 
 #[test]
 fn a_start_with_an_engine_that_is_broken_off_leaves_nothing() {
-    let home = Home::with_engine(Kind::Docker, None);
+    let name = "a_start_with_an_engine_that_is_broken_off_leaves_nothing";
+    let Some(home) = Home::with_engine(name, Kind::Docker, None) else {
+        return;
+    };
     let sandbox = docked(&home, &[]);
     sandbox.sh("echo kept > ~/kept");
     for (what, line) in PARTS {
@@ -172,7 +184,10 @@ fn a_start_with_an_engine_that_is_broken_off_leaves_nothing() {
 
 #[test]
 fn an_engine_that_is_stopped_and_started_in_a_session_is_survived() {
-    let mut home = Home::with_engine(Kind::Docker, None);
+    let name = "an_engine_that_is_stopped_and_started_in_a_session_is_survived";
+    let Some(mut home) = Home::with_engine(name, Kind::Docker, None) else {
+        return;
+    };
     own(&home.project("app"));
     let flags = ["--isolation", "docker", "--memory", "512m"];
     home.sbx(["run", "-d", "--name", "app"])
@@ -203,7 +218,10 @@ fn an_engine_that_is_stopped_and_started_in_a_session_is_survived() {
 
 #[test]
 fn what_others_have_with_the_engine_is_left_alone_and_what_nobody_has_goes() {
-    let home = Home::with_engine(Kind::Docker, None);
+    let name = "what_others_have_with_the_engine_is_left_alone_and_what_nobody_has_goes";
+    let Some(home) = Home::with_engine(name, Kind::Docker, None) else {
+        return;
+    };
     let sandbox = docked(&home, &["-v", "data:/data"]);
     sandbox.sh("true");
     let engine = home.engine();

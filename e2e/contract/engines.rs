@@ -37,7 +37,10 @@ const TINY: &str = "mkdir -p bin tmp opt/tools
 
 #[test]
 fn an_image_without_user_bash_sudo_or_c_library_works_or_says_what_it_lacks() {
-    let home = Home::with_engine(Kind::Docker, None);
+    let name = "an_image_without_user_bash_sudo_or_c_library_works_or_says_what_it_lacks";
+    let Some(home) = Home::with_engine(name, Kind::Docker, None) else {
+        return;
+    };
     home.engine().image("tiny:1", TINY);
     let app = home.project("app");
     own(&app);
@@ -87,7 +90,10 @@ fn an_image_without_user_bash_sudo_or_c_library_works_or_says_what_it_lacks() {
 
 #[test]
 fn the_limits_of_a_container_of_an_engine_are_the_engine_s() {
-    let home = Home::with_engine(Kind::Docker, None);
+    let name = "the_limits_of_a_container_of_an_engine_are_the_engine_s";
+    let Some(home) = Home::with_engine(name, Kind::Docker, None) else {
+        return;
+    };
     let flags = ["--cpus", "0.5", "--pids-limit", "64"];
     let sandbox = docked(&home, &flags);
     let id = home
@@ -117,7 +123,10 @@ fn the_limits_of_a_container_of_an_engine_are_the_engine_s() {
 
 #[test]
 fn a_container_of_podman_is_one_of_docker() {
-    let home = Home::with_engine(Kind::Podman, None);
+    let name = "a_container_of_podman_is_one_of_docker";
+    let Some(home) = Home::with_engine(name, Kind::Podman, None) else {
+        return;
+    };
     let (open, shut) = (Listener::open(), Listener::open());
     let rule = format!("localhost:{}", open.port());
     let flags = [
@@ -160,7 +169,10 @@ fn an_engine_elsewhere_gets_programs_by_copy_and_no_workspace() {
         .local_addr()
         .unwrap()
         .port();
-    let home = Home::with_engine(Kind::Docker, Some(port));
+    let name = "an_engine_elsewhere_gets_programs_by_copy_and_no_workspace";
+    let Some(home) = Home::with_engine(name, Kind::Docker, Some(port)) else {
+        return;
+    };
     let open = Listener::open();
     let rule = format!("localhost:{}", open.port());
     let far = [

@@ -288,7 +288,10 @@ impl Drop for Engine {
             .flatten();
         for controller in groups {
             let group = controller.path().join(&group);
-            fs::remove_dir(group.join("conmon")).ok();
+            // Those of containers too, whose daemon was killed.
+            for inner in fs::read_dir(&group).into_iter().flatten().flatten() {
+                fs::remove_dir(inner.path()).ok();
+            }
             fs::remove_dir(group).ok();
         }
         for gone in ["run", "tmp"].map(|name| self.kept.with_extension(name)) {

@@ -13,6 +13,7 @@ use crate::engine::{Engine, Kind};
 use crate::isolation::{Isolation, memory_can_be_held};
 use crate::leftovers::Process;
 use crate::sandbox::Sandbox;
+use crate::skip::Fact;
 use crate::world::World;
 use crate::{environment, leftovers};
 
@@ -97,11 +98,15 @@ impl Home {
     }
 
     /// A home whose user has a container engine, on a port as well if one is
-    /// named.
-    pub fn with_engine(kind: Kind, tcp: Option<u16>) -> Self {
+    /// named; `None` where the test `name` does not go on, since the daemons
+    /// of engines run as root.
+    pub fn with_engine(name: &str, kind: Kind, tcp: Option<u16>) -> Option<Self> {
+        if !Fact::Root.holds_for(name) {
+            return None;
+        }
         let mut home = Self::new();
         home.engine = Some(Engine::start(kind, home.root.path(), tcp));
-        home
+        Some(home)
     }
 
     /// That engine.
