@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 use sbx_net::Proxies;
-use sbx_spec::ByteSize;
+use sbx_spec::{ByteSize, Isolation};
 use sbx_sys::cgroup::Controller;
 use sbx_sys::kvm::KvmState;
 
@@ -87,17 +87,34 @@ impl std::fmt::Display for Virtualisation {
 }
 
 impl HostFacts {
-    /// Reads them. Takes a few milliseconds, and up to 100 where a KVM has
-    /// to be tried.
+    /// Reads them for a sandbox of this isolation. Takes a few milliseconds,
+    /// and up to 100 where a KVM has to be tried for a machine.
+    #[must_use]
+    pub fn gather_for(caller: &Caller, isolation: Isolation) -> Self {
+        match isolation {
+            Isolation::MicroVm => Self::gather(caller),
+            Isolation::Container | Isolation::Docker => {
+                let reason = "it was not tried, since no machine is to run".to_owned();
+                Self::read(caller, Virtualisation::Unusable { reason }, None)
+            }
+        }
+    }
+
+    /// Reads all of them.
     #[must_use]
     pub fn gather(caller: &Caller) -> Self {
+        // Measured, so to a precision at which two looks agree; what is left
+        // is less than the guest's clock is corrected by.
+        let tsc_khz = sbx_sys::kvm::tsc_khz().map(|khz| (khz + 500) / 1000 * 1000);
+        Self::read(caller, virtualisation(), tsc_khz)
+    }
+
+    fn read(caller: &Caller, virtualisation: Virtualisation, tsc_khz: Option<u64>) -> Self {
         Self {
             cpus: processors(),
             memory: memory(),
-            virtualisation: virtualisation(),
-            // Measured, so to a precision at which two looks agree; what is
-            // left is less than the guest's clock is corrected by.
-            tsc_khz: sbx_sys::kvm::tsc_khz().map(|khz| (khz + 500) / 1000 * 1000),
+            virtualisation,
+            tsc_khz,
             qemu: program("qemu-system-x86_64"),
             uid: caller.uid,
             gid: caller.gid,

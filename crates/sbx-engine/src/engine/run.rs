@@ -195,7 +195,7 @@ impl Engine {
             Target::New(_) => Vec::new(),
         };
         ports.extend(additional(&ports, &request.publish));
-        let facts = HostFacts::gather(&self.caller);
+        let facts = HostFacts::gather_for(&self.caller, spec.isolation);
         let (files, mut steps) = self.foreseen(&spec).await?;
         let plan = crate::plan::plan(&spec, &facts, &files, policy.network())?;
         steps.extend(plan_steps(&plan, exists));

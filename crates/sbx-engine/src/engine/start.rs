@@ -58,7 +58,7 @@ impl Engine {
             ));
         }
         let record = sandbox.record()?;
-        let facts = HostFacts::gather(&self.caller);
+        let facts = HostFacts::gather_for(&self.caller, record.spec.isolation);
         // What this host cannot do is said before many minutes of building.
         self.keep_registries(sandbox)?;
         let network = self.effective(Some((sandbox, &record.spec)))?.network();
