@@ -3,6 +3,7 @@
 //! Prints a table and writes nothing. Every figure takes turns with its floor in the same run,
 //! because a busy machine is busy for both; medians, because one slow round says nothing.
 
+mod containers;
 mod floods;
 mod floor;
 mod machine;
@@ -61,9 +62,8 @@ pub(crate) fn run(words: &[&str]) -> Result<String, Failure> {
                     .map_err(|e| Failure::new("read `--rounds`", e))?;
             }
             "--sbx" => sbx = PathBuf::from(value()?),
-            "start" | "screen" | "exec" | "memory" | "share" | "net" | "workspace" | "floods" => {
-                parts.push(*word)
-            }
+            "start" | "screen" | "exec" | "memory" | "share" | "net" | "workspace" | "floods"
+            | "containers" => parts.push(*word),
             other => return Err(Failure::new("measure", format!("there is no `{other}`"))),
         }
     }
@@ -115,6 +115,9 @@ impl Bench {
         }
         if wanted("workspace") {
             rows.extend(workspace::measure(self)?);
+        }
+        if wanted("containers") {
+            rows.extend(containers::measure(self)?);
         }
         if wanted("floods") {
             rows.extend(floods::measure(self)?);

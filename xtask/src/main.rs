@@ -22,7 +22,7 @@ usage: cargo xtask tidy            check the house rules
        cargo xtask promises        write the table of promises into THREATS.md
        cargo xtask guards          see that attacks get through where their guard is out
        cargo xtask readme --list   print the commands that README shows
-       cargo xtask bench [start|screen|exec|memory|share|workspace|floods|net] [--rounds N] [--sbx PROGRAM]
+       cargo xtask bench [start|screen|exec|memory|share|workspace|containers|floods|net] [--rounds N] [--sbx PROGRAM]
                                    print the ratios of NUMBERS.md
 ";
 
