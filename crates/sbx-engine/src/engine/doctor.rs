@@ -25,10 +25,10 @@ impl Engine {
         let mut checks = vec![
             isolations::microvm(&facts),
             self.container_check(&facts),
+            self.engine().await,
             kvm(&facts.virtualisation),
             qemu(&facts),
             landlock(),
-            self.engine().await,
             self.companions(),
             self.kernel()?,
             self.template()?,
