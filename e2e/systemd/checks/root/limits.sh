@@ -9,9 +9,9 @@ scope=$(manager list-units --plain --no-legend 'sbx-held-*.scope' | cut -d ' ' -
 [ -n "$scope" ] || fail "no scope: $(sbx inspect held)"
 group=/sys/fs/cgroup$(manager show --value --property ControlGroup "$scope")
 has 'place of the group' "$group" /system.slice/sbx-held-
-[ "$(cat "$group/memory.max")" -le $(((512 + 64) << 20)) ] || fail "memory: $(cat "$group/memory.max")"
+[ "$(cat "$group/memory.max")" -le $(((512 + 128) << 20)) ] || fail "memory: $(cat "$group/memory.max")"
 same processor "$(cat "$group/cpu.max")" '50000 100000'
-[ "$(cat "$group/pids.max")" -le $((300 + 128)) ] || fail "processes: $(cat "$group/pids.max")"
+[ "$(cat "$group/pids.max")" -le $((300 + 128 + 8)) ] || fail "processes: $(cat "$group/pids.max")"
 has 'who holds it' "$(sbx inspect held)" "by systemd as $scope"
 inside=$(pgrep -f 'sbx-guest contained' | head -n 1)
 grep -qx "$inside" "$group/cgroup.procs" || fail "$inside is outside of $group"

@@ -7,7 +7,11 @@ sbx run --isolation container --name box --network locked --allow-network localh
     -- -c 'id -un; id -u; sudo id -u; pwd; echo x >made; sudo touch by-root' >said
 same identity "$(cat said)" "agent"$'\n'"1000"$'\n'"0"$'\n'"$PWD"
 same owner "$(stat -c %U made)" user
-[ "$(stat -c %u by-root)" -ge 100000 ] || fail "by-root belongs to $(stat -c %u by-root)"
+# A file server has it be the user's; a mere mount, an id of the container.
+same by-root "$(stat -c %U by-root)" user
+sbx run --rm --isolation container --workspace-guard existing --network none --name bare shell \
+    -- -c 'sudo touch by-mount'
+[ "$(stat -c %u by-mount)" -ge 100000 ] || fail "by-mount belongs to $(stat -c %u by-mount)"
 refused 3 sbx exec box sh -c 'exit 3'
 # A server is up when it answers on the host.
 for port in 8001 8002; do

@@ -9,9 +9,9 @@ scope=$(systemctl --user list-units --plain --no-legend 'sbx-held-*.scope' | cut
 group=/sys/fs/cgroup$(systemctl --user show --value --property ControlGroup "$scope")
 same delegated "$(systemctl --user show --value --property Delegate "$scope")" yes
 has 'place of the group' "$group" /user.slice/user-1000.slice/user@1000.service/
-[ "$(cat "$group/memory.max")" -le $(((512 + 64) << 20)) ] || fail "memory: $(cat "$group/memory.max")"
+[ "$(cat "$group/memory.max")" -le $(((512 + 128) << 20)) ] || fail "memory: $(cat "$group/memory.max")"
 same processor "$(cat "$group/cpu.max")" '50000 100000'
-[ "$(cat "$group/pids.max")" -le $((300 + 128)) ] || fail "processes: $(cat "$group/pids.max")"
+[ "$(cat "$group/pids.max")" -le $((300 + 128 + 8)) ] || fail "processes: $(cat "$group/pids.max")"
 # All of it is in there: supervisor, network, and what runs inside.
 for part in 'sbx supervise' 'sbx net' 'sbx-guest contained'; do
     for pid in $(pgrep -f "$part"); do
