@@ -286,5 +286,8 @@ fn what_an_engine_cannot_do_is_refused_with_the_cure() {
     assert!(other.contains("--isolation docker"), "{other}");
     let doctor = home.sbx(["doctor"]).env("DOCKER_HOST", "unix:///nowhere/x");
     let doctor = doctor.output().text();
-    assert!(doctor.contains("isolation docker: does not work"), "{doctor}");
+    assert!(
+        doctor.contains("isolation docker: does not work"),
+        "{doctor}"
+    );
 }
