@@ -1,6 +1,8 @@
 //! The images that containers are made of: our own, loaded once, and the
 //! user's.
 
+use std::io::Write;
+use std::path::Path;
 use std::thread::JoinHandle;
 
 use http_body_util::BodyExt;
@@ -14,7 +16,7 @@ use super::bodies::{self, GUEST_PROGRAM};
 use super::client::{Body, encoded, shown};
 use super::{Client, IMAGE, failed, objects};
 use crate::command::{Cancel, Code, Error};
-use crate::plan::Docker;
+use crate::plan::{Docker, KitProgram};
 
 /// Bytes of an archive that are handed on at once.
 const CHUNK: usize = 256 * 1024;
@@ -243,16 +245,7 @@ fn joined(writer: JoinHandle<std::io::Result<()>>) -> std::io::Result<()> {
 pub(super) async fn copy_in(client: &Client, id: &str, docker: &Docker) -> Result<(), Error> {
     let what = "copy programs into a container";
     let (guest, kit) = (docker.guest.clone(), docker.kit.clone());
-    let (body, writer) = streamed(move |put| {
-        let mut archive = tar::Builder::new(Putting(put));
-        archive.mode(tar::HeaderMode::Deterministic);
-        archive.append_path_with_name(&guest, GUEST_PROGRAM.trim_start_matches('/'))?;
-        if let Some(kit) = &kit {
-            let name = format!("opt/sbx/kits/{}", kit.name);
-            archive.append_dir_all(name, &kit.path)?;
-        }
-        archive.finish()
-    });
+    let (body, writer) = streamed(move |put| programs(Putting(put), &guest, kit.as_ref()));
     let path = format!("/containers/{id}/archive?path=%2F");
     let mut refused = None;
     let mut heard = |line: &Value| {
@@ -272,10 +265,24 @@ pub(super) async fn copy_in(client: &Client, id: &str, docker: &Docker) -> Resul
     Err(failed(what).because(std::io::Error::other(why)))
 }
 
+/// An archive of our program and those of the agent.
+fn programs(to: impl Write, guest: &Path, kit: Option<&KitProgram>) -> std::io::Result<()> {
+    let mut archive = tar::Builder::new(to);
+    archive.mode(tar::HeaderMode::Deterministic);
+    // Engines do not read entries of files with holes.
+    archive.sparse(false);
+    archive.append_path_with_name(guest, GUEST_PROGRAM.trim_start_matches('/'))?;
+    if let Some(kit) = kit {
+        let name = format!("opt/sbx/kits/{}", kit.name);
+        archive.append_dir_all(name, &kit.path)?;
+    }
+    archive.finish()
+}
+
 /// Writes by handing on.
 struct Putting<'a>(&'a mut dyn FnMut(&[u8]) -> std::io::Result<()>);
 
-impl std::io::Write for Putting<'_> {
+impl Write for Putting<'_> {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         (self.0)(bytes).map(|()| bytes.len())
     }
@@ -312,4 +319,27 @@ async fn inspect(client: &Client, reference: &str) -> Result<Option<Loaded>, Err
             .take(MAX_VARIABLES)
             .collect(),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Seek, SeekFrom};
+
+    use super::*;
+
+    #[test]
+    fn a_program_with_holes_is_an_ordinary_file_of_the_archive() {
+        let mut guest = tempfile::NamedTempFile::new().unwrap();
+        guest.write_all(b"begin").unwrap();
+        guest.seek(SeekFrom::Start(1 << 20)).unwrap();
+        guest.write_all(b"end").unwrap();
+        let mut written = Vec::new();
+        programs(&mut written, guest.path(), None).unwrap();
+        let mut archive = tar::Archive::new(&written[..]);
+        let mut entries = archive.entries().unwrap();
+        let entry = entries.next().unwrap().unwrap();
+        assert_eq!(entry.header().entry_type(), tar::EntryType::Regular);
+        assert_eq!(entry.size(), (1 << 20) + 3);
+        assert!(entries.next().is_none());
+    }
 }
