@@ -297,12 +297,12 @@ fn what_lies_in_the_home_of_root_is_reached_and_nothing_beside_it(isolation: Iso
     let home = Home::of(isolation);
     let deep = home.project("deep");
     fs::write(deep.join("file"), "reached\n").unwrap();
-    let mount = format!("{}:/root/work/deep", deep.display());
+    let mount = format!("{}:/root/own/deep", deep.display());
     let sandbox = home.sandbox_with("app", &["-v", &mount]);
-    let reached = sandbox.exec_with(["-w", "/root/work/deep"], ["sh", "-c", "cat file; pwd"]);
-    assert_eq!(reached.succeeds().text(), "reached\n/root/work/deep");
+    let reached = sandbox.exec_with(["-w", "/root/own/deep"], ["sh", "-c", "cat file; pwd"]);
+    assert_eq!(reached.succeeds().text(), "reached\n/root/own/deep");
     assert_ne!(sandbox.try_sh("ls /root").code(), Some(0));
-    assert_eq!(sandbox.sh("sudo ls /root"), "work");
+    assert_eq!(sandbox.sh("sudo ls /root"), "own");
 }
 
 fn npm_ci_installs_from_a_lock_file(isolation: Isolation) {

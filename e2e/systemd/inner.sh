@@ -9,12 +9,12 @@ shift 2
 cd /mnt/work
 rm -rf root tmp disk.ext4
 mkdir tmp
-export TMPDIR=/mnt/work/tmp HOME=/nonexistent
+export TMPDIR=$PWD/tmp HOME=/nonexistent
 mmdebstrap --mode=unshare --variant=minbase --format=directory --include="$packages" "$@" \
     --dpkgopt='path-exclude=/usr/share/man/*' \
     --dpkgopt='path-exclude=/usr/share/locale/*' \
     --dpkgopt='path-exclude=/usr/share/doc/*' \
-    "$suite" /mnt/work/root - <sources.list
+    "$suite" "$PWD/root" - <sources.list
 
 cd root
 rm -rf etc/apt/apt.conf.d/99mmdebstrap var/cache/apt/* var/lib/apt/lists/* tmp/* etc/resolv.conf
