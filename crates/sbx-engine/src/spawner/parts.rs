@@ -581,21 +581,25 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_container_starts_with_its_links_and_nothing_of_a_machine_does() {
-        let (root, mut config) = host();
-        let at = |name: &str| root.path().join(name);
-        config.boundary = Boundary::Container(Container {
-            tree: at("base"),
+    /// A container of what `host` made in `root`.
+    fn contained(root: &Path, guard: WorkspaceGuard) -> Boundary {
+        Boundary::Container(Container {
+            tree: root.join("base"),
             kit: None,
-            guest: at("kernel"),
-            directory: at("home"),
+            guest: root.join("kernel"),
+            directory: root.join("home"),
             maps: sbx_sys::userns::Maps::own(1000, 1000).unwrap(),
-            guard: WorkspaceGuard::Existing,
+            guard,
             memory: ByteSize::gib(1),
             volumes: Vec::new(),
             tmpfs: Vec::new(),
-        });
+        })
+    }
+
+    #[test]
+    fn a_container_starts_with_its_links_and_nothing_of_a_machine_does() {
+        let (root, mut config) = host();
+        config.boundary = contained(root.path(), WorkspaceGuard::Existing);
         let parts = open(&config).unwrap();
         let brought = |links: usize| {
             let links = (0..links).map(|_| link());
@@ -616,18 +620,7 @@ mod tests {
     #[test]
     fn the_file_server_of_a_container_is_given_a_mount_and_nothing_in_its_place() {
         let (root, mut config) = host();
-        let at = |name: &str| root.path().join(name);
-        config.boundary = Boundary::Container(Container {
-            tree: at("base"),
-            kit: None,
-            guest: at("kernel"),
-            directory: at("home"),
-            maps: sbx_sys::userns::Maps::own(1000, 1000).unwrap(),
-            guard: WorkspaceGuard::Full,
-            memory: ByteSize::gib(1),
-            volumes: Vec::new(),
-            tmpfs: Vec::new(),
-        });
+        config.boundary = contained(root.path(), WorkspaceGuard::Full);
         let parts = open(&config).unwrap();
         // The box has one link more: where what it mounted with goes.
         let child = parts.start(Verb::Box, vec![log(), link(), link(), link(), link()]);
