@@ -82,11 +82,21 @@ def paced(port):
 
 
 def serve(_):
-    """Says the ports of a server that sends everything back and of one that never ends, and
-    serves until its input ends."""
-    back, loud = socket.create_server(("127.0.0.1", 0)), socket.create_server(("127.0.0.1", 0), backlog=1000)
-    print(back.getsockname()[1], loud.getsockname()[1], flush=True)
+    """Says the ports of a server that sends everything back, of another such one, and of one
+    that never ends, and serves until its input ends. The first is a process of its own: what
+    the floods cost the others is not the network's doing."""
+    back, other = (socket.create_server(("127.0.0.1", 0), backlog=1000) for _ in range(2))
+    loud = socket.create_server(("127.0.0.1", 0), backlog=1000)
+    print(*(one.getsockname()[1] for one in (back, other, loud)), flush=True)
+    flooded = os.fork() == 0
+    threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
+    if not flooded:
+        return answers(back)
+    threading.Thread(target=answers, args=(other,), daemon=True).start()
+    return never_ends(loud)
 
+
+def answers(server):
     def answer(one):
         one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
@@ -96,23 +106,18 @@ def serve(_):
             pass
         one.close()
 
-    def answers():
-        while True:
-            threading.Thread(target=answer, args=(back.accept()[0],), daemon=True).start()
+    while True:
+        threading.Thread(target=answer, args=(server.accept()[0],), daemon=True).start()
 
-    def ends():
-        sys.stdin.read()
-        os._exit(0)
 
-    threading.Thread(target=answers, daemon=True).start()
-    threading.Thread(target=ends, daemon=True).start()
+def never_ends(server):
     waiting, streams = select.epoll(), {}
-    loud.setblocking(False)
-    waiting.register(loud, select.EPOLLIN)
+    server.setblocking(False)
+    waiting.register(server, select.EPOLLIN)
     while True:
         for number, _ in waiting.poll():
-            if number == loud.fileno():
-                one = loud.accept()[0]
+            if number == server.fileno():
+                one = server.accept()[0]
                 one.setblocking(False)
                 streams[one.fileno()] = one
                 waiting.register(one, select.EPOLLOUT)

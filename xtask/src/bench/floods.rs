@@ -32,9 +32,13 @@ pub(super) fn measure(bench: &Bench) -> Result<Vec<Row>, Failure> {
     let mut server = program("python3", &bench.directory);
     let server = server.args(["-c", SCRIPT, "serve"]).stdin(Stdio::piped());
     let (_server, ports) = said(server)?;
-    let (back, loud) = ports
-        .split_once(' ')
-        .ok_or_else(|| Failure::new("start the servers of a bench", "they say no ports"))?;
+    let ports: Vec<&str> = ports.split(' ').collect();
+    let [back, other, loud] = ports[..] else {
+        return Err(Failure::new(
+            "start the servers of a bench",
+            "they do not say three ports",
+        ));
+    };
     let names = names(bench);
     for name in &names {
         let up = [
@@ -45,7 +49,7 @@ pub(super) fn measure(bench: &Bench) -> Result<Vec<Row>, Failure> {
             "container",
             "--no-workspace",
         ];
-        let rules = [back, loud].map(|port| format!("--allow-network=localhost:{port}"));
+        let rules = [back, other, loud].map(|port| format!("--allow-network=localhost:{port}"));
         let mut up = bench.sbx(&up);
         run_quietly(up.args(rules).args(["--name", name, "shell"]))?;
     }
@@ -63,7 +67,7 @@ pub(super) fn measure(bench: &Bench) -> Result<Vec<Row>, Failure> {
         alone.push(paced()?);
         let words = FLOODS.map(|(word, _)| word);
         for (word, times) in [SPIN].iter().chain(&words).zip(&mut all) {
-            let port = if *word == "slow" { loud } else { back };
+            let port = if *word == "slow" { loud } else { other };
             let argv = ["exec", flooding, "python3", "-c", SCRIPT, word, port];
             let (flood, _) = said(&mut bench.sbx(&argv))?;
             times.push(paced()?);
