@@ -1,12 +1,15 @@
 //! Ports of a sandbox on this host.
 
-use std::io::Read;
-use std::net::{TcpListener, TcpStream};
+use std::io::{ErrorKind, Read};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use e2e::{Home, Isolation, Sandbox, in_each_isolation};
 
-in_each_isolation![a_published_port_is_the_hosts_and_comes_back_with_its_sandbox,];
+in_each_isolation![
+    a_published_port_is_the_hosts_and_comes_back_with_its_sandbox,
+    datagrams_to_a_published_port_are_answered_until_it_is_published_no_more,
+];
 
 /// Says what it is told, upside down; by the address of a client.
 const SERVER: &str = r#"
@@ -111,4 +114,76 @@ fn a_published_port_is_the_hosts_and_comes_back_with_its_sandbox(isolation: Isol
     let now = published();
     assert_ne!(now, addresses);
     assert!(comes(&now[1]).ends_with("inside /x"), "{now:?}");
+}
+
+/// Says what it hears, upside down.
+const ECHO: &str = "
+import socket
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.bind(('0.0.0.0', 53))
+while True:
+    words, sender = server.recvfrom(2000)
+    server.sendto(words[::-1], sender)
+";
+
+fn datagrams_to_a_published_port_are_answered_until_it_is_published_no_more(isolation: Isolation) {
+    let home = Home::of(isolation);
+    let sandbox = home.sandbox_with("server", &["-p", "53/udp", "-p", "[::1]::53/udp"]);
+    let serve = || {
+        let serve = ["-d", "-u", "root"];
+        sandbox.exec_with(serve, ["python3", "-c", ECHO]).succeeds();
+    };
+    let shown = home.sbx(["ports", "server"]).succeeds().text();
+    let ends: Vec<String> = shown
+        .split_whitespace()
+        .filter_map(|word| Some(word.strip_suffix("->53/udp")?.to_owned()))
+        .collect();
+    assert_eq!(ends.len(), 2, "{shown}");
+    serve();
+    for end in &ends {
+        assert_eq!(asks(end).unwrap(), "sdrow", "{end}");
+    }
+    let log = home.sbx(["policy", "log", "server"]).succeeds().text();
+    assert!(log.contains("published"), "{log}");
+    // A new engine reads from the same socket.
+    crate::faults::kill(&home, "sbx net");
+    assert_eq!(asks(&ends[0]).unwrap(), "sdrow");
+    home.sbx(["stop", "server"]).succeeds();
+    serve();
+    assert_eq!(asks(&ends[0]).unwrap(), "sdrow");
+    home.sbx([
+        "ports",
+        "server",
+        "--unpublish",
+        &format!("{}:53/udp", ends[0]),
+    ])
+    .succeeds();
+    assert_eq!(asks(&ends[0]), None);
+    assert_eq!(asks(&ends[1]).unwrap(), "sdrow");
+}
+
+/// What a server says to some words; `None` where no socket of the host's has
+/// its end.
+fn asks(server: &str) -> Option<String> {
+    let own = if server.starts_with('[') {
+        "[::1]:0"
+    } else {
+        "127.0.0.1:0"
+    };
+    let socket = UdpSocket::bind(own).unwrap();
+    socket.connect(server).unwrap();
+    // Datagrams get lost, above all those to a server that just starts.
+    socket
+        .set_read_timeout(Some(Duration::from_secs(1)))
+        .unwrap();
+    let until = Instant::now() + PATIENCE;
+    let mut room = [0; 100];
+    loop {
+        let heard = socket.send(b"words").and_then(|_| socket.recv(&mut room));
+        match heard {
+            Ok(count) => return Some(String::from_utf8(room[..count].to_vec()).unwrap()),
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => return None,
+            Err(_) => assert!(Instant::now() < until, "{server} says nothing"),
+        }
+    }
 }

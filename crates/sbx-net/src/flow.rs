@@ -1,6 +1,6 @@
 //! One TCP connection of the guest from its SYN to its end.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
@@ -67,15 +67,52 @@ pub(crate) enum State {
 /// Datagrams both ways.
 #[derive(Debug)]
 pub(crate) struct Exchange {
-    /// A socket that is connected to the other side.
-    pub(crate) fd: OwnedFd,
-    pub(crate) pass: Pass,
-    /// The kernel may have datagrams for us.
-    pub(crate) readable: bool,
+    pub(crate) way: Way,
     /// Bytes from the guest.
     pub(crate) sent: u64,
     /// Bytes to the guest.
     pub(crate) received: u64,
+}
+
+/// Where the datagrams of a guest go, and those to it come from.
+#[derive(Debug)]
+pub(crate) enum Way {
+    /// To somebody outside that a rule allows.
+    Out {
+        /// A socket that is connected to them.
+        fd: OwnedFd,
+        pass: Pass,
+        /// The kernel may have datagrams for us.
+        readable: bool,
+    },
+    /// To whoever sent one to a published port.
+    In(Visitor),
+}
+
+impl Way {
+    /// What let it through.
+    pub(crate) fn pass(&self) -> Option<&Pass> {
+        match self {
+            Self::Out { pass, .. } => Some(pass),
+            Self::In(_) => None,
+        }
+    }
+
+    /// Who came by a published port.
+    pub(crate) fn visitor(&self) -> Option<Visitor> {
+        match self {
+            Self::Out { .. } => None,
+            Self::In(visitor) => Some(*visitor),
+        }
+    }
+}
+
+/// Who sent datagrams to a published port.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Visitor {
+    /// The number of the port's socket.
+    pub(crate) door: usize,
+    pub(crate) address: SocketAddr,
 }
 
 /// What a guest sent first.

@@ -7,11 +7,12 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::guard::{self, Guard};
+use crate::policy::Transport;
 
 /// Most ports that one sandbox publishes.
 pub const MAX_PUBLISHED: usize = 64;
 
-/// A TCP port of a sandbox behind one of this host.
+/// A port of a sandbox behind one of this host.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct Publication {
@@ -21,6 +22,8 @@ pub struct Publication {
     pub host: Option<u16>,
     /// The guest's port.
     pub guest: u16,
+    /// What of: connections or datagrams.
+    pub transport: Transport,
 }
 
 /// Why a text is no such port.
@@ -32,17 +35,17 @@ pub enum PublicationError {
     Port,
     /// Not an address.
     Address,
-    /// Another protocol than TCP.
+    /// Another protocol than TCP and UDP.
     Protocol,
 }
 
 impl fmt::Display for PublicationError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Form => "a published port is [[IP:]HOST:]GUEST[/tcp], such as 8080:80",
+            Self::Form => "a published port is [[IP:]HOST:]GUEST[/tcp|udp], such as 8080:80",
             Self::Port => "a port is a number from 1 to 65535",
             Self::Address => "an address is 127.0.0.1 or [::1], without a name",
-            Self::Protocol => "only TCP ports are published in this version",
+            Self::Protocol => "a published port is of tcp or udp",
         })
     }
 }
@@ -53,10 +56,11 @@ impl FromStr for Publication {
     type Err = PublicationError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let text = match text.split_once('/') {
-            Some((ports, "tcp")) => ports,
+        let (text, transport) = match text.split_once('/') {
+            Some((ports, "tcp")) => (ports, Transport::Tcp),
+            Some((ports, "udp")) => (ports, Transport::Udp),
             Some(_) => return Err(PublicationError::Protocol),
-            None => text,
+            None => (text, Transport::Tcp),
         };
         let (address, ports) = match text.strip_prefix('[') {
             Some(rest) => {
@@ -86,6 +90,7 @@ impl FromStr for Publication {
             address,
             host,
             guest: port(guest)?,
+            transport,
         })
     }
 }
@@ -103,8 +108,12 @@ impl fmt::Display for Publication {
             IpAddr::V6(address) => write!(f, "[{address}]:")?,
         }
         match self.host {
-            Some(host) => write!(f, "{host}:{}", self.guest),
-            None => write!(f, ":{}", self.guest),
+            Some(host) => write!(f, "{host}:{}", self.guest)?,
+            None => write!(f, ":{}", self.guest)?,
+        }
+        match self.transport {
+            Transport::Tcp => Ok(()),
+            Transport::Udp => f.write_str("/udp"),
         }
     }
 }
@@ -114,9 +123,10 @@ impl Publication {
     #[must_use]
     pub fn shown(&self) -> String {
         let host = self.host.map_or("*".to_owned(), |port| port.to_string());
+        let (guest, transport) = (self.guest, self.transport.name());
         match self.address {
-            IpAddr::V4(address) => format!("{address}:{host}->{}/tcp", self.guest),
-            IpAddr::V6(address) => format!("[{address}]:{host}->{}/tcp", self.guest),
+            IpAddr::V4(address) => format!("{address}:{host}->{guest}/{transport}"),
+            IpAddr::V6(address) => format!("[{address}]:{host}->{guest}/{transport}"),
         }
     }
 
@@ -125,7 +135,18 @@ impl Publication {
     #[must_use]
     pub fn is(&self, wanted: &Self) -> bool {
         let host = wanted.host.is_none() || wanted.host == self.host;
-        host && self.address == wanted.address && self.guest == wanted.guest
+        host && self.at(wanted) && self.guest == wanted.guest
+    }
+
+    /// Whether it is of the same address and transport of the host.
+    fn at(&self, other: &Self) -> bool {
+        self.address == other.address && self.transport == other.transport
+    }
+
+    /// Whether both want the same port of this host.
+    #[must_use]
+    pub fn collides(&self, other: &Self) -> bool {
+        self.host.is_some() && self.host == other.host && self.at(other)
     }
 }
 
@@ -160,6 +181,7 @@ mod tests {
             ("192.0.2.1::80", "192.0.2.1:*->80/tcp"),
             ("[::1]:8080:80", "[::1]:8080->80/tcp"),
             ("[::1]::80", "[::1]:*->80/tcp"),
+            ("5353:53/udp", "127.0.0.1:5353->53/udp"),
         ] {
             assert_eq!(
                 text.parse::<Publication>().unwrap().shown(),
@@ -178,7 +200,8 @@ mod tests {
             ("70000", PublicationError::Port),
             ("8080:", PublicationError::Port),
             ("80-90:80", PublicationError::Port),
-            ("53:53/udp", PublicationError::Protocol),
+            ("53:53/sctp", PublicationError::Protocol),
+            ("53:53/udp/tcp", PublicationError::Protocol),
             ("80/TCP", PublicationError::Protocol),
             ("localhost:80:80", PublicationError::Address),
             ("::1:80:80", PublicationError::Form),
@@ -194,8 +217,9 @@ mod tests {
             address: IpAddr,
             host in prop::option::of(1_u16..),
             guest in 1_u16..,
+            transport in prop::sample::select(&[Transport::Tcp, Transport::Udp][..]),
         ) {
-            let publication = Publication { address, host, guest };
+            let publication = Publication { address, host, guest, transport };
             prop_assert_eq!(publication.to_string().parse(), Ok(publication));
         }
 

@@ -36,7 +36,7 @@ pub struct Published {
     pub host: Option<u16>,
     /// The guest's port.
     pub guest: u16,
-    /// `tcp`.
+    /// `tcp` or `udp`.
     pub protocol: &'static str,
     /// All of it, as `127.0.0.1:8080->80/tcp`.
     pub shown: String,
@@ -50,7 +50,7 @@ impl Published {
             address: publication.address,
             host: publication.host,
             guest: publication.guest,
-            protocol: "tcp",
+            protocol: publication.transport.name(),
             shown: publication.shown(),
         }
     }

@@ -4,10 +4,10 @@
 //! Never: accepts a connection (the supervisor does, on sockets that listen
 //! when it gets them).
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 
-use sbx_spec::{MAX_PUBLISHED, NetworkPreset, Publication, SandboxName};
+use sbx_spec::{MAX_PUBLISHED, NetworkPreset, Publication, SandboxName, Transport};
 use sbx_sys::file;
 use serde::{Deserialize, Serialize};
 
@@ -29,7 +29,7 @@ struct File {
     ports: Vec<Publication>,
 }
 
-/// A port that is bound and listens.
+/// A port that is bound and, of TCP, listens.
 pub(super) type Bound = (Publication, OwnedFd);
 
 impl Engine {
@@ -96,7 +96,7 @@ impl Engine {
             closed.push(after.remove(place));
         }
         for wanted in publish {
-            if after.iter().any(|known| collide(known, wanted)) {
+            if after.iter().any(|known| known.collides(wanted)) {
                 let message = format!("`{name}` publishes {} already", wanted.shown());
                 return Err(Error::new(Code::Usage, message));
             }
@@ -205,18 +205,15 @@ fn write(sandbox: &SandboxDir, ports: &[Publication]) -> Result<(), Error> {
         .map_err(|error| failed().because(error))
 }
 
-/// Whether both want the same port of this host.
-fn collide(known: &Publication, wanted: &Publication) -> bool {
-    known.host.is_some() && known.host == wanted.host && known.address == wanted.address
-}
-
 fn bind(name: &SandboxName, publication: &Publication) -> Result<Bound, Error> {
     let address = SocketAddr::new(publication.address, publication.host.unwrap_or(0));
-    let bound = TcpListener::bind(address).and_then(|listener| {
-        let port = listener.local_addr()?.port();
-        Ok((listener, port))
-    });
-    let (listener, port) = bound.map_err(|source| {
+    let bound = match publication.transport {
+        Transport::Tcp => TcpListener::bind(address)
+            .and_then(|listener| Ok((listener.local_addr()?, OwnedFd::from(listener)))),
+        Transport::Udp => UdpSocket::bind(address)
+            .and_then(|socket| Ok((socket.local_addr()?, OwnedFd::from(socket)))),
+    };
+    let (at, socket) = bound.map_err(|source| {
         let what = format!(
             "cannot publish port {} of `{name}` as {address}",
             publication.guest
@@ -228,10 +225,10 @@ fn bind(name: &SandboxName, publication: &Publication) -> Result<Bound, Error> {
             ))
     })?;
     let publication = Publication {
-        host: Some(port),
+        host: Some(at.port()),
         ..*publication
     };
-    Ok((publication, listener.into()))
+    Ok((publication, socket))
 }
 
 fn is_running(sandbox: &SandboxDir) -> bool {

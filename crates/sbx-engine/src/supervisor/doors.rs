@@ -1,16 +1,20 @@
 //! Published ports while a sandbox runs: sockets that listen on the host, and
-//! the way by which what they accept gets to the network engine.
+//! the way by which what they accept gets to the network engine. It reads
+//! sockets of datagrams itself, which each engine gets anew.
 //!
-//! Never: binds, reads a byte of a connection. An engine that takes none, or
-//! is gone, costs connections and nothing else.
+//! Never: binds, reads a byte of a connection or a datagram. An engine that
+//! takes none, or is gone, costs connections and nothing else.
 
 use std::cell::RefCell;
-use std::os::fd::{AsFd, OwnedFd};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
-use sbx_spec::{MAX_PUBLISHED, Publication};
+use rustix::io::Errno;
+use sbx_spec::{MAX_PUBLISHED, Publication, Transport};
 use sbx_sys::unix;
+use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, spawn_local};
 
@@ -24,14 +28,22 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// The published ports.
 #[derive(Default, Debug)]
 pub(super) struct Doors {
-    open: RefCell<Vec<(Publication, JoinHandle<()>)>>,
+    open: RefCell<Vec<(Publication, Door)>>,
     /// Our end of the engine's link.
     engine: RefCell<Option<OwnedFd>>,
 }
 
-impl Drop for Doors {
+#[derive(Debug)]
+enum Door {
+    /// Accepts connections; its socket ends with it.
+    Accepting(JoinHandle<()>),
+    /// Of datagrams.
+    Datagrams(OwnedFd),
+}
+
+impl Drop for Door {
     fn drop(&mut self) {
-        for (_, task) in self.open.get_mut().drain(..) {
+        if let Self::Accepting(task) = self {
             task.abort();
         }
     }
@@ -53,13 +65,19 @@ impl Doors {
             Error::new(Code::Jail, "cannot make the links between processes").because(source)
         })?;
         self.engine.replace(Some(near));
+        for (publication, door) in &*self.open.borrow() {
+            if let Door::Datagrams(socket) = door {
+                self.lend(publication, socket)?;
+            }
+        }
         Ok(far)
     }
 
     /// Publishes a port from now on.
     ///
     /// # Errors
-    /// If the socket does not listen, or there are too many.
+    /// If the socket does not listen, there are too many, or the engine does
+    /// not take one of datagrams.
     pub(super) fn open(
         self: &Rc<Self>,
         publication: Publication,
@@ -72,6 +90,12 @@ impl Doors {
         if self.open.borrow().len() >= MAX_PUBLISHED {
             let what = format!("a sandbox publishes at most {MAX_PUBLISHED} ports");
             return Err(Error::new(Code::Limit, what));
+        }
+        if publication.transport == Transport::Udp {
+            self.lend(&publication, &listener)?;
+            let door = (publication, Door::Datagrams(listener));
+            self.open.borrow_mut().push(door);
+            return Ok(());
         }
         let listener = std::net::TcpListener::from(listener);
         listener.set_nonblocking(true).map_err(failed)?;
@@ -91,18 +115,50 @@ impl Doors {
                 }
             }
         });
-        self.open.borrow_mut().push((publication, task));
+        let door = (publication, Door::Accepting(task));
+        self.open.borrow_mut().push(door);
         Ok(())
     }
 
     /// Publishes a port no longer. Connections that stand go on.
-    pub(super) fn close(&self, publication: &Publication) {
-        for (_, task) in self
-            .open
-            .borrow_mut()
-            .extract_if(.., |(open, _)| open == publication)
-        {
-            task.abort();
+    ///
+    /// # Errors
+    /// If the engine cannot be told to read no more datagrams: it does.
+    pub(super) fn close(&self, publication: &Publication) -> Result<(), Error> {
+        let mut open = self.open.borrow_mut();
+        let at = SocketAddr::new(publication.address, publication.host.unwrap_or(0));
+        let lent = open.iter().any(|(open, _)| open == publication)
+            && publication.transport == Transport::Udp;
+        if lent {
+            self.tell(&serde_json::json!({ "shut": at }), &[])
+                .map_err(|source| {
+                    let what = format!("cannot close {}", publication.shown());
+                    Error::new(Code::Io, what).because(source)
+                })?;
+        }
+        open.retain(|(open, _)| open != publication);
+        Ok(())
+    }
+
+    /// Gives the engine a socket of datagrams to read.
+    fn lend(&self, publication: &Publication, socket: &OwnedFd) -> Result<(), Error> {
+        let said = serde_json::json!({ "port": publication.guest });
+        self.tell(&said, &[socket.as_fd()]).map_err(|source| {
+            let what = format!("cannot publish {}", publication.shown());
+            Error::new(Code::Io, what).because(source)
+        })
+    }
+
+    /// Tells the engine something of sockets of datagrams. One that is gone
+    /// reads none, and is followed by another, which is told all.
+    fn tell(&self, said: &Value, sockets: &[BorrowedFd<'_>]) -> Result<(), sbx_sys::Error> {
+        let gone = [Errno::PIPE, Errno::CONNRESET].map(|errno| Some(errno.raw_os_error()));
+        match &*self.engine.borrow() {
+            Some(engine) => match unix::send(engine, said.to_string().as_bytes(), sockets) {
+                Err(error) if !gone.contains(&error.errno()) => Err(error),
+                Ok(_) | Err(_) => Ok(()),
+            },
+            None => Ok(()),
         }
     }
 
@@ -168,6 +224,38 @@ mod tests {
     }
 
     #[test]
+    fn every_engine_gets_the_sockets_of_datagrams_and_is_told_when_one_is_closed() {
+        run(async {
+            let doors = Rc::new(Doors::default());
+            let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+            let at = socket.local_addr().unwrap();
+            let publication: Publication = format!("{}:53/udp", at.port()).parse().unwrap();
+            let heard = |engine: &OwnedFd| {
+                let mut said = [0; 64];
+                let (count, fds) = unix::receive(engine, &mut said, 1).unwrap();
+                let said = String::from_utf8(said[..count].to_vec()).unwrap();
+                (said, fds.len())
+            };
+            let lent = (r#"{"port":53}"#.to_owned(), 1);
+            let first = doors.connect().unwrap();
+            doors.open(publication, socket.into()).unwrap();
+            assert_eq!(heard(&first), lent);
+            drop(first);
+            let second = doors.connect().unwrap();
+            assert_eq!(heard(&second), lent);
+            doors.close(&publication).unwrap();
+            assert_eq!(heard(&second), (format!(r#"{{"shut":"{at}"}}"#), 0));
+            // One that is gone need not be told, and the next one gets nothing.
+            drop(second);
+            doors.close(&publication).unwrap();
+            let third = doors.connect().unwrap();
+            rustix::io::ioctl_fionbio(&third, true).unwrap();
+            assert!(unix::receive(&third, &mut [0; 64], 1).is_err());
+            std::net::UdpSocket::bind(at).unwrap();
+        });
+    }
+
+    #[test]
     fn without_an_engine_a_client_is_told_at_once_and_a_closed_port_takes_none() {
         run(async {
             let doors = Rc::new(Doors::default());
@@ -176,7 +264,7 @@ mod tests {
             let mut client = client(&publication);
             let read = tokio::task::spawn_blocking(move || client.read(&mut [0]));
             assert!(read.await.unwrap().is_err());
-            doors.close(&publication);
+            doors.close(&publication).unwrap();
             // The task and its socket end at its next turn.
             tokio::task::yield_now().await;
             let port = publication.host.unwrap();

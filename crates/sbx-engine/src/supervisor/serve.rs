@@ -337,10 +337,11 @@ async fn call(
             .await
             .map(nothing),
         Ok(Call::Unpublish(publication)) => {
-            if let Some(doors) = &shared.doors {
-                doors.close(&publication);
-            }
-            Ok(nothing(()))
+            let closed = match &shared.doors {
+                Some(doors) => doors.close(&publication),
+                None => Ok(()),
+            };
+            closed.map(nothing).map_err(|error| error.to_string())
         }
         Ok(Call::Answer { number, approve }) => {
             let answered = match &shared.rules {

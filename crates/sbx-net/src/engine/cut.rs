@@ -27,7 +27,10 @@ impl Engine {
             State::Dns(_) | State::Asking(_) | State::Held => None,
             State::Resolving => objection(None, true),
             State::Tunnelling(pass) => objection(pass.ip(), pass.inspect()),
-            State::Exchanging(exchange) => objection(exchange.pass.ip(), false),
+            State::Exchanging(exchange) => exchange
+                .way
+                .pass()
+                .and_then(|pass| objection(pass.ip(), false)),
             State::Relaying(relay) => relay.role.pass().and_then(|pass| {
                 let inspected = matches!(
                     relay.role,
@@ -56,7 +59,7 @@ impl Engine {
         };
         let stands = match &flow.state {
             State::Relaying(relay) => Some(relay.role.pass()),
-            State::Exchanging(exchange) => Some(Some(&exchange.pass)),
+            State::Exchanging(exchange) => Some(exchange.way.pass()),
             _ => None,
         };
         if let Some(pass) = stands {

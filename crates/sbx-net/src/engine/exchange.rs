@@ -14,7 +14,7 @@ use super::Engine;
 use crate::device::packet::{self, Outlet, Packet};
 use crate::entry::tcp::Ends;
 use crate::entry::{icmp, udp};
-use crate::flow::{Exchange, First, State};
+use crate::flow::{Exchange, First, State, Way};
 use crate::gate::{Decision, Intent, Pass};
 use crate::limits;
 use crate::table::Key;
@@ -91,9 +91,11 @@ impl Engine {
             return self.close(key, "failed");
         };
         flow.state = State::Exchanging(Box::new(Exchange {
-            fd,
-            pass: pass.clone(),
-            readable: true,
+            way: Way::Out {
+                fd,
+                pass: pass.clone(),
+                readable: true,
+            },
             sent: 0,
             received: 0,
         }));
@@ -119,7 +121,11 @@ impl Engine {
         {
             flow.deadline = Some(deadline);
             // A datagram that cannot be sent is lost, as datagrams are.
-            if let Ok(count) = rustix::net::send(&exchange.fd, payload, SendFlags::NOSIGNAL) {
+            let sent = match &exchange.way {
+                Way::Out { fd, .. } => rustix::net::send(fd, payload, SendFlags::NOSIGNAL),
+                Way::In(visitor) => self.doors.answer(visitor, payload),
+            };
+            if let Ok(count) = sent {
                 exchange.sent += count as u64;
             }
         }
@@ -138,9 +144,13 @@ impl Engine {
         };
         // A sender that is faster than this must not hold everybody else up.
         let mut left = limits::LINK_INPUT;
-        while exchange.readable && left > 0 {
+        // What comes by a published port is read from its socket.
+        let Way::Out { fd, readable, .. } = &mut exchange.way else {
+            return;
+        };
+        while *readable && left > 0 {
             left -= 1;
-            match rustix::io::read(&exchange.fd, &mut room) {
+            match rustix::io::read(&*fd, &mut room) {
                 Ok(count) => {
                     exchange.received += count as u64;
                     flow.deadline = Some(deadline);
@@ -151,13 +161,13 @@ impl Engine {
                     let message = room.get(..count).unwrap_or_default();
                     udp::send(&ends, message, &mut outlet);
                 }
-                Err(Errno::AGAIN) => exchange.readable = false,
+                Err(Errno::AGAIN) => *readable = false,
                 Err(Errno::INTR) => {}
                 // Nobody listens there: the guest's program asks again or not.
                 Err(_) => return self.close(key, "refused"),
             }
         }
-        if exchange.readable {
+        if *readable {
             self.table.queue(key);
         }
     }

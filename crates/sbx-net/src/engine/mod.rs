@@ -14,6 +14,7 @@ mod name_server;
 mod published;
 mod serve;
 mod tunnel;
+mod visitors;
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;
@@ -23,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
 use sbx_spec::guard::{self, Guard};
-use sbx_spec::{Destination, DnsName, Protocol};
+use sbx_spec::{Destination, DnsName, MAX_PUBLISHED, Protocol};
 use smoltcp::wire::EthernetAddress;
 
 use crate::buffers::Buffers;
@@ -32,7 +33,7 @@ use crate::device::link::{Link, Output, Room};
 use crate::device::packet::Outlet;
 use crate::entry::tcp;
 use crate::error::{Attempt, Error};
-use crate::flow::{Dialling, State};
+use crate::flow::{Dialling, State, Way};
 use crate::gate::{Gate, Pass};
 use crate::inspect::{Inspector, Roots};
 use crate::layout;
@@ -52,6 +53,8 @@ const RESOLVER: u64 = u64::MAX - 2;
 const INSPECTOR: u64 = u64::MAX - 3;
 const DOORS: u64 = u64::MAX - 4;
 const RECORDS: u64 = u64::MAX - 5;
+/// The first of the published ports of datagrams, each with its number.
+const DATAGRAMS: u64 = RECORDS - MAX_PUBLISHED as u64;
 
 /// Why the loop ended in good order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -78,7 +81,9 @@ pub struct Links {
     /// oldest first: a sealed memory file made by [`crate::names_file`].
     pub names: OwnedFd,
     /// Connections of the host into published ports: a Unix socket of
-    /// messages, each `{"port":N}` of the guest with one connected socket.
+    /// messages, each `{"port":N}` of the guest with one connected socket. A
+    /// socket of datagrams that is connected to nobody is read from until
+    /// `{"shut":"IP:PORT"}` names its end.
     pub published: OwnedFd,
     /// Whom to believe where TLS is ended here: certificates in PEM, or
     /// nothing for the host's own trust store.
@@ -329,7 +334,8 @@ impl Engine {
 
     fn wait(&mut self, events: &mut Vec<epoll::Event>) -> Result<(), Error> {
         let reads = self.link.readable && self.rests_until.is_none();
-        let busy = reads || (self.output.has_room() && self.table.queued() > 0);
+        let waits = self.table.queued() > 0 || self.doors.waits();
+        let busy = reads || (self.output.has_room() && waits);
         let timeout = if busy {
             Some(Duration::ZERO)
         } else {
@@ -378,6 +384,7 @@ impl Engine {
                 RECORDS => self.take_records(),
                 INSPECTOR => self.take_reports(),
                 DOORS => self.doors.readable |= readable,
+                token @ DATAGRAMS.. => self.doors.wake(token - DATAGRAMS, readable),
                 token => self.wake(token, readable, writable),
             }
         }
@@ -401,7 +408,11 @@ impl Engine {
                     upstream.pipe.writable |= writable;
                 }
             }
-            State::Exchanging(exchange) => exchange.readable |= readable,
+            State::Exchanging(exchange) => {
+                if let Way::Out { readable: may, .. } = &mut exchange.way {
+                    *may |= readable;
+                }
+            }
             State::Held
             | State::Resolving
             | State::Tunnelling(_)

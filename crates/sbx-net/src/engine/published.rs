@@ -1,8 +1,10 @@
-//! Connections of the host into a published port of the guest.
+//! Connections and datagrams of the host into a published port of the guest.
 //!
-//! Owns: nothing that listens. The supervisor accepted them and hands each
-//! over with the port of the guest that it is for; here it gets a connection
-//! to the guest, from the gateway, and is carried like any other.
+//! Owns: nothing that listens. The supervisor accepted the connections and
+//! hands each over with the port of the guest that it is for; here it gets a
+//! connection to the guest, from the gateway, and is carried like any other.
+//! Sockets of datagrams it bound itself; here each sender gets an end of the
+//! gateway's, until nothing was said for [`limits::EXCHANGE_TIME`].
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -14,6 +16,7 @@ use sbx_spec::{Destination, Flow, Protocol};
 use serde::Deserialize;
 
 use super::Engine;
+use super::visitors::Port;
 use crate::entry::tcp;
 use crate::flow::{Relay, Role, State};
 use crate::gate::Intent;
@@ -21,17 +24,29 @@ use crate::layout;
 use crate::limits;
 use crate::relay::raw::Pipe;
 
-/// What is said with a connection.
+/// What is said on the link.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Published {
-    /// The guest's port.
-    port: u16,
+#[serde(rename_all = "lowercase")]
+enum Said {
+    /// With a socket: it is for this port of the guest.
+    Port(u16),
+    /// The socket of datagrams with this end is published no longer.
+    Shut(SocketAddr),
+}
+
+/// What came.
+enum Came {
+    /// A connection, who made it, and the guest's port.
+    Connection(OwnedFd, SocketAddr, u16),
+    /// A socket of datagrams, its end, and the guest's port.
+    Datagrams(OwnedFd, SocketAddr, u16),
+    /// No more datagrams at this end.
+    Shut(SocketAddr),
 }
 
 /// What allows them.
-const PUBLISHED: &str = "published";
-/// Ports that connections to the guest come from.
+pub(super) const PUBLISHED: &str = "published";
+/// Ports that connections and datagrams to the guest come from.
 const EPHEMERAL: std::ops::RangeInclusive<u16> = 49_152..=u16::MAX;
 
 /// The link on which they come.
@@ -41,6 +56,8 @@ pub(crate) struct Doors {
     pub(crate) readable: bool,
     /// Where the next connection comes from.
     next: u16,
+    /// Sockets of datagrams.
+    pub(super) datagrams: Vec<Option<Port>>,
 }
 
 impl Doors {
@@ -49,6 +66,7 @@ impl Doors {
             fd,
             readable: true,
             next: *EPHEMERAL.start(),
+            datagrams: Vec::new(),
         }
     }
 
@@ -56,8 +74,8 @@ impl Doors {
         &self.fd
     }
 
-    /// The next one that came; what is no connection of the host's is closed.
-    fn next(&mut self) -> io::Result<Option<(OwnedFd, SocketAddr, u16)>> {
+    /// The next one that came; a socket of another kind is closed.
+    fn next(&mut self) -> io::Result<Option<Came>> {
         let mut room = [0; 64];
         while self.readable {
             let (count, mut fds) = match sbx_sys::unix::receive(&self.fd, &mut room, 1) {
@@ -74,48 +92,71 @@ impl Doors {
                 break;
             }
             let said = serde_json::from_slice(room.get(..count).unwrap_or_default());
-            if let (Ok(Published { port }), Some(fd)) = (said, fds.pop())
-                && let Some(peer) = peer(&fd)
-            {
-                return Ok(Some((fd, peer, port)));
+            let came = match (said, fds.pop()) {
+                (Ok(Said::Port(port)), Some(fd)) => of_socket(fd, port),
+                (Ok(Said::Shut(at)), None) => Some(Came::Shut(at)),
+                _ => None,
+            };
+            if came.is_some() {
+                return Ok(came);
             }
         }
         Ok(None)
     }
 }
 
-/// Who connected; `None` for what is no connected stream of the Internet's.
-fn peer(fd: &OwnedFd) -> Option<SocketAddr> {
-    let stream = sockopt::socket_type(fd).is_ok_and(|kind| kind == SocketType::STREAM);
-    let peer = rustix::net::getpeername(fd).ok().filter(|_| stream)?;
-    SocketAddr::try_from(peer?).ok()
+/// What a socket is; `None` for what is neither a connected stream of the
+/// Internet's nor one of its datagrams that anybody may send to.
+fn of_socket(fd: OwnedFd, port: u16) -> Option<Came> {
+    let kind = sockopt::socket_type(&fd).ok()?;
+    let peer = rustix::net::getpeername(&fd).ok().flatten();
+    match (kind, peer) {
+        (SocketType::STREAM, Some(peer)) => {
+            Some(Came::Connection(fd, SocketAddr::try_from(peer).ok()?, port))
+        }
+        (SocketType::DGRAM, None) => {
+            let at = SocketAddr::try_from(rustix::net::getsockname(&fd).ok()?).ok()?;
+            Some(Came::Datagrams(fd, at, port))
+        }
+        _ => None,
+    }
+}
+
+/// What somebody of the host's wants of a port of the guest.
+pub(super) fn intent(protocol: Protocol, peer: SocketAddr, port: u16) -> Intent {
+    let address = peer.ip().to_canonical();
+    Intent {
+        flow: Flow {
+            protocol,
+            destination: Destination::Address(address),
+            port,
+        },
+        address,
+        approved: Vec::new(),
+    }
 }
 
 impl Engine {
     /// Takes what came.
     pub(super) fn take_published(&mut self) -> io::Result<()> {
-        while let Some((fd, peer, port)) = self.doors.next()? {
-            self.admit(fd, peer, port);
+        while let Some(came) = self.doors.next()? {
+            match came {
+                Came::Connection(fd, peer, port) => self.admit(fd, peer, port),
+                Came::Datagrams(fd, at, port) => self.open_port(fd, at, port)?,
+                Came::Shut(at) => self.shut(at),
+            }
         }
+        self.take_datagrams();
         Ok(())
     }
 
     fn admit(&mut self, fd: OwnedFd, peer: SocketAddr, port: u16) {
-        let intent = Intent {
-            flow: Flow {
-                protocol: Protocol::Tcp,
-                destination: Destination::Address(peer.ip().to_canonical()),
-                port,
-            },
-            address: peer.ip().to_canonical(),
-            approved: Vec::new(),
-        };
+        let intent = intent(Protocol::Tcp, peer, port);
         if self.published >= limits::PUBLISHED || self.table.len() >= limits::FLOWS {
             Pipe::new(fd).reset();
             return self.denied(&intent, "limit:published".into());
         }
-        let guest = SocketAddr::new(IpAddr::V4(layout::GUEST_V4), port);
-        let Some(ends) = self.free_ends(guest) else {
+        let Some(ends) = self.free_ends(Protocol::Tcp, port) else {
             Pipe::new(fd).reset();
             return self.denied(&intent, "limit:published".into());
         };
@@ -125,15 +166,15 @@ impl Engine {
         }
     }
 
-    /// An end of the gateway's that no connection to this end of the guest
-    /// has.
-    fn free_ends(&mut self, guest: SocketAddr) -> Option<tcp::Ends> {
+    /// An end of the gateway's that nothing to this port of the guest has.
+    pub(super) fn free_ends(&mut self, protocol: Protocol, port: u16) -> Option<tcp::Ends> {
+        let guest = SocketAddr::new(IpAddr::V4(layout::GUEST_V4), port);
         for _ in EPHEMERAL {
             let port = self.doors.next;
             self.doors.next = port.checked_add(1).unwrap_or(*EPHEMERAL.start());
             let server = SocketAddr::new(IpAddr::V4(layout::GATEWAY_V4), port);
             let ends = tcp::Ends { guest, server };
-            if self.table.find(Protocol::Tcp, &ends).is_none() {
+            if self.table.find(protocol, &ends).is_none() {
                 return Some(ends);
             }
         }

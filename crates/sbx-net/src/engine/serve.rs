@@ -305,8 +305,17 @@ impl Engine {
             parked,
             ..
         } = flow;
-        if intent.flow.protocol == Protocol::Udp {
-            self.exchanges -= 1;
+        let visitor = match &state {
+            State::Exchanging(exchange) => exchange.way.visitor(),
+            _ => None,
+        };
+        match visitor {
+            Some(visitor) => {
+                self.published -= 1;
+                self.doors.forget(&visitor);
+            }
+            None if intent.flow.protocol == Protocol::Udp => self.exchanges -= 1,
+            None => {}
         }
         if let Some(parked) = parked {
             self.ledger.erase(key);

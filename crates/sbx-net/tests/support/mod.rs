@@ -418,6 +418,12 @@ impl Control {
         sbx_sys::unix::send(&self.doors, said.as_bytes(), &fds).unwrap();
     }
 
+    /// Says that the socket of datagrams with this end is published no more.
+    pub fn shut(&self, at: SocketAddr) {
+        let said = serde_json::json!({ "shut": at }).to_string();
+        sbx_sys::unix::send(&self.doors, said.as_bytes(), &[]).unwrap();
+    }
+
     /// Orders `open` and these ports of the host.
     pub fn order_policy(&mut self, revision: u64, localhost_ports: &[u16]) {
         self.order_rules(revision, &rules(localhost_ports));

@@ -17,7 +17,7 @@ pub(crate) struct PortsFlags {
     #[arg(value_name = "NAME")]
     sandbox: String,
 
-    /// Publish a port: [[IP:]HOST:]GUEST
+    /// Publish a port: [[IP:]HOST:]GUEST[/tcp|udp]
     #[arg(long, value_name = "PORT")]
     publish: Vec<String>,
 

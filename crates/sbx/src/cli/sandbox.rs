@@ -121,7 +121,7 @@ pub(crate) struct SandboxFlags {
     )]
     deny_network: Vec<String>,
 
-    /// Publish a port of the sandbox on this host: [[IP:]HOST:]GUEST
+    /// Publish a port of the sandbox on this host: [[IP:]HOST:]GUEST[/tcp|udp]
     #[arg(short, long, value_name = "PORT", help_heading = "Network")]
     publish: Vec<String>,
 
