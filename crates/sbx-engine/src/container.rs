@@ -10,7 +10,7 @@
 mod config;
 mod copy;
 pub(crate) mod held;
-mod kernel_files;
+pub(crate) mod kernel_files;
 mod network;
 mod role;
 mod root;

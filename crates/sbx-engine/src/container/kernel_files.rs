@@ -15,7 +15,7 @@ pub(super) const LINKS: [(&str, &str); 5] = [
 
 /// Files of `/proc` that read as empty: the host's memory, keys, timers and
 /// what has a say about the whole machine.
-pub(super) const COVERED_FILES: [&str; 13] = [
+pub(crate) const COVERED_FILES: [&str; 13] = [
     "kcore",
     "keys",
     "key-users",
@@ -32,7 +32,7 @@ pub(super) const COVERED_FILES: [&str; 13] = [
 ];
 
 /// Directories of `/proc` that are empty.
-pub(super) const COVERED_DIRECTORIES: [&str; 3] = ["acpi", "scsi", "asound"];
+pub(crate) const COVERED_DIRECTORIES: [&str; 3] = ["acpi", "scsi", "asound"];
 
 /// Directories of `/proc` that are read and never written.
 pub(super) const READ_ONLY: [&str; 4] = ["sys", "irq", "bus", "fs"];

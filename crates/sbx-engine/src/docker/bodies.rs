@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 
 use super::config::DockConfig;
 use super::{FROM, MADE, OWNER, SANDBOX};
+use crate::container::kernel_files::{COVERED_DIRECTORIES, COVERED_FILES};
 use crate::plan::DockerEngine;
 
 /// Where a container finds our program.
@@ -24,6 +25,20 @@ const KEEPER_TASKS: u32 = 16;
 /// Open files of a process and processes of a user, where an engine is told.
 const FILES: u32 = 16_384;
 const OF_USER: u32 = 16_384;
+/// What of `/sys` a container does not see: all that programs do not count
+/// processors by, as far as its names are the same everywhere.
+const COVERED_SYSTEM: [&str; 10] = [
+    "block",
+    "bus",
+    "class",
+    "dev",
+    "firmware",
+    "fs",
+    "hypervisor",
+    "kernel",
+    "module",
+    "power",
+];
 /// Bits of capabilities by number; see capabilities(7).
 const CAPABILITIES: [(u8, &str); 11] = [
     (0, "CHOWN"),
@@ -213,9 +228,23 @@ pub(super) fn agent(config: &DockConfig, network: &Network<'_>, filter: Option<&
     if docker.engine.podman || matches!(network, Network::None) {
         body["Hostname"] = json!(config.name.as_str());
     }
+    // In the place of what an engine covers by itself, or with Podman beside it.
+    let covered = covered();
+    match (docker.engine.podman, host["SecurityOpt"].as_array_mut()) {
+        (true, Some(options)) => options.push(json!(format!("mask={}", covered.join(":")))),
+        _ => host["MaskedPaths"] = json!(covered),
+    }
     body["HostConfig"] = host;
     body["Labels"][FROM] = json!(docker.image);
     marked(body)
+}
+
+/// What a container does not see of the kernel.
+fn covered() -> Vec<String> {
+    let of_proc = COVERED_FILES.iter().chain(&COVERED_DIRECTORIES);
+    let of_proc = of_proc.map(|name| format!("/proc/{name}"));
+    let of_sys = COVERED_SYSTEM.iter().map(|name| format!("/sys/{name}"));
+    of_proc.chain(of_sys).collect()
 }
 
 /// The filter of system calls as an engine takes it: Docker its text, Podman
@@ -296,10 +325,27 @@ mod tests {
         assert!(host.get("Privileged").is_none() && host.get("Devices").is_none());
         assert!(body.get("Hostname").is_none());
         assert_eq!(body["Labels"][OWNER], "a1");
+        let covered = host["MaskedPaths"].as_array().unwrap();
+        for path in ["/proc/kcore", "/proc/kallsyms", "/sys/kernel", "/sys/fs"] {
+            assert!(covered.contains(&json!(path)), "{path}");
+        }
         let alone = agent(&config(), &Network::None, Some("seccomp={}"));
         assert_eq!(alone["HostConfig"]["NetworkMode"], "none");
         assert_eq!(alone["Hostname"], "box");
         assert_ne!(alone["Labels"][MADE], body["Labels"][MADE]);
+    }
+
+    #[test]
+    fn podman_is_told_in_its_own_words_what_to_cover() {
+        let mut config = config();
+        config.docker.engine.podman = true;
+        let body = agent(&config, &Network::None, None);
+        let host = &body["HostConfig"];
+        assert!(host.get("MaskedPaths").is_none());
+        let options = host["SecurityOpt"].as_array().unwrap();
+        let mask = options.last().unwrap().as_str().unwrap();
+        assert!(mask.starts_with("mask=/proc/kcore:"), "{mask}");
+        assert!(mask.ends_with(":/sys/power"), "{mask}");
     }
 
     #[test]
