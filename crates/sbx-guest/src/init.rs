@@ -17,6 +17,7 @@ mod network;
 mod port;
 mod root;
 mod stop;
+mod temporary;
 mod trust;
 
 use std::process::ExitCode;
