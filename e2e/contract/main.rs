@@ -22,6 +22,7 @@ mod floods;
 mod fresh;
 mod full_disk;
 mod guarded;
+mod halted;
 mod interrupts;
 mod life;
 mod limits;

@@ -26,6 +26,7 @@ pub(crate) use found::{Record, owner_of};
 pub(crate) use images::{Loaded, foreign, in_use, sidecar, template};
 pub(crate) use objects::{end, remove, remove_strays, strays};
 pub(crate) use role::run;
+pub(crate) use streams::readiness;
 
 use crate::command::{Code, Error};
 

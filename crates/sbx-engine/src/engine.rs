@@ -1,8 +1,10 @@
 //! Does what a command asks, for one user on one host.
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use sbx_spec::{Config, SandboxName};
 
 use crate::client;
@@ -36,6 +38,8 @@ mod target;
 
 /// How long a command waits for another one that changes the same sandbox.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a start that is broken off may take to end its processes itself.
+const IN_GOOD_ORDER: Duration = Duration::from_secs(2);
 
 /// The engine of one user.
 #[derive(Clone, Debug)]
@@ -157,6 +161,15 @@ impl Engine {
             self.tidy(sandbox)?;
             return Ok(());
         };
+        // One that still starts listens to nothing else.
+        if let Some(record) = record.as_ref().filter(|run| run.phase == Phase::Starting) {
+            if let Some(process) = supervisor(record)? {
+                break_off(process).await?;
+            }
+            wait_unlocked(sandbox).await?;
+            self.tidy(sandbox)?;
+            return Ok(());
+        }
         let runtime = self.runtime(sandbox.name());
         // One that does nothing at all is not given the grace of its guest.
         let asked = match client::ping(&runtime).await {
@@ -199,20 +212,38 @@ async fn wait_unlocked(sandbox: &SandboxDir) -> Result<(), Error> {
     Ok(())
 }
 
-/// Ends a supervisor that does not listen any more. Its process id is
-/// believed only for this boot and while its lock is held.
+/// Ends a supervisor that does not listen any more.
 fn kill(record: Option<&RunRecord>) -> Result<(), Error> {
     let Some(record) = record else { return Ok(()) };
-    let failed = |source: sbx_sys::Error| {
-        Error::new(Code::Io, "cannot end a supervisor that does not answer").because(source)
-    };
-    if record.boot_id != sbx_sys::process::boot_id().map_err(failed)? {
-        return Ok(());
-    }
-    if let Some(process) = sbx_sys::process::open(record.pid).map_err(failed)? {
-        sbx_sys::process::signal(&process, rustix::process::Signal::KILL).map_err(failed)?;
+    if let Some(process) = supervisor(record)? {
+        sbx_sys::process::signal(&process, Signal::KILL).map_err(unended)?;
     }
     Ok(())
+}
+
+/// The supervisor that a record names. Its process id is believed only for
+/// this boot and while its lock is held.
+fn supervisor(record: &RunRecord) -> Result<Option<OwnedFd>, Error> {
+    if record.boot_id != sbx_sys::process::boot_id().map_err(unended)? {
+        return Ok(None);
+    }
+    sbx_sys::process::open(record.pid).map_err(unended)
+}
+
+/// Ends a supervisor that starts a sandbox, and what it has started. One that
+/// waits for the kernel cannot end in good order.
+async fn break_off(process: OwnedFd) -> Result<(), Error> {
+    sbx_sys::process::signal(&process, Signal::TERM).map_err(unended)?;
+    let process = crate::docker::readiness(process)
+        .map_err(|source| Error::new(Code::Io, "cannot watch a supervisor").because(source))?;
+    match tokio::time::timeout(IN_GOOD_ORDER, process.readable()).await {
+        Ok(_) => Ok(()),
+        Err(_) => sbx_sys::process::signal(process.get_ref(), Signal::KILL).map_err(unended),
+    }
+}
+
+fn unended(source: sbx_sys::Error) -> Error {
+    Error::new(Code::Io, "cannot end a supervisor").because(source)
 }
 
 fn status(state: &State) -> Status {

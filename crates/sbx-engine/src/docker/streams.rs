@@ -254,7 +254,7 @@ pub(super) async fn carry_frames<R: AsyncRead + Unpin>(
     deprecated,
     reason = "a descriptor that is owned and never swapped is what it is sound for"
 )]
-fn readiness(wire: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+pub(crate) fn readiness(wire: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::new(wire)
 }
 

@@ -26,8 +26,7 @@ impl Engine {
     /// # Errors
     /// If there is none, or it does not answer.
     pub(super) async fn engine_limits(&self) -> Result<HostLimits, Error> {
-        let client = Client::connect(&docker::discover(&self.caller)?).await?;
-        let facts = EngineFacts::ask(&client).await?;
+        let (_, facts) = reached(&docker::discover(&self.caller)?).await?;
         Ok(HostLimits {
             cores: facts.cpus,
             memory: facts.memory,
@@ -54,8 +53,7 @@ impl Engine {
                 owner: docker::owner_of(&self.directories.state)?,
             },
         };
-        let client = Client::connect(&record.endpoint).await?;
-        let facts = EngineFacts::ask(&client).await?;
+        let (client, facts) = unless_cancelled(ui, reached(&record.endpoint)).await?;
         keeps_its_socket(spec, &record.endpoint)?;
         let (agent, warnings) = self.agent_of(spec, &facts)?;
         record.write(sandbox)?;
@@ -65,9 +63,11 @@ impl Engine {
             true => None,
             false => Some(read_program(&guest)?),
         };
-        let network_image = docker::sidecar(&client, program.as_deref()).await?.id;
+        let network_image = docker::sidecar(&client, program.as_deref());
+        let network_image = unless_cancelled(ui, network_image).await?.id;
         // What it is made of does not change with what a name stands for.
-        let image = match docker::in_use(&client, &record.owner, &spec.name).await? {
+        let in_use = docker::in_use(&client, &record.owner, &spec.name);
+        let image = match unless_cancelled(ui, in_use).await? {
             Some(image) => image,
             None => self.engine_image(spec, &client, ui).await?,
         };
@@ -92,8 +92,7 @@ impl Engine {
         &self,
         spec: &SandboxSpec,
     ) -> Result<(Artifacts, Vec<PlanStep>), Error> {
-        let client = Client::connect(&docker::discover(&self.caller)?).await?;
-        let facts = EngineFacts::ask(&client).await?;
+        let (client, facts) = reached(&docker::discover(&self.caller)?).await?;
         keeps_its_socket(spec, client.endpoint())?;
         let (agent, warnings) = self.agent_of(spec, &facts)?;
         let reference = reference(spec).unwrap_or("sbx-template").to_owned();
@@ -277,10 +276,30 @@ impl Engine {
         let write = move |put: &mut dyn FnMut(&[u8]) -> std::io::Result<()>| {
             tree.archive(put).map_err(std::io::Error::other)
         };
-        let loaded = docker::template(client, &digest, write).await;
+        let loaded = unless_cancelled(ui, docker::template(client, &digest, write)).await;
         ui.progress("load the base template into the engine", 1, 1);
         loaded
     }
+}
+
+/// What `asking` an engine gives, unless the user wants out before.
+pub(super) async fn unless_cancelled<T>(
+    ui: &mut dyn Ui,
+    asking: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    let mut cancel = ui.cancel();
+    tokio::select! {
+        answer = asking => answer,
+        () = cancel.cancelled() => {
+            Err(Error::new(Code::Interrupted, "interrupted while asking the engine"))
+        }
+    }
+}
+
+async fn reached(endpoint: &Endpoint) -> Result<(Client, EngineFacts), Error> {
+    let client = Client::connect(endpoint).await?;
+    let facts = EngineFacts::ask(&client).await?;
+    Ok((client, facts))
 }
 
 /// Refuses a share in which the engine's own socket lies: a container could use

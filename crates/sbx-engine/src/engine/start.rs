@@ -11,8 +11,9 @@ use sbx_sys::{memfd, unix};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::UnixStream;
 
+use super::docker::unless_cancelled;
 use super::ports::Bound;
-use super::{Engine, PATIENCE};
+use super::{Engine, PATIENCE, break_off};
 use crate::command::{Code, Entered, Error, Ui};
 use crate::facts::HostFacts;
 use crate::plan::{Plan, plan};
@@ -21,6 +22,8 @@ use crate::supervisor::{PROGRAM, PUBLISHED, STATUS, StartStatus, SuperviseConfig
 
 /// How long a start may take altogether: a supervisor gives up before.
 const START_LIMIT: Duration = Duration::from_secs(240);
+/// How long an engine may take to end what a start that was broken off made.
+const DOWN_LIMIT: Duration = Duration::from_secs(5);
 
 /// Whether a sandbox that is started now goes down again by itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,7 +65,7 @@ impl Engine {
         // What this host cannot do is said before many minutes of building.
         self.keep_registries(sandbox)?;
         let network = self.effective(Some((sandbox, &record.spec)))?.network();
-        let foreseen = self.foreseen(&record.spec).await?.0;
+        let foreseen = unless_cancelled(ui, self.foreseen(&record.spec)).await?.0;
         plan(&record.spec, &facts, &foreseen, network.clone())?;
         let files = self.prepare(&record.spec, sandbox, ui).await?;
         let plan = plan(&record.spec, &facts, &files, network)?;
@@ -135,7 +138,7 @@ impl Engine {
         }
         spawn.argv = vec!["sbx".into(), "supervise".into()];
         spawn.new_session = true;
-        let _child = spawn.spawn().map_err(failed)?;
+        let child = spawn.spawn().map_err(failed)?;
         near.set_nonblocking(true).map_err(io)?;
         let stream = UnixStream::from_std(near).map_err(io)?;
         let mut cancel = ui.cancel();
@@ -147,8 +150,14 @@ impl Engine {
                 ).hint(format!("see why with `sbx logs {name}`"))))
             }
             () = cancel.cancelled() => {
-                self.bring_down(sandbox, Duration::ZERO).await?;
-                Err(interrupted(name))
+                break_off(child.into_pidfd()).await?;
+                let down = self.bring_down(sandbox, Duration::ZERO);
+                match tokio::time::timeout(DOWN_LIMIT, down).await {
+                    Ok(down) => down.and(Err(interrupted(name))),
+                    // What is up ends without us, as after a crash.
+                    Err(_) => Err(interrupted(name)
+                        .hint(format!("its engine does not answer: `sbx rm {name}` once it does"))),
+                }
             }
         }
     }

@@ -8,6 +8,7 @@ use sbx_spec::{
 use sbx_sys::cgroup::Controller;
 
 use super::Engine;
+use super::docker::unless_cancelled;
 use crate::command::{Code, Error, Subject, Ui};
 use crate::store::SandboxDir;
 
@@ -74,7 +75,7 @@ impl Engine {
         };
         let isolation = request.isolation.or(self.config.isolation);
         let host = match isolation {
-            Some(Isolation::Docker) => self.engine_limits().await?,
+            Some(Isolation::Docker) => unless_cancelled(ui, self.engine_limits()).await?,
             _ => self.limits(),
         };
         let layers = Layers {

@@ -3,14 +3,16 @@
 //!
 //! Owns: how long each is waited for, and that none of them may be missing.
 
+use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use rustix::net::sockopt::{self, Timeout};
 use sbx_sys::unix;
+use tokio::io::unix::AsyncFd;
 
 use super::launch::unlinked;
 use crate::command::{Code, Error};
+use crate::docker::readiness;
 
 /// How long a container may take to make its mounts, its root and its wire:
 /// where it can have no layers, the template is copied before. A file system
@@ -55,7 +57,7 @@ impl Lack {
 
 /// Where `count` descriptors of a container come.
 pub(super) struct Coming {
-    here: OwnedFd,
+    here: AsyncFd<OwnedFd>,
     count: usize,
     lack: Lack,
 }
@@ -66,13 +68,12 @@ impl Coming {
     /// # Errors
     /// If the kernel refuses.
     pub(super) fn pair(lack: Lack, count: usize) -> Result<(Self, OwnedFd), Error> {
-        Self::pair_within(lack, count, COMING_LIMIT)
-    }
-
-    fn pair_within(lack: Lack, count: usize, limit: Duration) -> Result<(Self, OwnedFd), Error> {
         let (here, there) = unix::message_pair().map_err(unlinked)?;
-        sockopt::set_socket_timeout(&here, Timeout::Recv, Some(limit))
-            .map_err(|source| unlinked(sbx_sys::Error::new("wait for a container", source)))?;
+        let failed = |source: std::io::Error| {
+            Error::new(Code::Io, "cannot wait for a container").because(source)
+        };
+        rustix::io::ioctl_fionbio(&here, true).map_err(|source| failed(source.into()))?;
+        let here = readiness(here).map_err(failed)?;
         Ok((Self { here, count, lack }, there))
     }
 
@@ -81,16 +82,31 @@ impl Coming {
     ///
     /// # Errors
     /// If they do not come in time, or something else does.
-    pub(super) fn received(self) -> Result<Vec<OwnedFd>, Error> {
-        match unix::receive(&self.here, &mut [0; 16], self.count) {
-            Ok((0, _)) => Ok(Vec::new()),
-            Ok((_, came)) if came.len() == self.count => Ok(came),
-            Ok(_) => Err(self.lack.error("what it sent is none")),
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                let limit = COMING_LIMIT.as_secs();
+    pub(super) async fn received(self) -> Result<Vec<OwnedFd>, Error> {
+        self.received_within(COMING_LIMIT).await
+    }
+
+    async fn received_within(self, limit: Duration) -> Result<Vec<OwnedFd>, Error> {
+        let came = async {
+            loop {
+                let ready = self.here.readable().await;
+                let mut ready =
+                    ready.map_err(|source| sbx_sys::Error::new("wait for a message", source))?;
+                match unix::receive(self.here.get_ref(), &mut [0; 16], self.count) {
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => ready.clear_ready(),
+                    came => return came,
+                }
+            }
+        };
+        match tokio::time::timeout(limit, came).await {
+            Ok(Ok((0, _))) => Ok(Vec::new()),
+            Ok(Ok((_, came))) if came.len() == self.count => Ok(came),
+            Ok(Ok(_)) => Err(self.lack.error("what it sent is none")),
+            Ok(Err(error)) => Err(self.lack.error("it cannot be received").because(error)),
+            Err(_) => {
+                let limit = limit.as_secs();
                 Err(self.lack.error(&format!("none came within {limit} s")))
             }
-            Err(error) => Err(self.lack.error("it cannot be received").because(error)),
         }
     }
 }
@@ -101,32 +117,33 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn a_container_that_lost_its_wire_does_not_start() {
-        let (coming, _there) = Coming::pair_within(NETWORK, 1, Duration::from_millis(1)).unwrap();
-        assert_eq!(coming.received().unwrap_err().code, Code::Boot, "none came");
+    #[tokio::test]
+    async fn a_container_that_lost_its_wire_does_not_start() {
+        let (coming, _there) = Coming::pair(NETWORK, 1).unwrap();
+        let late = coming.received_within(Duration::from_millis(1)).await;
+        assert_eq!(late.unwrap_err().code, Code::Boot, "none came");
         let (coming, there) = Coming::pair(NETWORK, 1).unwrap();
         unix::send(&there, b"wire", &[]).unwrap();
         assert_eq!(
-            coming.received().unwrap_err().code,
+            coming.received().await.unwrap_err().code,
             Code::Boot,
             "it is none"
         );
         // Whoever was to make it says why, unless it says that it is ready.
         let (coming, there) = Coming::pair(NETWORK, 1).unwrap();
         drop(there);
-        assert!(coming.received().unwrap().is_empty());
+        assert!(coming.received().await.unwrap().is_empty());
         let lost = NETWORK.is_none(1, 0).unwrap_err();
         assert_eq!(lost.code.session_exit(), 125);
         let lost = WORKSPACE.is_none(2, 1).unwrap_err();
         assert_eq!(lost.code.session_exit(), 125);
     }
 
-    #[test]
-    fn a_container_with_its_wire_starts_and_so_does_one_that_asked_for_none() {
+    #[tokio::test]
+    async fn a_container_with_its_wire_starts_and_so_does_one_that_asked_for_none() {
         let (coming, there) = Coming::pair(NETWORK, 1).unwrap();
         unix::send(&there, b"wire", &[there.as_fd()]).unwrap();
-        assert_eq!(coming.received().unwrap().len(), 1);
+        assert_eq!(coming.received().await.unwrap().len(), 1);
         assert!(NETWORK.is_none(1, 1).is_ok());
         assert!(NETWORK.is_none(0, 0).is_ok());
     }

@@ -51,7 +51,7 @@ pub(crate) struct Helper {
 ///
 /// # Errors
 /// If a part cannot be started; those that were end with the spawner.
-pub(crate) fn launch(
+pub(crate) async fn launch(
     plan: &Plan,
     spawner: &Spawner,
     runtime: &Path,
@@ -59,7 +59,7 @@ pub(crate) fn launch(
 ) -> Result<Launched, Error> {
     match &plan.boundary {
         Boundary::MicroVm(_) => machine(plan, spawner, runtime, sandbox),
-        Boundary::Container(_) => container(plan, spawner, sandbox),
+        Boundary::Container(_) => container(plan, spawner, sandbox).await,
         Boundary::Docker(_) => docked(plan, spawner, sandbox),
     }
 }
@@ -117,7 +117,11 @@ fn machine(
 
 /// A container makes its own wire and mounts, which engine and file servers
 /// are then given.
-fn container(plan: &Plan, spawner: &Spawner, sandbox: &SandboxDir) -> Result<Launched, Error> {
+async fn container(
+    plan: &Plan,
+    spawner: &Spawner,
+    sandbox: &SandboxDir,
+) -> Result<Launched, Error> {
     let (link, control) = unix::stream_pair().map_err(unlinked)?;
     let (near, report) = unix::stream_pair().map_err(unlinked)?;
     let mut links: Vec<OwnedFd> = vec![control.into(), report.into()];
@@ -139,14 +143,14 @@ fn container(plan: &Plan, spawner: &Spawner, sandbox: &SandboxDir) -> Result<Lau
     // Where none comes because the container has ended, its control says why.
     let mut helpers = Vec::new();
     if let Some(served) = served {
-        let devices = served.received()?;
+        let devices = served.received().await?;
         for (number, (share, device)) in plan.shares.iter().zip(devices).enumerate() {
             helpers.push(file_server(spawner, number, share, device)?);
         }
     }
     let mut network = None;
     if let (Some(plan), Some(wire)) = (&plan.network, wire)
-        && let Some(wire) = wire.received()?.pop()
+        && let Some(wire) = wire.received().await?.pop()
     {
         let prepared = prepared(plan, sandbox, wire)?;
         helpers.push(prepared.start(spawner)?);

@@ -50,7 +50,8 @@ const MAX_LINE: usize = 64 * 1024;
 /// Lives as the supervisor of one sandbox.
 ///
 /// # Errors
-/// If it could not be started, or a part of it ended before its time.
+/// If it could not be started, was told to end before it was, or a part of it
+/// ended before its time.
 #[expect(
     clippy::too_many_arguments,
     reason = "each is made in its order by the one caller, before a runtime is"
@@ -66,6 +67,70 @@ pub(super) async fn live(
     listening: Vec<(Publication, OwnedFd)>,
     status: &mut Status,
 ) -> Result<(), Error> {
+    let mut terminate = signal(SignalKind::terminate())
+        .map_err(|source| Error::new(Code::Io, "cannot watch for signals").because(source))?;
+    let starting = start(
+        config, sandbox, proof, spawner, reports, record, held, listening, status,
+    );
+    let Running {
+        shared,
+        mut ends,
+        link,
+        network,
+        boundary,
+    } = tokio::select! {
+        running = starting => running?,
+        _ = terminate.recv() => {
+            let what = format!("`{}` was told to stop while it started", config.plan.name);
+            return Err(Error::new(Code::Boot, what));
+        }
+    };
+    status.tell(&StartStatus::Ready);
+
+    let end = until_end(config, &shared, &mut ends, link, network, spawner).await;
+    let why = end.to_string();
+    shared.enter(Stage::Stopping(why.clone()));
+    record.phase = Phase::Stopping;
+    let _ = sandbox.write_run(record, proof);
+    log::log(&format!("stopping: {end}"));
+    let outcome = match end {
+        End::Asked(grace) => stop(&shared, &mut ends, boundary, grace).await,
+        End::Idle => stop(&shared, &mut ends, boundary, GRACE).await,
+        End::PoweredOff => Ok(()),
+        End::Lost(error) => Err(error),
+    };
+    shared.enter(Stage::Down(why));
+    shared.part(PARTING).await;
+    outcome
+}
+
+/// A sandbox that takes sessions.
+struct Running {
+    shared: Rc<Shared>,
+    ends: Ends,
+    link: tokio::task::JoinHandle<LinkEnd>,
+    network: Option<Network>,
+    /// The process that is the machine or the container.
+    boundary: u32,
+}
+
+/// Brings the sandbox up. Given up at any step, it leaves its processes to the
+/// end of the spawner.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the first half of `live`, which may be broken off"
+)]
+async fn start(
+    config: &SuperviseConfig,
+    sandbox: &SandboxDir,
+    proof: &Supervising,
+    spawner: &Spawner,
+    reports: StdStream,
+    record: &mut RunRecord,
+    held: Wall,
+    listening: Vec<(Publication, OwnedFd)>,
+    status: &mut Status,
+) -> Result<Running, Error> {
     let plan = &config.plan;
     let contained = !matches!(plan.boundary, Boundary::MicroVm(_));
     let (starting, booting) = match plan.boundary {
@@ -77,7 +142,7 @@ pub(super) async fn live(
     std::fs::create_dir_all(&config.runtime).map_err(|source| {
         Error::new(Code::Io, "cannot make the runtime directory").because(source)
     })?;
-    let mut parts = launch::launch(plan, spawner, &config.runtime, sandbox)?;
+    let mut parts = launch::launch(plan, spawner, &config.runtime, sandbox).await?;
     let mut ends = Ends::watch(reports, &parts)?;
 
     let mut walls = vec![held];
@@ -186,23 +251,13 @@ pub(super) async fn live(
         }
     }
     shared.enter(Stage::Ready);
-    status.tell(&StartStatus::Ready);
-
-    let end = until_end(config, &shared, &mut ends, link, network, spawner).await;
-    let why = end.to_string();
-    shared.enter(Stage::Stopping(why.clone()));
-    record.phase = Phase::Stopping;
-    let _ = sandbox.write_run(record, proof);
-    log::log(&format!("stopping: {end}"));
-    let outcome = match end {
-        End::Asked(grace) => stop(&shared, &mut ends, boundary.process.pid, grace).await,
-        End::Idle => stop(&shared, &mut ends, boundary.process.pid, GRACE).await,
-        End::PoweredOff => Ok(()),
-        End::Lost(error) => Err(error),
-    };
-    shared.enter(Stage::Down(why));
-    shared.part(PARTING).await;
-    outcome
+    Ok(Running {
+        shared,
+        ends,
+        link,
+        network,
+        boundary: boundary.process.pid,
+    })
 }
 
 /// Why a sandbox stops.
