@@ -7,6 +7,25 @@
     reason = "a test that cannot go on fails"
 )]
 
+/// A test of each behaviour for each isolation whose files lie in our own
+/// directories. Those of `docker` are the engine's: where they lie, and what
+/// becomes of a disk that is full or that lies, is not ours.
+macro_rules! where_files_are_ours {
+    ($($behaviour:ident),+ $(,)?) => {$(
+        mod $behaviour {
+            #[test]
+            fn microvm() {
+                super::$behaviour(e2e::Isolation::MicroVm);
+            }
+
+            #[test]
+            fn container() {
+                super::$behaviour(e2e::Isolation::Container);
+            }
+        }
+    )+};
+}
+
 mod asked;
 mod bad_input;
 mod boots;

@@ -45,6 +45,9 @@ pub(crate) use record::{TREE, hash_file, write_atomically};
 /// and whether it is asked to stop.
 const LOCK_POLL: Duration = Duration::from_millis(100);
 
+/// A file system with less room than this is full, in bytes.
+const LEAST_ROOM: u64 = 1 << 20;
+
 /// The name of an entry: the SHA-256 of everything it is made from.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Key(String);
@@ -243,10 +246,15 @@ impl Cache {
             work: work.clone(),
         })
         .and_then(|()| self.publish(name, &temp));
+        let full = matches!(&built, Err(error) if error.is_full() || self.has_no_room());
         // What cannot be removed now, the next holder or `gc` removes.
         let _ = remove_tree(&temp);
         if let Err(error) = built {
-            return Err(self.if_full(name, error));
+            return Err(if full {
+                self.no_room(name, error)
+            } else {
+                error
+            });
         }
         // The entry is there, whatever becomes of the work that led to it.
         let _ = remove_work(&work);
@@ -282,11 +290,15 @@ impl Cache {
         Ok(())
     }
 
+    /// Whether nothing more fits. Not every program says that this is why it
+    /// failed: `fsck.erofs` calls it an I/O error.
+    fn has_no_room(&self) -> bool {
+        rustix::fs::statvfs(&self.root)
+            .is_ok_and(|found| found.f_bavail.saturating_mul(found.f_frsize) < LEAST_ROOM)
+    }
+
     /// A lack of room says where and how much.
-    fn if_full(&self, name: &EntryName, error: Error) -> Error {
-        if !error.is_full() {
-            return error;
-        }
+    fn no_room(&self, name: &EntryName, error: Error) -> Error {
         Error::NoRoom {
             title: name.title.clone(),
             cache: self.root.clone(),
