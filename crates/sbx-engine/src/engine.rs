@@ -2,10 +2,11 @@
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use sbx_spec::{Config, SandboxName};
+use sbx_sys::process::ProcessId;
 
 use crate::client;
 use crate::command::{Caller, Code, Command, Error, Reply, SandboxBrief, Status, Ui};
@@ -40,6 +41,9 @@ mod target;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a start that is broken off may take to end its processes itself.
 const IN_GOOD_ORDER: Duration = Duration::from_secs(2);
+
+/// How long the spawner of a supervisor that is gone may take to end its parts.
+const LAST_ACTS: Duration = Duration::from_secs(2);
 
 /// The engine of one user.
 #[derive(Clone, Debug)]
@@ -126,10 +130,11 @@ impl Engine {
     }
 
     /// Brings a sandbox whose supervisor was killed back to stopped. Its
-    /// processes died with it; what is left are its own records.
+    /// processes died with it, or stand still; what is left are its own records.
     fn tidy(&self, sandbox: &SandboxDir) -> Result<Option<RunRecord>, Error> {
         match sandbox.state()? {
             State::Crashed(record) => {
+                end_spawner(&record);
                 let _ = std::fs::remove_dir_all(self.runtime(sandbox.name()));
                 crate::group::remove_left(sandbox);
                 sandbox.clear_run();
@@ -244,6 +249,24 @@ async fn break_off(process: OwnedFd) -> Result<(), Error> {
 
 fn unended(source: sbx_sys::Error) -> Error {
     Error::new(Code::Io, "cannot end a supervisor").because(source)
+}
+
+/// Waits for the spawner of a supervisor that is gone, which ends with it, and
+/// kills one that stands still; its children go with it.
+fn end_spawner(record: &RunRecord) {
+    let running = record.spawner.as_ref().map(ProcessId::open);
+    let Some(Ok(Some(spawner))) = running else {
+        return;
+    };
+    let deadline = Instant::now() + LAST_ACTS;
+    while Instant::now() < deadline {
+        if sbx_sys::process::has_ended(&spawner).unwrap_or(true) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    // What cannot be killed is not ours any more.
+    let _ = sbx_sys::process::signal(&spawner, rustix::process::Signal::KILL);
 }
 
 fn status(state: &State) -> Status {

@@ -218,10 +218,15 @@ impl Spawner {
         serde_json::from_slice(answer.get(..count).unwrap_or_default()).map_err(unreadable)
     }
 
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.pid()
+    }
+
     /// Ends it and all its children. It goes by itself once nobody can ask it
-    /// any more; the supervisor, locked down, may not even signal it. False
-    /// if it stands still: the kernel kills it, and its children with it,
-    /// once this process has ended.
+    /// any more; the supervisor, locked down, may not even signal it, nor may
+    /// the kernel for it when it ends. False if it stands still: whoever comes
+    /// next kills it, and the kernel its children.
     pub(crate) fn end(self) -> bool {
         self.end_within(PATIENCE)
     }

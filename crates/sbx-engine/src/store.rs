@@ -18,6 +18,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rustix::fs::FlockOperation;
 use sbx_spec::{SandboxName, SandboxSpec};
 use sbx_sys::file;
+use sbx_sys::process::ProcessId;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -85,6 +86,9 @@ pub(crate) struct RunRecord {
     pub(crate) phase: Phase,
     /// What executes the guest's instructions.
     pub(crate) accelerator: Option<Accelerator>,
+    /// What started its parts, and ends them.
+    #[serde(default)]
+    pub(crate) spawner: Option<ProcessId>,
 }
 
 /// How far a supervisor has come.
@@ -455,6 +459,7 @@ impl RunRecord {
             started: now(),
             phase: Phase::Starting,
             accelerator: None,
+            spawner: None,
         }
     }
 }

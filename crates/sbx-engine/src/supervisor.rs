@@ -30,6 +30,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use sbx_spec::{Publication, SandboxName};
+use sbx_sys::process::ProcessId;
 use serde::{Deserialize, Serialize};
 
 use crate::command::{Code, Error};
@@ -140,6 +141,7 @@ fn supervise(
         .map_err(io)?;
     let (spawner, reports) = Spawner::start(&spawner_config, program, vmm, spawner_log.into())?;
     let mut record = RunRecord::starting();
+    record.spawner = ProcessId::of(spawner.pid()).ok();
     sandbox.write_run(&record, &proof)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -161,11 +163,13 @@ fn supervise(
         ),
     );
     // Whatever is left of it goes now, however it ended.
-    if !spawner.end() {
-        log::log("the spawner does not end; it is killed with this process");
+    if spawner.end() {
+        sandbox.clear_run();
+    } else {
+        // By the record, which this process may write and not act on.
+        log::log("the spawner does not end; the next command kills it");
     }
     let _ = std::fs::remove_dir_all(&config.runtime);
-    sandbox.clear_run();
     if let Err(error) = &lived {
         log::log(&format!("ended: {error}: {}", error.causes.join(": ")));
     }
