@@ -67,7 +67,7 @@ fn hogs_are_stopped_at_the_limit_and_the_sandbox_answers_afterwards(isolation: I
 
 /// The directories of control groups that were made for the sandbox `name`
 /// by the supervisor `pid`.
-fn groups(name: &str, pid: &Value) -> Vec<PathBuf> {
+pub(super) fn groups(name: &str, pid: &Value) -> Vec<PathBuf> {
     let wanted = format!("sbx-{name}-{pid}");
     let mut found = Vec::new();
     let mut open = vec![PathBuf::from("/sys/fs/cgroup")];

@@ -16,6 +16,11 @@ use sbx_proto::Bytes;
 use sbx_proto::link::AgentUser;
 use sbx_proto::session::{HomeFile, User};
 
+/// What is written to `oom_score_adj` of programs, so that they are ended for
+/// want of memory before PID 1, and where the host's memory is theirs before
+/// what runs around their container.
+pub(crate) const FIRST_TO_GO: &str = "500";
+
 /// What every session of this sandbox has in common.
 #[derive(Clone, Debug, Encode, Decode)]
 pub(crate) struct Context {

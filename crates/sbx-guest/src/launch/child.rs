@@ -17,7 +17,7 @@ use sbx_proto::session::User;
 use crate::launch::home::write_files;
 use crate::launch::identity::{AGENT_NAME, Identity, in_place_of, read_passwd, resolve};
 use crate::launch::path::search_path;
-use crate::launch::{Cwd, Failure, Launch, Privileges, Terminal};
+use crate::launch::{Cwd, FIRST_TO_GO, Failure, Launch, Privileges, Terminal};
 use crate::program::{self, Image};
 
 /// Longest request that is read, in bytes: an [`sbx_proto::session::Exec`]
@@ -63,8 +63,7 @@ fn start(request: OwnedFd) -> Result<std::convert::Infallible, Failure> {
         identity.home = "/tmp".to_owned();
     }
     if rustix::process::getpid().as_raw_nonzero().get() != 1 {
-        // PID 1 is never to be killed for memory; what it starts is.
-        let _ = std::fs::write("/proc/self/oom_score_adj", "0");
+        let _ = std::fs::write("/proc/self/oom_score_adj", FIRST_TO_GO);
     }
     take_session(launch.terminal)?;
     if launch.own_stdio && !context.bare {

@@ -18,7 +18,7 @@ use super::{Answer, DESCRIPTORS, MAX_REQUEST, Request, Shell};
 use crate::error::{Attempt as _, Error, Result};
 use crate::launch::child::bytes;
 use crate::launch::identity::{Identity, login_shell, read_passwd, resolve};
-use crate::launch::{Context, Cwd, Failure, Launch, Privileges, Terminal, parent};
+use crate::launch::{Context, Cwd, FIRST_TO_GO, Failure, Launch, Privileges, Terminal, parent};
 use crate::program::StandardFds;
 use crate::serve::signal_session;
 
@@ -31,7 +31,7 @@ const MAX_CONTEXT: u64 = 2 * 1024 * 1024;
 
 /// Serves one connection.
 pub(crate) fn run(connection: OwnedFd, context: OwnedFd) -> ExitCode {
-    let _ = std::fs::write("/proc/self/oom_score_adj", "0");
+    let _ = std::fs::write("/proc/self/oom_score_adj", FIRST_TO_GO);
     let _ = rustix::process::setsid();
     let answer = match serve(&connection, context) {
         Ok(answer) => answer,
