@@ -2,6 +2,7 @@
 //! stop and of a removal, and that of the guest's own PID 1.
 
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use e2e::{Home, Isolation, in_each_isolation};
@@ -12,6 +13,8 @@ use crate::faults::{assert_usable, kill, parts};
 
 in_each_isolation![
     the_death_of_any_process_once_the_kernel_boots_is_survived,
+    the_death_of_pid_1_of_the_guest_is_survived_in_a_session_and_in_a_stop,
+    a_guest_whose_pid_1_ends_at_once_is_a_start_that_fails_and_can_be_removed,
     the_death_of_any_process_in_the_middle_of_a_removal_is_finished_by_the_next,
 ];
 
@@ -47,7 +50,7 @@ const ENDS_AT_ONCE: &[u8] = &[
 
 fn the_death_of_any_process_once_the_kernel_boots_is_survived(isolation: Isolation) {
     let home = Home::of(isolation);
-    let sandbox = home.sandbox_with("mortal", &["--memory", "512m"]);
+    let sandbox = home.sandbox_with("mortal", &home.memory("512m"));
     sandbox.sh("echo kept > ~/kept; sync");
     for (what, line) in parts(isolation) {
         home.sbx(["stop", "mortal"]).succeeds();
@@ -66,24 +69,66 @@ fn the_death_of_any_process_once_the_kernel_boots_is_survived(isolation: Isolati
     }
 }
 
-#[test]
-fn the_death_of_pid_1_of_the_guest_is_survived_in_a_session_and_in_a_stop() {
-    let home = Home::new();
-    let sandbox = home.sandbox_with("mortal", &["--memory", "512m"]);
+/// Waits for a file in the share, which tells nobody on the host.
+fn comes(file: &Path) {
+    let until = Instant::now() + Duration::from_secs(60);
+    while !file.exists() {
+        assert!(Instant::now() < until, "no `{}`", file.display());
+        std::thread::yield_now();
+    }
+}
+
+/// Ends PID 1 of the guest: by the means of root inside, or where there are
+/// none, from the host.
+fn end_init(home: &Home, isolation: Isolation) {
+    match isolation {
+        Isolation::MicroVm => {
+            home.sbx(["exec", "mortal", "sudo", "python3", "kill-init"])
+                .output();
+        }
+        Isolation::Container => drop(kill(home, "sbx-guest contained")),
+        Isolation::Docker => drop(kill(home, "sbx-guest docked")),
+    }
+}
+
+fn the_death_of_pid_1_of_the_guest_is_survived_in_a_session_and_in_a_stop(isolation: Isolation) {
+    let home = Home::of(isolation);
+    let sandbox = home.sandbox_with("mortal", &home.memory("512m"));
     sandbox.sh("echo kept > ~/kept; sync");
     fs::write(sandbox.workspace().join("kill-init"), KILL_INIT).unwrap();
+    if isolation != Isolation::MicroVm {
+        let refused = sandbox.try_sh("sudo python3 kill-init");
+        assert!(refused.errors().contains("PermissionError"), "{refused}");
+        assert_eq!(sandbox.sh("echo alive"), "alive");
+    }
 
-    let out = sandbox.exec(["sudo", "python3", "kill-init"]).output();
+    let session = sandbox
+        .exec(["sh", "-c", "echo up >&2; exec sleep 600"])
+        .spawn();
+    session.says("up");
+    end_init(&home, isolation);
+    let out = session.output();
     assert_eq!(out.code(), Some(125), "{out}");
     assert!(!out.errors().is_empty(), "the caller is told: {out}");
     assert_usable(&home, &sandbox, "the end of PID 1");
 
-    // A program that takes PID 1 with it when it is told to end.
-    let trap = "trap 'sudo python3 kill-init' TERM; echo ready >&2; while :; do sleep 1; done";
+    // It ends while programs are told to end, by one of them or meanwhile.
+    let leaving = sandbox.workspace().join("leaving");
+    let last = match isolation {
+        Isolation::MicroVm => "sudo python3 kill-init",
+        _ => "touch leaving; until [ -e on ]; do :; done",
+    };
+    let trap = format!("trap '{last}' TERM; echo ready >&2; while :; do sleep 0.1; done");
     for order in [["stop", "mortal"].as_slice(), &["rm", "-f", "mortal"]] {
-        let session = sandbox.exec(["bash", "-c", trap]).spawn();
+        let session = sandbox.exec(["bash", "-c", &trap]).spawn();
         session.says("ready");
-        let out = home.sbx(order).output();
+        let ordered = home.sbx(order).spawn();
+        if isolation != Isolation::MicroVm {
+            comes(&leaving);
+            end_init(&home, isolation);
+            fs::remove_file(&leaving).unwrap();
+        }
+        let out = ordered.output();
         assert_eq!(out.code(), Some(0), "{order:?}: {out}");
         assert_ne!(session.output().code(), Some(0), "{order:?}");
         if order[0] == "stop" {
@@ -94,20 +139,24 @@ fn the_death_of_pid_1_of_the_guest_is_survived_in_a_session_and_in_a_stop() {
     assert_eq!(home.leftovers(), Vec::<String>::new());
 }
 
-#[test]
-fn a_guest_whose_pid_1_ends_at_once_is_a_start_that_fails_and_can_be_removed() {
-    let mut home = Home::new();
+fn a_guest_whose_pid_1_ends_at_once_is_a_start_that_fails_and_can_be_removed(isolation: Isolation) {
+    let mut home = Home::of(isolation);
     home.programs_with("sbx-guest", ENDS_AT_ONCE);
     let app = home.project("app");
     let out = home
-        .sbx(["run", "--json", "--memory", "512m", "--name", "stillborn"])
+        .sbx(["run", "--json", "--name", "stillborn"])
+        .args(home.memory("512m"))
         .arg("shell")
         .cwd(&app)
         .output()
         .with_code(125);
     assert!(out.json_error()["hint"].is_string(), "{out}");
-    let logs = home.sbx(["logs", "stillborn"]).succeeds();
-    assert!(logs.text().contains("Attempted to kill init"), "{logs}");
+    let logs = home.sbx(["logs", "stillborn"]).succeeds().text();
+    let told = match isolation {
+        Isolation::MicroVm => "Attempted to kill init",
+        _ => "the guest closed the link while starting",
+    };
+    assert!(logs.contains(told), "{logs}");
     home.sbx(["gc"]).succeeds();
     home.sbx(["rm", "-f", "stillborn"]).succeeds();
     assert_eq!(home.sbx(["ls", "-aq"]).succeeds().text(), "");
@@ -121,17 +170,12 @@ fn the_death_of_any_process_in_the_middle_of_a_removal_is_finished_by_the_next(
     let trap = "trap 'touch leaving; until [ -e on ]; do :; done; exit' TERM
         echo ready >&2; while :; do sleep 0.1; done";
     for (what, line) in parts(isolation).chain([("command", "rm -f mortal")]) {
-        let sandbox = home.sandbox_with("mortal", &["--memory", "512m"]);
+        let sandbox = home.sandbox_with("mortal", &home.memory("512m"));
         let leaving = sandbox.workspace().join("leaving");
         let session = sandbox.exec(["bash", "-c", trap]).spawn();
         session.says("ready");
         let removal = home.sbx(["rm", "-f", "mortal"]).spawn();
-        let until = Instant::now() + Duration::from_secs(60);
-        // A file in the share tells nobody on the host.
-        while !leaving.exists() {
-            assert!(Instant::now() < until, "{what}: the removal never began");
-            std::thread::yield_now();
-        }
+        comes(&leaving);
         if let Some(found) = home.process(line) {
             found.signal(Signal::KILL);
         }

@@ -5,7 +5,9 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
-use e2e::{Fact, Home};
+use e2e::{Fact, Home, Isolation};
+
+where_files_are_ours![a_workspace_on_another_file_system_is_served_like_any_other];
 
 /// An ordinary user's number.
 const USER: u32 = 1000;
@@ -110,6 +112,7 @@ fn a_kvm_that_is_not_permitted_is_an_error_with_the_cure() {
 #[test]
 fn a_host_without_the_machine_monitor_is_told_before_anything_is_made() {
     let mut home = Home::new();
+    let shared = home.cache().to_owned();
     // With everything still to be made: the answer must not come after it.
     home.cache_without(&["kernel", "base"]);
     let entries = |home: &Home| {
@@ -144,6 +147,52 @@ fn a_host_without_the_machine_monitor_is_told_before_anything_is_made() {
     let doctor = home.sbx(["doctor"]).output().with_code(1);
     assert!(doctor.text().contains("qemu-system-x86"), "{doctor}");
     assert_eq!(home.sbx(["ls", "-aq"]).succeeds().text(), "");
+    // The way that it names is one.
+    home.use_cache(shared);
+    let call = home.sbx(["run", "--rm", "--isolation", "container", "--no-workspace"]);
+    let out = call.args(["shell", "--", "-c", "echo up"]).succeeds();
+    assert_eq!(out.text(), "up");
+}
+
+#[test]
+fn a_host_that_gives_a_user_no_ids_for_containers_is_told_before_anything_is_made() {
+    let name = "a_host_that_gives_a_user_no_ids_for_containers_is_told_before_anything_is_made";
+    if !Fact::Root.holds_for(name) {
+        return;
+    }
+    let mut home = Home::of_user(USER);
+    let root = home.root().display().to_string();
+    home.mounts(&format!(": > {root}/none; echo nobody:1:1 > {root}/other"));
+    let refused = |home: &Home, cure: &str| {
+        let call = home.sbx([
+            "run",
+            "--json",
+            "--isolation",
+            "container",
+            "--no-workspace",
+        ]);
+        let out = call.arg("shell").output().with_code(125);
+        let error = out.json_error();
+        assert_eq!(error["code"], "host_unfit", "{out}");
+        assert!(error["hint"].to_string().contains(cure), "{cure}: {out}");
+        assert_eq!(home.sbx(["ls", "-aq"]).succeeds().text(), "");
+    };
+    for file in ["none", "other"] {
+        home.mounts(&format!("mount --bind {root}/{file} /etc/subuid"));
+        refused(&home, "--add-subuids");
+    }
+    home.mounts("mount --bind /dev/null /usr/bin/newuidmap");
+    refused(&home, "uidmap");
+    // A machine needs none of it.
+    let plan = home.sbx([
+        "plan",
+        "--json",
+        "--accel",
+        "tcg",
+        "--no-workspace",
+        "shell",
+    ]);
+    assert!(plan.succeeds().json()["steps"].is_array());
 }
 
 #[test]
@@ -161,9 +210,8 @@ fn a_machine_monitor_in_the_callers_path_is_not_taken() {
     assert!(steps.contains("/bin/qemu-system-x86_64"), "{steps}");
 }
 
-#[test]
-fn a_workspace_on_another_file_system_is_served_like_any_other() {
-    let mut home = Home::new();
+fn a_workspace_on_another_file_system_is_served_like_any_other(isolation: Isolation) {
+    let mut home = Home::of(isolation);
     let app = home.project("app");
     home.mounts(&format!("mount -t tmpfs -o size=64m own {}", app.display()));
     let seen = home.outside(&app);
@@ -175,9 +223,9 @@ fn a_workspace_on_another_file_system_is_served_like_any_other() {
     fs::write(seen.join("notes"), "from the host").unwrap();
     let script = "cat notes && mkdir -p .vscode && echo held > .vscode/x && echo made > made";
     let out = home
-        .sbx([
-            "run", "--rm", "--memory", "512m", "shell", "--", "-c", script,
-        ])
+        .sbx(["run", "--rm"])
+        .args(home.memory("512m"))
+        .args(["shell", "--", "-c", script])
         .cwd(&app)
         .succeeds();
     assert_eq!(out.text(), "from the host");
