@@ -4,6 +4,7 @@
 //! because a busy machine is busy for both; medians, because one slow round says nothing.
 
 mod containers;
+mod filtered;
 mod floods;
 mod floor;
 mod machine;
@@ -63,7 +64,7 @@ pub(crate) fn run(words: &[&str]) -> Result<String, Failure> {
             }
             "--sbx" => sbx = PathBuf::from(value()?),
             "start" | "screen" | "exec" | "memory" | "share" | "net" | "workspace" | "floods"
-            | "containers" => parts.push(*word),
+            | "containers" | "filtered" => parts.push(*word),
             other => return Err(Failure::new("measure", format!("there is no `{other}`"))),
         }
     }
@@ -80,7 +81,8 @@ pub(crate) fn run(words: &[&str]) -> Result<String, Failure> {
     let names = [bench.name.clone(), bench.agent_name()];
     let others = workspace::names(&bench)
         .into_iter()
-        .chain(floods::names(&bench));
+        .chain(floods::names(&bench))
+        .chain([filtered::name(&bench)]);
     for name in names.into_iter().chain(others) {
         let _ = bench.sbx(&["rm", "--force", &name]).output();
     }
@@ -118,6 +120,9 @@ impl Bench {
         }
         if wanted("containers") {
             rows.extend(containers::measure(self)?);
+        }
+        if wanted("filtered") {
+            rows.extend(filtered::measure(self)?);
         }
         if wanted("floods") {
             rows.extend(floods::measure(self)?);

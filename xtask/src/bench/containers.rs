@@ -1,5 +1,6 @@
-//! `true` in a new container, from the command to its end, beside what others take for it. An
-//! engine is measured where `DOCKER_HOST` names one, with the image that `SBX_BENCH_IMAGE` names.
+//! `true` in a new container, from the command to its end, beside what others take for it: those
+//! that are installed. An engine is measured where `DOCKER_HOST` names one, with the image that
+//! `SBX_BENCH_IMAGE` names.
 
 use std::process::Command;
 
@@ -7,8 +8,9 @@ use super::{Bench, Row, milliseconds, run_quietly, timed};
 use crate::programs::program;
 use crate::tree::Failure;
 
-/// Others, by name, with all namespaces and nothing else.
-const OTHERS: [(&str, &[&str]); 2] = [
+/// Others, by name: with all namespaces and nothing else, then whole tools of the trade as their
+/// defaults are.
+const OTHERS: [(&str, &[&str]); 5] = [
     (
         "bwrap",
         &[
@@ -25,7 +27,13 @@ const OTHERS: [(&str, &[&str]); 2] = [
         ],
     ),
     ("unshare", &["-Urmpfnui", "/bin/true"]),
+    ("runc", &["run", "--bundle", BUNDLE, "sbx-bench"]),
+    ("ai-jail", &["--no-status-bar", "--no-save-config", "true"]),
+    ("srt", &["true"]),
 ];
+
+/// What `runc` runs, in the bench's directory.
+const BUNDLE: &str = "bundle";
 
 /// How many at once.
 const CROWD: usize = 20;
@@ -39,17 +47,28 @@ pub(super) fn measure(bench: &Bench) -> Result<Vec<Row>, Failure> {
     };
     // Makes what is missing, and warms what is cold.
     run_quietly(&mut whole(&bench.name, "container"))?;
+    let installed = |name: &str| {
+        let version = program(name, &bench.directory).arg("--version").output();
+        version.is_ok_and(|output| output.status.success())
+    };
+    let mut others: Vec<_> = OTHERS
+        .iter()
+        .filter(|(name, _)| installed(name))
+        .map(|(name, argv)| (*name, *argv, Vec::new()))
+        .collect();
+    if others.iter().any(|(name, ..)| *name == "runc") {
+        bundle(bench)?;
+    }
     let engine = engine(bench)?;
     if engine.is_some() {
         run_quietly(&mut whole(&bench.name, "docker"))?;
     }
     let mut ours = Vec::new();
-    let mut others = [const { Vec::new() }; OTHERS.len()];
     let (mut engines, mut docked) = (Vec::new(), Vec::new());
     let mut crowds = Vec::new();
     for _ in 0..bench.rounds {
         ours.push(timed(&mut whole(&bench.name, "container"))?);
-        for ((name, argv), times) in OTHERS.iter().zip(&mut others) {
+        for (name, argv, times) in &mut others {
             times.push(timed(program(name, &bench.directory).args(*argv))?);
         }
         if let Some(argv) = &engine {
@@ -66,8 +85,9 @@ pub(super) fn measure(bench: &Bench) -> Result<Vec<Row>, Failure> {
         unit: "ms",
     };
     let what = "`true` in a new container, made, run and removed";
-    let mut rows: Vec<_> = (OTHERS.iter().zip(&others))
-        .map(|((name, _), times)| row(what, (name, times), milliseconds(&ours)))
+    let mut rows: Vec<_> = others
+        .iter()
+        .map(|(name, _, times)| row(what, (name, times), milliseconds(&ours)))
         .collect();
     if engine.is_some() {
         let docker = ("docker run", &engines[..]);
@@ -78,6 +98,16 @@ pub(super) fn measure(bench: &Bench) -> Result<Vec<Row>, Failure> {
     let what = format!("{CROWD} at once, until the last has ended");
     rows.push(row(&what, ("one", &ours), milliseconds(&crowds)));
     Ok(rows)
+}
+
+/// Makes a root with one program, and the namespaces that `runc spec` writes down.
+fn bundle(bench: &Bench) -> Result<(), Failure> {
+    let made = "mkdir -p rootfs/bin && cp \"$(command -v busybox)\" rootfs/bin/true && \
+        runc spec && sed -i 's/\"terminal\": true/\"terminal\": false/; s/\"sh\"/\"true\"/' config.json";
+    let directory = bench.directory.join(BUNDLE);
+    std::fs::create_dir(&directory).map_err(|e| Failure::new("make a bundle", e))?;
+    run_quietly(program("sh", &directory).args(["-ec", made]))?;
+    Ok(())
 }
 
 /// The words of `docker run`, where there is an engine.

@@ -49,6 +49,8 @@ def attempts(port):
     host = socket.gethostbyname(HOST)
     for number in itertools.count():
         with socket.socket() as one:
+            # Reset at its end, since a port that waits cannot be used again.
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("2i", 1, 0))
             one.connect((host, port))
         on(number)
 
@@ -81,14 +83,18 @@ def paced(port):
     print(times[len(times) * 99 // 100] * 1e6)
 
 
-def serve(_):
+def serve(apart):
     """Says the ports of a server that sends everything back, of another such one, and of one
     that never ends, and serves until its input ends. The first is a process of its own: what
-    the floods cost the others is not the network's doing."""
+    the floods cost the others is not the network's doing. Apart, it has the last processor,
+    and the others the first."""
     back, other = (socket.create_server(("127.0.0.1", 0), backlog=1000) for _ in range(2))
     loud = socket.create_server(("127.0.0.1", 0), backlog=1000)
     print(*(one.getsockname()[1] for one in (back, other, loud)), flush=True)
     flooded = os.fork() == 0
+    if apart:
+        processors = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {processors[0 if flooded else -1]})
     threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
     if not flooded:
         return answers(back)

@@ -1,5 +1,7 @@
 //! What a sandbox notices while another one floods its network: small requests of the one, beside
-//! a guest that is as busy and sends nothing, and beside each flood, by turns.
+//! a guest that is as busy and sends nothing, and beside each flood, by turns. Once with a
+//! processor for each side, which shows what the two share of ours, and once with all
+//! processors for both.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -29,8 +31,23 @@ pub(super) fn names(bench: &Bench) -> [String; 2] {
 }
 
 pub(super) fn measure(bench: &Bench) -> Result<Vec<Row>, Failure> {
+    let processors = std::thread::available_parallelism();
+    let last = processors.map_or(0, |number| number.get() - 1);
+    let all = format!("0-{last}");
+    let mut rows = Vec::new();
+    if last > 0 {
+        let apart = [last.to_string(), "0".to_owned()];
+        rows = sides(bench, apart, true)?;
+    }
+    rows.extend(sides(bench, [all.clone(), all], false)?);
+    Ok(rows)
+}
+
+/// The rows with these processors for the calm side and for the flood.
+fn sides(bench: &Bench, processors: [String; 2], apart: bool) -> Result<Vec<Row>, Failure> {
     let mut server = program("python3", &bench.directory);
     let server = server.args(["-c", SCRIPT, "serve"]).stdin(Stdio::piped());
+    let server = if apart { server.arg("1") } else { server };
     let (_server, ports) = said(server)?;
     let ports: Vec<&str> = ports.split(' ').collect();
     let [back, other, loud] = ports[..] else {
@@ -40,18 +57,14 @@ pub(super) fn measure(bench: &Bench) -> Result<Vec<Row>, Failure> {
         ));
     };
     let names = names(bench);
-    for name in &names {
-        let up = [
-            "run",
-            "-d",
-            "-q",
-            "--isolation",
-            "container",
-            "--no-workspace",
-        ];
+    for (name, processors) in names.iter().zip(processors) {
+        // All that is of a sandbox keeps to the processors that it is started on.
+        let mut up = program("taskset", &bench.directory);
+        up.args(["-c", &processors]).arg(&bench.sbx);
+        up.args(["run", "-d", "-q", "--isolation", "container"]);
         let rules = [back, other, loud].map(|port| format!("--allow-network=localhost:{port}"));
-        let mut up = bench.sbx(&up);
-        run_quietly(up.args(rules).args(["--name", name, "shell"]))?;
+        up.arg("--no-workspace").args(rules);
+        run_quietly(up.args(["--name", name, "shell"]))?;
     }
     let [calm, flooding] = &names;
     let paced = || {
@@ -85,7 +98,14 @@ pub(super) fn measure(bench: &Bench) -> Result<Vec<Row>, Failure> {
         figure,
         unit: "µs",
     };
-    let within = "requests of another sandbox, 99 of 100 within, beside";
+    for name in &names {
+        run_quietly(&mut bench.sbx(&["rm", "-f", name]))?;
+    }
+    let whose = match apart {
+        true => "requests of another sandbox on another processor",
+        false => "requests of another sandbox",
+    };
+    let within = format!("{whose}, 99 of 100 within, beside");
     let busy = format!("{within} a guest that is busy and sends nothing");
     let mut rows = vec![row(busy, "calm", median(alone), spin)];
     rows.extend(FLOODS.iter().zip(floods).map(|((_, words), times)| {
@@ -96,7 +116,7 @@ pub(super) fn measure(bench: &Bench) -> Result<Vec<Row>, Failure> {
 }
 
 /// A program of a bench that ends with it.
-struct Running(Child);
+pub(super) struct Running(Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -106,7 +126,7 @@ impl Drop for Running {
 }
 
 /// Starts a program and waits for its first line.
-fn said(command: &mut Command) -> Result<(Running, String), Failure> {
+pub(super) fn said(command: &mut Command) -> Result<(Running, String), Failure> {
     let failed = |e| Failure::new("start a program of a bench", e);
     let child = command.stdout(Stdio::piped()).spawn().map_err(failed)?;
     let mut running = Running(child);
