@@ -6,6 +6,7 @@ use std::fs;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::{SocketAddr, UnixListener};
+use std::path::Path;
 use std::process::id;
 
 use e2e::{
@@ -21,6 +22,34 @@ const ACTS: &str = include_str!("probes.py");
 
 /// Least of them that are tried of an isolation without a kernel of its own.
 const LEAST: usize = 60;
+
+/// What of them a plain container of an engine lets through at least: some
+/// others as well, by kernel and version.
+const PLAIN: &[&str] = &[
+    "proc/symbols",
+    "proc/variables-of-init",
+    "proc/root-of-init",
+    "proc/memory-of-init",
+    "core_pattern/core-limit",
+    "sys/kernel-objects",
+    "sys/device-classes",
+    "sys/modules",
+    "devices/disk-node",
+    "devices/memory-node",
+    "devices/harmless-node",
+    "ptrace/trace-init",
+    "leaked-descriptors/of-init",
+    "set-user-ID-on-the-share/by-chmod",
+    "set-user-ID-on-the-share/by-fchmod",
+    "set-user-ID-on-the-share/by-open",
+    "set-user-ID-on-the-share/by-creat",
+    "set-user-ID-on-the-share/by-mknod",
+    "set-user-ID-on-the-share/set-group-ID",
+    "device-nodes-on-the-share/made-there",
+    "IPv6/raw",
+    "raw-sockets/icmp",
+    "raw-sockets/packets",
+];
 
 /// A line of the list.
 struct Probe {
@@ -140,8 +169,9 @@ fn no_probe_gets_out_and_each_works_where_it_is_allowed(isolation: Isolation) {
     let may_make_nodes =
         Fact::Root.holds_for("no_probe_gets_out_and_each_works_where_it_is_allowed");
     if may_make_nodes {
+        // The log of the host's kernel.
         let mode = Mode::from_raw_mode(0o666);
-        mknodat(CWD, &node, FileType::CharacterDevice, mode, makedev(1, 5)).unwrap();
+        mknodat(CWD, &node, FileType::CharacterDevice, mode, makedev(1, 11)).unwrap();
     }
     let text = |path: &std::path::Path| path.to_str().unwrap().to_owned();
     let things = BTreeMap::from([
@@ -219,6 +249,38 @@ fn no_probe_gets_out_and_each_works_where_it_is_allowed(isolation: Isolation) {
         };
         let did = done(&said, here.len());
         assert_eq!(did.len(), here.len(), "the twins, {place:?}: {said}");
+    }
+    if isolation == Isolation::Docker {
+        a_plain_container_of_the_engine_does_many(&home, &workspace, &script, &attacks);
+    }
+}
+
+/// The twin of them all: root in what `docker run` makes of the same image.
+fn a_plain_container_of_the_engine_does_many(
+    home: &Home,
+    workspace: &Path,
+    script: &Path,
+    attacks: &[String],
+) {
+    let image = home.engine().list(&["images", "-q", "sbx-template"]);
+    let (workspace, script) = (workspace.display(), script.display());
+    let run = [
+        "run",
+        "--rm",
+        "--network=none",
+        "-v",
+        &format!("{workspace}:{workspace}"),
+        "-v",
+        &format!("{script}:/probes.py:ro"),
+        &image[0],
+        "python3",
+        "/probes.py",
+    ];
+    let attacks: Vec<&str> = attacks.iter().map(String::as_str).collect();
+    let said = home.engine().cli(&[&run, &*attacks].concat());
+    let did = done(&said, attacks.len());
+    for known in PLAIN {
+        assert!(did.contains(known), "{known}: {said}");
     }
 }
 

@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use e2e::{Home, Isolation, Kind, Sbx, StandIn, Terminal, Turn, in_each_isolation};
+use e2e::{Home, Isolation, Sbx, StandIn, Terminal, Turn, in_each_isolation};
 use serde_json::json;
 
 in_each_isolation![
@@ -27,6 +27,7 @@ fn project(home: &Home) -> PathBuf {
          def test_sum(self):\n        self.assertEqual(add(2, 3), 5)\n",
     )
     .unwrap();
+    home.hand_over(&app);
     app
 }
 
@@ -100,26 +101,9 @@ fn claude_repairs_a_project_unattended_with_a_stand_in_for_the_vendor_api(isolat
 }
 
 #[test]
-fn claude_repairs_a_project_in_a_container_of_an_engine_too() {
-    let name = "claude_repairs_a_project_in_a_container_of_an_engine_too";
-    let Some(home) = Home::with_engine(name, Kind::Docker, None) else {
-        return;
-    };
-    let app = project(&home);
-    let api = StandIn::serve(repair(&app));
-    let prompt = ["--", "-p", "Repair calc.py and run the tests"];
-    let unattended = "--dangerously-skip-permissions";
-    let flags = ["--rm", "--isolation", "docker", unattended];
-    let out = claude(&home, &app, &api, &flags, &prompt).succeeds();
-    assert_eq!(out.text(), ANSWER);
-    assert_repaired(&app, &api);
-    assert_eq!(home.leftovers(), Vec::<String>::new());
-}
-
-#[test]
 fn the_line_that_everybody_types_runs_claude_in_an_image_of_the_engine() {
     let name = "the_line_that_everybody_types_runs_claude_in_an_image_of_the_engine";
-    let Some(home) = Home::with_engine(name, Kind::Docker, None) else {
+    let Some(home) = Home::docked(name) else {
         return;
     };
     let app = project(&home);
@@ -151,7 +135,6 @@ fn the_line_that_everybody_types_runs_claude_in_an_image_of_the_engine() {
     let out = line.succeeds();
     assert_eq!(out.text(), ANSWER);
     assert_repaired(&app, &api);
-    assert_eq!(home.leftovers(), Vec::<String>::new());
 }
 
 fn claude_on_a_terminal_asks_nothing_first_and_repairs_with_a_stand_in_for_the_vendor_api(

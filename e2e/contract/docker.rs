@@ -1,185 +1,36 @@
-//! What the isolation `docker` does as a machine does, with an engine of the
-//! test's own: sessions, files, network, restarts, and the end of any of its
-//! processes, the engine's too.
+//! What is of the isolation `docker` alone: what its engine has of a sandbox,
+//! and an engine that ends, is others' too, or is none. What it has in common
+//! with a machine stands in the other files.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, chown};
-use std::path::Path;
 
-use e2e::{Engine, Home, Kind, Listener, Sandbox};
-use rustix::process::Signal;
-
-use crate::faults::{assert_usable, kill};
-
-/// Its processes of ours on the host, by what their command lines hold.
-const PARTS: &[(&str, &str)] = &[
-    ("supervisor", "sbx supervise"),
-    ("spawner", "sbx spawner"),
-    ("network engine", "sbx net"),
-    ("who speaks with the engine", "sbx dock"),
-    ("keeper of the network", "sbx-guest wire"),
-    ("first process", "sbx-guest docked"),
-];
-
-/// Whom the workspaces of these tests belong to: an ordinary user, as almost
-/// everybody's do.
-pub(super) const OWNER: u32 = 1000;
-
-pub(super) fn docked<'h>(home: &'h Home, flags: &[&str]) -> Sandbox<'h> {
-    own(&home.project("app"));
-    let flags = [&["--isolation", "docker", "--memory", "512m"], flags].concat();
-    home.sandbox_with("app", &flags)
-}
-
-pub(super) fn own(path: &Path) {
-    if rustix::process::geteuid().is_root() {
-        chown(path, Some(OWNER), Some(OWNER)).unwrap();
-    }
-}
+use e2e::{Engine, Home, Kind};
 
 #[test]
-fn sessions_in_a_container_of_an_engine_are_those_of_a_machine() {
-    let name = "sessions_in_a_container_of_an_engine_are_those_of_a_machine";
-    let Some(home) = Home::with_engine(name, Kind::Docker, None) else {
+fn a_container_of_an_engine_runs_as_long_as_its_sandbox_and_holds_what_is_there_at_its_start() {
+    let name =
+        "a_container_of_an_engine_runs_as_long_as_its_sandbox_and_holds_what_is_there_at_its_start";
+    let Some(home) = Home::docked(name) else {
         return;
     };
-    let sandbox = docked(&home, &["-e", "GREETING=a b", "-v", "data:/data"]);
-    for code in [0, 3, 126] {
-        sandbox.try_sh(&format!("exit {code}")).with_code(code);
-    }
-    sandbox.exec(["no-such-program"]).output().with_code(127);
-    sandbox.try_sh("kill -9 $$").with_code(137);
-    let every: Vec<u8> = (0..=255).cycle().take(300_000).collect();
-    let back = sandbox
-        .exec_with(["-i"], ["cat"])
-        .input(every.clone())
-        .output();
-    assert_eq!(back.with_code(0).bytes(), every);
-
-    let workspace = sandbox.workspace();
-    let owner = fs::metadata(workspace).unwrap();
-    assert_eq!(
-        sandbox.sh("id -un; id -u; hostname; pwd; echo $GREETING; sudo id -u"),
-        format!("agent\n{OWNER}\napp\n{}\na b\n0", workspace.display())
-    );
-    assert_eq!(sandbox.sh("sudo useradd bob && sudo -u bob id -un"), "bob");
-    let names = sandbox.sh("env -u PWD | cut -d= -f1 | sort | tr '\\n' ' '");
-    for foreign in ["SBX_", "XDG_", "TMPDIR", "DOCKER_"] {
-        assert!(!names.contains(foreign), "{names}");
-    }
-
-    sandbox
-        .sh("echo inside > made; echo kept > ~/kept; echo d > /data/file; sudo touch /installed");
-    let made = fs::metadata(workspace.join("made")).unwrap();
-    assert_eq!((made.uid(), made.gid()), (owner.uid(), owner.gid()));
-    fs::write(workspace.join("outside"), "from the host").unwrap();
-    assert_eq!(
-        sandbox.sh("stat -c %U:%G made; cat outside"),
-        "agent:agent\nfrom the host"
-    );
-
+    let sandbox = home.sandbox("app");
+    let list = ["ps", "-q", "--filter", &home.filter()];
+    let running = || home.engine().list(&list).len();
+    assert_eq!(running(), 2, "the agent's and the keeper of its network");
+    sandbox.sh("echo kept > ~/kept; sudo touch /installed; rm -f .envrc");
     home.sbx(["stop", "app"]).succeeds();
-    assert_eq!(home.engine().list(&["ps", "-q"]), Vec::<String>::new());
+    assert_eq!(running(), 0);
     // Made differently, since there is something to hold, and the same inside.
-    fs::write(workspace.join(".envrc"), "").unwrap();
+    fs::write(sandbox.workspace().join(".envrc"), "").unwrap();
     home.sbx(["start", "app"]).succeeds();
     assert_eq!(
-        sandbox.sh("cat ~/kept /data/file made; ls /installed; rm .envrc 2>/dev/null || echo held"),
-        "kept\nd\ninside\n/installed\nheld"
+        sandbox.sh("cat ~/kept; ls /installed; rm -f .envrc 2>/dev/null || echo held"),
+        "kept\n/installed\nheld"
     );
-    let known = sandbox.inspect();
-    assert_eq!(known["spec"]["isolation"], "docker");
-    let walls = known["walls"].to_string();
+    let walls = sandbox.inspect()["walls"].to_string();
     for wall in ["engine", "landlock", "seccomp", "no_new_privs"] {
         assert!(walls.contains(wall), "{walls}");
     }
-    let list = home.sbx(["ls"]).succeeds().text();
-    assert!(list.contains("docker"), "{list}");
-    let other = home.sbx(["run", "--name", "app", "--isolation", "microvm", "shell"]);
-    let other = other.cwd(workspace).output();
-    assert!(other.errors().contains("--isolation"), "{other}");
-}
-
-#[test]
-fn the_network_of_a_container_of_an_engine_is_judged_by_the_same_rules() {
-    let name = "the_network_of_a_container_of_an_engine_is_judged_by_the_same_rules";
-    let Some(home) = Home::with_engine(name, Kind::Docker, None) else {
-        return;
-    };
-    let (open, shut) = (Listener::open(), Listener::open());
-    let rule = format!("localhost:{}", open.port());
-    let flags = ["--network", "locked", "--allow-network", &rule];
-    let sandbox = docked(&home, &flags);
-    let fetch = |port: u16| format!("curl -s --max-time 20 http://host.sbx.internal:{port}/");
-    assert_eq!(sandbox.sh(&fetch(open.port())), "canary-sings");
-    let denied = sandbox.try_sh(&fetch(shut.port()));
-    assert!(!denied.text().contains("canary-sings"), "{denied}");
-    assert_eq!(shut.visits(), 0);
-    sandbox.try_sh("curl -s --max-time 20 https://denied.example/");
-    let log = home.sbx(["policy", "log", "app"]).succeeds().text();
-    assert!(log.contains(&format!("allow {rule}")), "{log}");
-    assert!(log.contains("denied.example:443"), "{log}");
-    assert!(
-        sandbox.try_sh("ping -c1 -W5 198.19.255.1").code() == Some(0),
-        "the gateway answers"
-    );
-    // What an engine would have given is not there: one interface, one way.
-    let interfaces = sandbox.sh("ls /sys/class/net | tr '\\n' ' '");
-    for engine in ["docker0", "eth1", "veth"] {
-        assert!(!interfaces.contains(engine), "{interfaces}");
-    }
-    assert_eq!(
-        sandbox.sh("awk '$2 == \"00000000\" { print $1 }' /proc/net/route"),
-        "eth0"
-    );
-}
-
-#[test]
-fn the_death_of_any_process_beside_an_engine_is_survived() {
-    let name = "the_death_of_any_process_beside_an_engine_is_survived";
-    let Some(home) = Home::with_engine(name, Kind::Docker, None) else {
-        return;
-    };
-    let sandbox = docked(&home, &[]);
-    sandbox.sh("echo kept > ~/kept");
-    for (what, line) in PARTS {
-        let mut session = sandbox.exec_with(["-i"], ["cat"]).spawn_open();
-        session.send(b"up\n");
-        sandbox.sh("until pgrep -x cat; do :; done");
-        kill(&home, line);
-        if *line == "sbx net" {
-            session.end_input();
-        }
-        let out = session.output();
-        assert!(
-            out.code() == Some(0) || !out.errors().is_empty(),
-            "{what}: {out}"
-        );
-        assert_usable(&home, &sandbox, what);
-    }
-}
-
-#[test]
-fn a_start_with_an_engine_that_is_broken_off_leaves_nothing() {
-    let name = "a_start_with_an_engine_that_is_broken_off_leaves_nothing";
-    let Some(home) = Home::with_engine(name, Kind::Docker, None) else {
-        return;
-    };
-    let sandbox = docked(&home, &[]);
-    sandbox.sh("echo kept > ~/kept");
-    for (what, line) in PARTS {
-        home.sbx(["stop", "app"]).succeeds();
-        let starting = home.sbx(["start", "app"]).spawn();
-        home.awaits(line).signal(Signal::KILL);
-        let out = starting.output();
-        assert!(
-            out.code() == Some(0) || !out.errors().is_empty(),
-            "{what}: {out}"
-        );
-        assert_usable(&home, &sandbox, &format!("{what} during the start"));
-    }
-    home.sbx(["rm", "-f", "app"]).succeeds();
-    assert_eq!(home.leftovers(), Vec::<String>::new());
 }
 
 #[test]
@@ -188,7 +39,6 @@ fn an_engine_that_is_stopped_and_started_in_a_session_is_survived() {
     let Some(mut home) = Home::with_engine(name, Kind::Docker, None) else {
         return;
     };
-    own(&home.project("app"));
     let flags = ["--isolation", "docker", "--memory", "512m"];
     home.sbx(["run", "-d", "--name", "app"])
         .args(flags)
@@ -222,7 +72,8 @@ fn what_others_have_with_the_engine_is_left_alone_and_what_nobody_has_goes() {
     let Some(home) = Home::with_engine(name, Kind::Docker, None) else {
         return;
     };
-    let sandbox = docked(&home, &["-v", "data:/data"]);
+    let flags = ["--isolation", "docker", "-v", "data:/data"];
+    let sandbox = home.sandbox_with("app", &flags);
     sandbox.sh("true");
     let engine = home.engine();
     let image = engine.list(&["images", "-q", "sbx-template"]);

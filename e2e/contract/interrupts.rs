@@ -84,9 +84,8 @@ fn ctrl_c_while_the_machine_starts_takes_it_down_and_the_next_start_works(isolat
     let home = Home::of(isolation);
     let events = match isolation {
         Isolation::MicroVm => ["starting the machine", "booting the guest"],
-        Isolation::Container | Isolation::Docker => {
-            ["making the container", "setting the container up"]
-        }
+        Isolation::Container => ["making the container", "setting the container up"],
+        Isolation::Docker => ["asking the engine", "setting the container up"],
     };
     for event in events {
         let call = home
@@ -98,8 +97,10 @@ fn ctrl_c_while_the_machine_starts_takes_it_down_and_the_next_start_works(isolat
         let out = call.output_within(SOON);
         assert_eq!(out.code(), Some(125), "{event}: {out}");
         assert!(out.errors().contains("interrupted"), "{event}: {out}");
-        let left = home.leftovers().into_iter();
-        let left: Vec<_> = left.filter(|one| !one.starts_with("file: ")).collect();
+        let mut left = home.leftovers();
+        left.retain(|one| !one.starts_with("file: "));
+        // What an engine has of it is its files, as long as it does not run.
+        left.retain(|one| !one.starts_with("container ") || one.contains(" Up "));
         assert_eq!(left, Vec::<String>::new(), "{event}: beside the sandbox");
         let list = home.sbx(["ls", "--json", "-a"]).succeeds().json();
         assert_ne!(list["sandboxes"][0]["status"], "running", "{list}");

@@ -35,21 +35,27 @@ fn main() { println!("{SIDE} {}", itoa::Buffer::new().format(42)); }
 
 const EXPRESS: &str = r#"{"name":"app","version":"1.0.0","dependencies":{"express":"4.21.2"}}"#;
 
-fn git(dir: &Path, args: &[&str]) -> String {
+fn git(home: &Home, dir: &Path, args: &[&str]) -> String {
     let fixed = ["-c", "user.name=Host", "-c", "user.email=host@example.org"];
-    host("/usr/bin/git", &[&fixed, args].concat(), dir)
+    home.host("/usr/bin/git", &[&fixed, args].concat(), dir)
 }
 
 /// A repository of so many commits, each with a file of its own.
-fn repository(dir: &Path, commits: usize) {
+fn repository(home: &Home, dir: &Path, commits: usize) {
     fs::create_dir_all(dir).unwrap();
-    git(dir, &["init", "-q", "-b", "main", "."]);
+    home.hand_over(dir);
+    git(home, dir, &["init", "-q", "-b", "main", "."]);
     for number in 0..commits {
         let sub = dir.join(format!("part{}", number % 3));
         fs::create_dir_all(&sub).unwrap();
         fs::write(sub.join(format!("file{number}")), format!("{number}\n")).unwrap();
-        git(dir, &["add", "."]);
-        git(dir, &["commit", "-q", "-m", &format!("host {number}")]);
+        home.hand_over(&sub);
+        git(home, dir, &["add", "."]);
+        git(
+            home,
+            dir,
+            &["commit", "-q", "-m", &format!("host {number}")],
+        );
     }
 }
 
@@ -68,21 +74,27 @@ fn of_others(dir: &Path) -> String {
 fn a_clone_is_committed_to_and_rebased_and_whole_on_the_host(isolation: Isolation) {
     let home = Home::of(isolation);
     let app = home.project("clone");
-    repository(&app.join("upstream"), 12);
+    repository(&home, &app.join("upstream"), 12);
     let sandbox = home.sandbox("clone");
     name_the_agent(&sandbox);
     sandbox.sh("git clone -q upstream work && cd work && git switch -q -c topic \
          && for i in 1 2 3; do echo $i > part0/file0 && git commit -qam \"agent $i\" || exit 1; done");
     // The host goes on meanwhile, once beside the agent's file and once in it.
     fs::write(app.join("upstream/beside"), "beside\n").unwrap();
-    git(&app.join("upstream"), &["add", "."]);
+    home.hand_over(&app.join("upstream/beside"));
+    git(&home, &app.join("upstream"), &["add", "."]);
     git(
+        &home,
         &app.join("upstream"),
         &["commit", "-q", "-m", "host beside"],
     );
     sandbox.sh("cd work && git fetch -q && git rebase -q origin/main");
     fs::write(app.join("upstream/part0/file0"), "host\n").unwrap();
-    git(&app.join("upstream"), &["commit", "-qam", "host against"]);
+    git(
+        &home,
+        &app.join("upstream"),
+        &["commit", "-qam", "host against"],
+    );
     sandbox.sh("cd work && git fetch -q && ! git rebase -q origin/main 2>/dev/null \
          && git checkout -q --theirs part0/file0 && git add part0/file0 \
          && GIT_EDITOR=true git rebase --continue >/dev/null \
@@ -92,11 +104,11 @@ fn a_clone_is_committed_to_and_rebased_and_whole_on_the_host(isolation: Isolatio
 
     let work = app.join("work");
     assert_eq!(
-        git(&work, &["log", "--format=%s", "-6", "topic"]),
+        git(&home, &work, &["log", "--format=%s", "-6", "topic"]),
         "agent new\nagent amended\nagent 2\nagent 1\nhost against\nhost beside\n"
     );
-    assert_eq!(git(&work, &["status", "--porcelain"]), "");
-    git(&work, &["fsck", "--strict", "--no-dangling"]);
+    assert_eq!(git(&home, &work, &["status", "--porcelain"]), "");
+    git(&home, &work, &["fsck", "--strict", "--no-dangling"]);
     assert_eq!(fs::read_to_string(work.join("part0/file0")).unwrap(), "3\n");
     assert_eq!(of_others(&app), "");
 }
@@ -104,10 +116,14 @@ fn a_clone_is_committed_to_and_rebased_and_whole_on_the_host(isolation: Isolatio
 fn a_commit_in_a_linked_worktree_is_in_the_repository_of_the_host(isolation: Isolation) {
     let home = Home::of(isolation);
     let main = home.project("repository");
-    repository(&main, 3);
+    repository(&home, &main, 3);
     let linked = home.path().join("linked");
     let path = linked.to_str().unwrap();
-    git(&main, &["worktree", "add", "-q", "-b", "topic", path]);
+    git(
+        &home,
+        &main,
+        &["worktree", "add", "-q", "-b", "topic", path],
+    );
     let sandbox = home.sandbox("linked");
     name_the_agent(&sandbox);
     assert_eq!(
@@ -117,12 +133,12 @@ fn a_commit_in_a_linked_worktree_is_in_the_repository_of_the_host(isolation: Iso
     sandbox.sh("echo agent > part0/file0 && git add . && git commit -qm 'agent linked'");
 
     assert_eq!(
-        git(&main, &["log", "--format=%s", "-2", "topic"]),
+        git(&home, &main, &["log", "--format=%s", "-2", "topic"]),
         "agent linked\nhost 2\n"
     );
-    assert_eq!(git(&main, &["status", "--porcelain"]), "");
-    assert_eq!(git(&linked, &["status", "--porcelain"]), "");
-    git(&main, &["fsck", "--strict"]);
+    assert_eq!(git(&home, &main, &["status", "--porcelain"]), "");
+    assert_eq!(git(&home, &linked, &["status", "--porcelain"]), "");
+    git(&home, &main, &["fsck", "--strict"]);
     assert_eq!(of_others(&main), "");
 }
 
@@ -203,6 +219,7 @@ fn a_crate_with_dependencies_is_built_by_the_hosts_toolchain(isolation: Isolatio
     fs::write(app.join("Cargo.toml"), CRATE).unwrap();
     fs::write(app.join("src/main.rs"), MAIN).unwrap();
     client("cargo", &["generate-lockfile", "--quiet"], &app);
+    home.hand_over(&app);
     let toolchain = client("rustc", &["--print", "sysroot"], &app);
     let mount = format!(
         "type=bind,source={},target=/opt/rust,readonly",

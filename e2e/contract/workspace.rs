@@ -33,25 +33,26 @@ const HELD: &[&str] = &[
     "deep/below/.envrc",
 ];
 
-fn git(dir: &Path, args: &[&str]) -> String {
+fn git(home: &Home, dir: &Path, args: &[&str]) -> String {
     let fixed = ["-c", "user.name=Host", "-c", "user.email=host@example.org"];
-    host("/usr/bin/git", &[&fixed, args].concat(), dir)
+    home.host("/usr/bin/git", &[&fixed, args].concat(), dir)
 }
 
 fn git_works_in_the_share_and_leaves_the_hosts_index_as_it_was(isolation: Isolation) {
     let home = Home::of(isolation);
     let app = home.project("git");
-    git(&app, &["init", "-q", "-b", "main", "."]);
+    git(&home, &app, &["init", "-q", "-b", "main", "."]);
     fs::write(app.join("file"), "one\n").unwrap();
-    git(&app, &["add", "."]);
-    git(&app, &["commit", "-q", "-m", "first"]);
+    home.hand_over(&app);
+    git(&home, &app, &["add", "."]);
+    git(&home, &app, &["commit", "-q", "-m", "first"]);
     let sandbox = home.sandbox("git");
     sandbox.sh(
         "git config --global user.name Agent; git config --global user.email agent@example.org",
     );
 
     // The index holds what the file system said; both sides must agree.
-    git(&app, &["status"]);
+    git(&home, &app, &["status"]);
     let index = fs::read(app.join(".git/index")).unwrap();
     assert_eq!(sandbox.sh("git status --porcelain"), "");
     assert_eq!(
@@ -67,11 +68,11 @@ fn git_works_in_the_share_and_leaves_the_hosts_index_as_it_was(isolation: Isolat
         git clone -q . copy && cd copy && git log --oneline | wc -l",
     );
     assert_eq!(
-        git(&app, &["log", "--format=%s", "topic"]),
+        git(&home, &app, &["log", "--format=%s", "topic"]),
         "second\nthird\nfirst\n"
     );
-    assert_eq!(git(&app, &["status", "--porcelain"]), "?? copy/\n");
-    git(&app, &["fsck", "--strict"]);
+    assert_eq!(git(&home, &app, &["status", "--porcelain"]), "?? copy/\n");
+    git(&home, &app, &["fsck", "--strict"]);
     let (made, owner) = (
         fs::metadata(app.join("copy")).unwrap(),
         fs::metadata(&app).unwrap(),
@@ -86,11 +87,15 @@ const AGENT: &str = "git config --global user.name Agent
 fn git_does_all_of_its_work_inside_and_the_host_obeys_none_of_it(isolation: Isolation) {
     let home = Home::of(isolation);
     let app = home.project("work");
-    git(&app, &["init", "-q", "-b", "main", "."]);
-    git(&app, &["config", "core.hooksPath", "tools/hooks"]);
+    git(&home, &app, &["init", "-q", "-b", "main", "."]);
+    git(&home, &app, &["config", "core.hooksPath", "tools/hooks"]);
     fs::create_dir_all(app.join("tools/hooks")).unwrap();
     fs::write(app.join("tools/hooks/pre-commit"), "true\n").unwrap();
-    git(&app, &["commit", "-q", "--allow-empty", "-m", "first"]);
+    git(
+        &home,
+        &app,
+        &["commit", "-q", "--allow-empty", "-m", "first"],
+    );
     let sandbox = home.sandbox("work");
     sandbox.sh(AGENT);
     // Hooks run where they were changed, a rebase runs the commands of its list.
@@ -114,12 +119,12 @@ fn git_does_all_of_its_work_inside_and_the_host_obeys_none_of_it(isolation: Isol
         git worktree list | grep -q side
         git submodule --quiet add ./ sub 2>&1; git commit -qm sub
         git gc -q 2>&1; git fsck --strict 2>&1");
-    let log = |branch: &str| git(&app, &["log", "--format=%s", branch, "--"]);
+    let log = |branch: &str| git(&home, &app, &["log", "--format=%s", branch, "--"]);
     assert_eq!(log("main"), "sub\nthree\ntwo\nfirst\n");
     assert_eq!(log("theirs"), "theirs\nours\nthree\ntwo\nfirst\n");
     assert_eq!(log("side"), "side\nthree\ntwo\nfirst\n");
-    git(&app, &["worktree", "prune"]);
-    git(&app, &["fsck"]);
+    git(&home, &app, &["worktree", "prune"]);
+    git(&home, &app, &["fsck"]);
     assert_eq!(
         fs::read_to_string(app.join("tools/hooks/pre-commit")).unwrap(),
         "true\n"
@@ -134,19 +139,27 @@ fn git_does_all_of_its_work_inside_and_the_host_obeys_none_of_it(isolation: Isol
 fn a_linked_work_tree_commits_to_its_repository_and_cannot_change_its_hooks(isolation: Isolation) {
     let home = Home::of(isolation);
     let repo = home.project("repo");
-    git(&repo, &["init", "-q", "-b", "main", "."]);
-    git(&repo, &["commit", "-q", "--allow-empty", "-m", "first"]);
-    git(&repo, &["worktree", "add", "-q", "-b", "linked", "../tree"]);
+    git(&home, &repo, &["init", "-q", "-b", "main", "."]);
+    git(
+        &home,
+        &repo,
+        &["commit", "-q", "--allow-empty", "-m", "first"],
+    );
+    git(
+        &home,
+        &repo,
+        &["worktree", "add", "-q", "-b", "linked", "../tree"],
+    );
     let config = fs::read(repo.join(".git/config")).unwrap();
     let sandbox = home.sandbox("tree");
     sandbox.sh(AGENT);
     sandbox.sh("set -e; echo one > file; git add file; git commit -qm inside; git status");
     assert_eq!(
-        git(&repo, &["log", "--format=%s", "linked"]),
+        git(&home, &repo, &["log", "--format=%s", "linked"]),
         "inside\nfirst\n"
     );
     let tree = sandbox.workspace();
-    assert_eq!(git(tree, &["status", "--porcelain"]), "");
+    assert_eq!(git(&home, tree, &["status", "--porcelain"]), "");
     sandbox.sh(
         "set -e; own=$(git rev-parse --git-dir); common=$(git rev-parse --git-common-dir)
         git config core.fsmonitor 'touch /tmp/owned'
@@ -165,7 +178,7 @@ fn a_linked_work_tree_commits_to_its_repository_and_cannot_change_its_hooks(isol
 fn names_that_a_host_executes_are_held(isolation: Isolation) {
     let home = Home::of(isolation);
     let app = home.project("held");
-    git(&app, &["init", "-q", "."]);
+    git(&home, &app, &["init", "-q", "."]);
     fs::write(app.join(".envrc"), "export HOST=1\n").unwrap();
     let before = tree(&app);
     let sandbox = home.sandbox("held");
@@ -206,7 +219,7 @@ fn names_that_a_host_executes_are_held(isolation: Isolation) {
             .unwrap()
             .contains("fsmonitor")
     );
-    git(&app, &["status"]);
+    git(&home, &app, &["status"]);
 
     let told = sandbox.inspect()["held"].to_string();
     assert!(
@@ -314,6 +327,7 @@ fn npm_ci_installs_from_a_lock_file(isolation: Isolation) {
     let manifest =
         r#"{"name":"app","version":"1.0.0","dependencies":{"ms":"2.1.3","depd":"2.0.0"}}"#;
     fs::write(sandbox.workspace().join("package.json"), manifest).unwrap();
+    home.hand_over(sandbox.workspace());
     let script = "npm install --package-lock-only --no-audit --no-fund >&2 && npm ci --no-audit --no-fund >&2 \
          && node -e 'console.log(require(\"ms\")(60000))'";
     let out = sandbox

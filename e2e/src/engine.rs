@@ -1,27 +1,28 @@
-//! A container engine of the tests' own: a daemon with its own socket and
-//! directories, which touches no network of the host's.
+//! Container engines of the tests' own: daemons with their own sockets and
+//! directories, which touch no network of the host's.
 //!
-//! What it has of images stays from one run to the next, as the cache of
-//! `sbx` does; one test at a time has it. Its end is checked: no container,
-//! volume or network of a sandbox is left in it, and no process, mount or
-//! control group of its own on the host.
+//! What they have of images stays from one run to the next, as the cache of
+//! `sbx` does. Tests that only use an engine share one daemon; a test that
+//! ends it, or wants it otherwise, has another one to itself. Their end is
+//! checked: no container, volume or network of a sandbox is left in them, and
+//! no process, mount or control group of theirs on the host.
+
+mod daemon;
+mod shared;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::FlockOperation;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
-use crate::call::{ends_within, host, start};
+use crate::call::{ends_within, host};
 use crate::{environment, leftovers};
 
-/// How long a daemon may take to listen.
-const START: Duration = Duration::from_secs(60);
-/// How long it may take to end.
-const END: Duration = Duration::from_secs(30);
+use daemon::{END, Places, START};
 
 /// Which engine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,110 +33,93 @@ pub enum Kind {
     Podman,
 }
 
-impl Kind {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Docker => "docker",
-            Self::Podman => "podman",
-        }
-    }
-}
-
 /// A running engine.
 pub struct Engine {
-    kind: Kind,
-    kept: PathBuf,
+    places: Places,
+    /// A directory of the test's own.
     own: PathBuf,
-    tcp: Option<u16>,
-    daemon: Option<Child>,
-    _turn: fs::File,
+    life: Life,
+}
+
+/// Whose the daemon is.
+enum Life {
+    /// This test's, with the lock of its directories.
+    Own {
+        daemon: Option<Child>,
+        _turn: fs::File,
+    },
+    /// All tests', with the use of it; none once it was let go.
+    Shared(Option<fs::File>),
 }
 
 impl Engine {
-    /// Starts one with directories of its own below `own`.
+    /// Starts one of the test's own, with directories below `own`.
     pub(crate) fn start(kind: Kind, own: &Path, tcp: Option<u16>) -> Self {
-        let kept = environment::cache_home().join("sbx-e2e").join(kind.name());
-        fs::create_dir_all(&kept).unwrap();
-        let turn = fs::File::create(kept.with_extension("lock")).unwrap();
-        flock(&turn, FlockOperation::LockExclusive).unwrap();
         let own = own.join("engine");
         fs::create_dir(&own).unwrap();
-        let mut engine = Self {
+        let id = std::process::id();
+        let (kept, group) = match kind {
+            Kind::Docker => ("docker-own", format!("sbx-e2e-{id}")),
+            Kind::Podman => ("podman", "libpod_parent".to_owned()),
+        };
+        let places = Places {
             kind,
-            kept,
-            own,
+            kept: Places::kept(kept),
+            run: own.clone(),
+            group,
             tcp,
-            daemon: None,
-            _turn: turn,
+        };
+        let turn = places.lock("lock", FlockOperation::LockExclusive);
+        let mut engine = Self {
+            places,
+            own,
+            life: Life::Own {
+                daemon: None,
+                _turn: turn,
+            },
         };
         engine.up();
-        // Whatever a run that was killed left would be taken for this one's;
-        // what uses another's network goes before that.
-        for id in engine.list(&["ps", "-aq"]).iter().rev() {
-            engine.cli(&["rm", "-f", "-v", id]);
-        }
+        engine.empty();
         engine
+    }
+
+    /// The one that tests share, with a directory of the test's below `own`.
+    pub(crate) fn shared(own: &Path) -> Self {
+        let own = own.join("engine");
+        fs::create_dir(&own).unwrap();
+        let places = shared::places();
+        let uses = shared::enter(&places);
+        Self {
+            places,
+            own,
+            life: Life::Shared(Some(uses)),
+        }
+    }
+
+    /// Whether its daemon is the test's own.
+    pub(crate) fn is_own(&self) -> bool {
+        matches!(self.life, Life::Own { .. })
     }
 
     /// What clients find it by.
     pub fn address(&self) -> String {
-        match self.tcp {
+        match self.places.tcp {
             Some(port) => format!("tcp://127.0.0.1:{port}"),
             None => self.socket(),
         }
     }
 
     fn socket(&self) -> String {
-        format!("unix://{}", self.own.join("engine.sock").display())
+        format!("unix://{}", self.places.socket().display())
     }
 
-    /// Starts the daemon and waits until it listens.
+    /// Starts the daemon of the test's own and waits until it listens.
     pub fn up(&mut self) {
-        let at = |name: &str| self.own.join(name).display().to_string();
-        let kept = self.kept.display().to_string();
-        // Podman writes down where these are, beside its images.
-        let beside = |name: &str| self.kept.with_extension(name).display().to_string();
-        let mut command = match self.kind {
-            Kind::Docker => {
-                let mut command = start(&environment::program("dockerd"));
-                command
-                    .args(["--data-root", &kept, "--exec-root", &at("exec")])
-                    .args(["--pidfile", &at("pid"), "--host", &self.socket()])
-                    .args(["--bridge=none", "--iptables=false", "--ip6tables=false"])
-                    .args(["--ip-masq=false", "--storage-driver=overlay2"])
-                    .arg(format!("--cgroup-parent={}", self.group()));
-                if let Some(port) = self.tcp {
-                    command.arg(format!("--host=tcp://127.0.0.1:{port}"));
-                }
-                command
-            }
-            Kind::Podman => {
-                let mut command = start(&environment::program("podman"));
-                command
-                    .args(["--root", &kept, "--runroot", &beside("run")])
-                    .args(["--tmpdir", &beside("tmp"), "--cgroup-manager=cgroupfs"])
-                    .arg(format!(
-                        "--runtime={}",
-                        environment::program("runc").display()
-                    ))
-                    .args(["--events-backend=none", "--log-level=info"])
-                    .args(["system", "service", "--time=0", &self.socket()]);
-                command
-            }
-        };
-        command
-            .env_clear()
-            .env(
-                "PATH",
-                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-            )
-            .env("HOME", &self.own)
-            // Of Docker in tests over TCP, which it otherwise waits to warn of.
-            .env("DOCKER_TLS_VERIFY", "")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
-        let mut daemon = command.spawn().expect("the engine is installed");
+        let mut command = self.places.command();
+        let mut daemon = command
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the engine is installed");
         let mut told = BufReader::new(daemon.stderr.take().expect("it is piped")).lines();
         let until = Instant::now() + START;
         let mut said = Vec::new();
@@ -155,28 +139,39 @@ impl Engine {
         }
         // It goes on to say things, and must not wait for a reader.
         std::thread::spawn(move || told.for_each(drop));
-        self.daemon = Some(daemon);
+        *self.daemon() = Some(daemon);
     }
 
-    /// Ends the daemon, and whatever runs in it.
+    #[track_caller]
+    fn daemon(&mut self) -> &mut Option<Child> {
+        match &mut self.life {
+            Life::Own { daemon, .. } => daemon,
+            Life::Shared(_) => panic!("the daemon is not this test's to start or end"),
+        }
+    }
+
+    /// Ends the daemon of the test's own, and whatever runs in it.
     pub fn down(&mut self) {
         self.end(Signal::TERM);
     }
 
-    /// Kills the daemon alone.
+    /// Kills that daemon alone.
     pub fn crash(&mut self) {
         // Its helper ends with it, and would be taken for a living one.
-        let helper = leftovers::find("containerd --config");
+        let helper = leftovers::find(leftovers::descendants(), "containerd --config");
         self.end(Signal::KILL);
         let helper = helper.and_then(|helper| Pid::from_raw(helper.id()));
         if let Some(helper) = helper {
             ends_within(helper, END);
             waitpid(Some(helper), WaitOptions::NOHANG).ok();
         }
+        // Version 20.10 may count a root that it finds mounted one time too
+        // often, and then cannot remove its container.
+        self.places.unmount();
     }
 
     fn end(&mut self, signal: Signal) {
-        let Some(mut daemon) = self.daemon.take() else {
+        let Some(mut daemon) = self.daemon().take() else {
             return;
         };
         let pid = Pid::from_raw(i32::try_from(daemon.id()).unwrap()).unwrap();
@@ -233,71 +228,86 @@ impl Engine {
         );
     }
 
-    /// What sandboxes left in it, in words.
-    pub(crate) fn leftovers(&self) -> Vec<String> {
+    /// First processes of the running containers of the state directory whose
+    /// mark is `owner`; of an engine of the test's own they are its
+    /// descendants anyway.
+    pub(crate) fn processes(&self, owner: &str) -> Vec<Pid> {
+        if self.is_own() {
+            return Vec::new();
+        }
+        let label = format!("%7B%22label%22%3A%5B%22dev.sbx.owner%3D{owner}%22%5D%7D");
+        let path = format!("/containers/json?filters={label}");
+        let running = shared::ask(&self.places, &path).unwrap_or_default();
+        let ids = running.as_array().into_iter().flatten();
+        let pid = |container: &serde_json::Value| {
+            let path = format!("/containers/{}/json", container["Id"].as_str()?);
+            let pid = shared::ask(&self.places, &path)?["State"]["Pid"].as_i64()?;
+            Pid::from_raw(i32::try_from(pid).ok()?)
+        };
+        ids.filter_map(pid).collect()
+    }
+
+    /// What the sandboxes of the state directory whose mark is `owner` left
+    /// in it, in words.
+    pub(crate) fn left_by(&self, owner: &str) -> Vec<String> {
+        if self.is_own() {
+            return self.left_by_anybody();
+        }
+        self.left(&["--filter", &format!("label=dev.sbx.owner={owner}")])
+    }
+
+    /// What anybody left in it. Images are kept that no sandbox owns.
+    fn left_by_anybody(&self) -> Vec<String> {
+        let mut left = self.left(&["--filter", "label=dev.sbx.owner"]);
+        let all = ["ps", "-a", "--format", "{{.Names}}"];
+        let of_nobody = self.list(&all).into_iter();
+        left.extend(of_nobody.map(|name| format!("container of the engine: {name}")));
+        left
+    }
+
+    fn left(&self, filter: &[&str]) -> Vec<String> {
         let mut left = Vec::new();
-        for (what, args) in [
+        for (what, list) in [
             (
                 "container",
                 &["ps", "-a", "--format", "{{.Names}} {{.Status}}"][..],
             ),
-            (
-                "volume",
-                &["volume", "ls", "-q", "--filter", "label=dev.sbx.owner"],
-            ),
-            (
-                "image",
-                &["images", "-aq", "--filter", "label=dev.sbx.owner"],
-            ),
-            (
-                "network",
-                &["network", "ls", "-q", "--filter", "label=dev.sbx.owner"],
-            ),
+            ("volume", &["volume", "ls", "-q"]),
+            ("image", &["images", "-aq"]),
+            ("network", &["network", "ls", "-q"]),
         ] {
-            left.extend(
-                self.list(args)
-                    .into_iter()
-                    .map(|one| format!("{what} of the engine: {one}")),
-            );
+            let found = self.list(&[list, filter].concat()).into_iter();
+            left.extend(found.map(|one| format!("{what} of the engine: {one}")));
         }
         left
     }
 
-    fn group(&self) -> String {
-        format!("/sbx-e2e-{}", std::process::id())
+    /// Removes what a run that was killed left: it would be taken for that of
+    /// whoever comes next.
+    fn empty(&self) {
+        // What uses another's network goes before that.
+        for id in self.list(&["ps", "-aq"]).iter().rev() {
+            self.cli(&["rm", "-f", "-v", id]);
+        }
+        for volume in self.list(&["volume", "ls", "-q"]) {
+            self.cli(&["volume", "rm", "-f", &volume]);
+        }
+    }
+
+    /// Lets it go, and says what is left of it where nobody else uses it.
+    pub(crate) fn let_go(&mut self) -> Vec<String> {
+        if let Life::Shared(uses) = &mut self.life {
+            let uses = uses.take();
+            return uses.map_or_else(Vec::new, |uses| shared::let_go(self, &uses));
+        }
+        self.down();
+        self.places.clear()
     }
 }
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        self.down();
-        // Daemons leave the network namespace of their own mounted.
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        let places = [&self.own, &self.kept].map(|place| place.display().to_string());
-        let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
-        for point in points.filter(|point| places.iter().any(|place| point.starts_with(place))) {
-            rustix::mount::unmount(point, rustix::mount::UnmountFlags::DETACH).ok();
-        }
-        let group = match self.kind {
-            Kind::Docker => self.group().trim_start_matches('/').to_owned(),
-            Kind::Podman => "libpod_parent".to_owned(),
-        };
-        let groups = fs::read_dir("/sys/fs/cgroup")
-            .into_iter()
-            .flatten()
-            .flatten();
-        for controller in groups {
-            let group = controller.path().join(&group);
-            // Those of containers too, whose daemon was killed.
-            for inner in fs::read_dir(&group).into_iter().flatten().flatten() {
-                fs::remove_dir(inner.path()).ok();
-            }
-            fs::remove_dir(group).ok();
-        }
-        for gone in ["run", "tmp"].map(|name| self.kept.with_extension(name)) {
-            fs::remove_dir_all(gone).ok();
-        }
-        fs::remove_dir_all(&self.own).ok();
+        self.let_go();
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
+use rustix::process::Pid;
 use serde_json::Value;
 
 use crate::call::{Sbx, start};
@@ -19,6 +20,10 @@ use crate::{environment, leftovers};
 
 /// Kernel, template and kits from nothing, on two busy processors.
 const FROM_NOTHING: Duration = Duration::from_secs(60 * 60);
+
+/// Whom the workspaces beside an engine belong to: an ordinary user, as almost
+/// everybody's do. An engine maps no owners, so it makes a difference there.
+const OWNER: u32 = 1000;
 
 /// How long a process may take to come.
 const START: Duration = Duration::from_secs(60);
@@ -60,7 +65,17 @@ impl Home {
     pub fn of(isolation: Isolation) -> Self {
         let mut home = Self::new();
         home.isolation = Some(isolation);
+        if isolation == Isolation::Docker {
+            home.has(Engine::shared(home.root.path()));
+        }
         home
+    }
+
+    /// The same for what containers of an engine alone do; `None` where the
+    /// test `name` does not go on, since the daemons of engines run as root.
+    pub fn docked(name: &str) -> Option<Self> {
+        let goes_on = Fact::Root.holds_for(name);
+        goes_on.then(|| Self::of(Isolation::Docker))
     }
 
     /// The flag that gives a sandbox so much memory; none where nothing could
@@ -97,16 +112,22 @@ impl Home {
         }
     }
 
-    /// A home whose user has a container engine, on a port as well if one is
-    /// named; `None` where the test `name` does not go on, since the daemons
+    /// A home whose user has a container engine alone, on a port as well if one
+    /// is named; `None` where the test `name` does not go on, since the daemons
     /// of engines run as root.
     pub fn with_engine(name: &str, kind: Kind, tcp: Option<u16>) -> Option<Self> {
         if !Fact::Root.holds_for(name) {
             return None;
         }
         let mut home = Self::new();
-        home.engine = Some(Engine::start(kind, home.root.path(), tcp));
+        home.has(Engine::start(kind, home.root.path(), tcp));
         Some(home)
+    }
+
+    fn has(&mut self, engine: Engine) {
+        self.engine = Some(engine);
+        fs::set_permissions(self.root(), fs::Permissions::from_mode(0o755)).unwrap();
+        self.hand_over(&self.path());
     }
 
     /// That engine.
@@ -241,10 +262,36 @@ impl Home {
     pub fn project(&self, name: &str) -> PathBuf {
         let path = self.path().join(name);
         fs::create_dir_all(&path).unwrap();
-        if let Some(id) = self.ids {
+        if let Some(id) = self.owner() {
             chown(&path, Some(id), Some(id)).unwrap();
         }
         path
+    }
+
+    /// Whom its projects are given to.
+    fn owner(&self) -> Option<u32> {
+        self.ids.or(self.engine.as_ref().map(|_| OWNER))
+    }
+
+    /// Gives what the test made below `path` to whom its projects belong.
+    pub fn hand_over(&self, path: &Path) {
+        if let Some(id) = self.owner() {
+            let path = path.to_str().unwrap();
+            let args = ["-Rh", &format!("{id}:{id}"), path];
+            crate::call::host("/bin/chown", &args, self.root());
+        }
+    }
+
+    /// A program of the host to its end, which must be success, called by whom
+    /// its projects belong to: its output.
+    #[track_caller]
+    pub fn host(&self, program: &str, args: &[&str], cwd: &Path) -> String {
+        let Some(id) = self.owner() else {
+            return crate::call::host(program, args, cwd);
+        };
+        let (user, group) = (format!("--reuid={id}"), format!("--regid={id}"));
+        let become_them = [&*user, &*group, "--clear-groups", "--", program];
+        crate::call::host("/usr/bin/setpriv", &[&become_them, args].concat(), cwd)
     }
 
     /// `sbx` in the home directory.
@@ -291,12 +338,30 @@ impl Home {
     /// What this home's sandboxes left on the host, in words.
     pub fn leftovers(&self) -> Vec<String> {
         let mut left = self.left_files();
-        match &self.engine {
-            // Its own processes are there as long as it is.
-            Some(engine) => left.extend(engine.leftovers()),
-            None => left.extend(leftovers::of(self.root())),
+        left.extend(self.left_in_engine());
+        // The processes of an engine of its own are there as long as it is.
+        if !self.engine.as_ref().is_some_and(Engine::is_own) {
+            left.extend(leftovers::of(self.root()));
         }
         left
+    }
+
+    /// What a client of its engine filters by to find what its sandboxes have.
+    pub fn filter(&self) -> String {
+        let mark = self.mark().expect("a sandbox has been made");
+        format!("label=dev.sbx.owner={mark}")
+    }
+
+    /// The mark of what its sandboxes have with an engine.
+    fn mark(&self) -> Option<String> {
+        fs::read_to_string(self.state().join("engine-owner")).ok()
+    }
+
+    fn left_in_engine(&self) -> Vec<String> {
+        match (&self.engine, self.mark()) {
+            (Some(engine), Some(mark)) => engine.left_by(&mark),
+            _ => Vec::new(),
+        }
     }
 
     fn left_files(&self) -> Vec<String> {
@@ -317,7 +382,16 @@ impl Home {
 
     /// A running process whose command line holds `text`.
     pub fn process(&self, text: &str) -> Option<Process> {
-        leftovers::find(text)
+        leftovers::find(self.all_processes(), text)
+    }
+
+    /// Everything that runs for this home, in the containers of an engine too.
+    fn all_processes(&self) -> Vec<Pid> {
+        let mut all = leftovers::descendants();
+        if let (Some(engine), Some(mark)) = (&self.engine, self.mark()) {
+            all.extend(leftovers::with_descendants(&engine.processes(&mark)));
+        }
+        all
     }
 
     /// The same, waiting for it to be there: a process that is being started
@@ -339,14 +413,14 @@ impl Home {
 
     /// The command lines of everything that runs for this home.
     pub fn processes(&self) -> Vec<String> {
-        let all = leftovers::descendants();
+        let all = self.all_processes();
         all.into_iter().map(leftovers::command_line).collect()
     }
 
     /// Memory that everything that runs for this home takes, shared pages
     /// counted in parts, in KiB.
     pub fn resident_kib(&self) -> u64 {
-        leftovers::resident_kib()
+        leftovers::resident_kib(self.all_processes())
     }
 
     /// Shows what the sandboxes wrote down, if the test is failing.
@@ -411,8 +485,9 @@ impl Drop for Home {
             }
         }
         wrong.extend(self.left_files());
-        if let Some(engine) = self.engine.take() {
-            wrong.extend(engine.leftovers());
+        wrong.extend(self.left_in_engine());
+        if let Some(mut engine) = self.engine.take() {
+            wrong.extend(engine.let_go());
         }
         // Its shell is no leftover; whatever else is in it would show.
         self.world = None;

@@ -4,7 +4,8 @@
 //! place. [`in_each_isolation!`](crate::in_each_isolation) makes a test of it
 //! for each; [`where_kept!`](crate::where_kept) makes one where the table of
 //! promises says that it is kept, and elsewhere one that the sandbox says so.
-//! A new isolation is one more test in both macros.
+//! A new isolation is one more test in both macros. Where there is no engine
+//! the tests for `docker` do not go on.
 
 use sbx_sys::cgroup::{Controller, Group};
 
@@ -25,6 +26,13 @@ macro_rules! in_each_isolation {
             #[test]
             fn container() {
                 super::$behaviour($crate::Isolation::Container);
+            }
+
+            #[test]
+            fn docker() {
+                if $crate::Fact::Root.holds_for("docker") {
+                    super::$behaviour($crate::Isolation::Docker);
+                }
             }
         }
     )+};
@@ -47,6 +55,13 @@ macro_rules! where_kept {
             #[test]
             fn container() {
                 $crate::where_kept($promise, Isolation::Container, super::$behaviour);
+            }
+
+            #[test]
+            fn docker() {
+                if $crate::Fact::Root.holds_for("docker") {
+                    $crate::where_kept($promise, Isolation::Docker, super::$behaviour);
+                }
             }
         }
     )+};

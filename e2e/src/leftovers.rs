@@ -23,6 +23,15 @@ pub(crate) fn adopt() {
     set_child_subreaper(Some(getpid())).expect("orphans can be adopted");
 }
 
+/// What `start` starts, and what that leaves behind, is no child of this
+/// process.
+pub(crate) fn apart<T>(start: impl FnOnce() -> T) -> T {
+    set_child_subreaper(None).expect("orphans can be left to others");
+    let started = start();
+    adopt();
+    started
+}
+
 /// What is left of the sandboxes of a home, in words. Empty is well.
 pub(crate) fn of(root: &Path) -> Vec<String> {
     let mut left = processes();
@@ -74,13 +83,21 @@ fn crashed() -> Vec<String> {
 
 /// All processes below this one.
 pub(crate) fn descendants() -> Vec<Pid> {
+    let me = getpid();
+    let mut all = with_descendants(&[me]);
+    all.retain(|pid| *pid != me);
+    all
+}
+
+/// These processes and all below them.
+pub(crate) fn with_descendants(roots: &[Pid]) -> Vec<Pid> {
     let parents: HashMap<i32, i32> = fs::read_dir("/proc")
         .expect("/proc is there")
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .filter_map(|pid: i32| Some((pid, parent(pid)?)))
         .collect();
-    let me = getpid().as_raw_nonzero().get();
-    let mut below: HashSet<i32> = HashSet::from([me]);
+    let roots = roots.iter().map(|root| root.as_raw_nonzero().get());
+    let mut below: HashSet<i32> = roots.collect();
     loop {
         let found: Vec<i32> = parents
             .iter()
@@ -92,7 +109,6 @@ pub(crate) fn descendants() -> Vec<Pid> {
         }
         below.extend(found);
     }
-    below.remove(&me);
     below.into_iter().filter_map(Pid::from_raw).collect()
 }
 
@@ -139,21 +155,20 @@ impl Process {
     }
 }
 
-/// The first process below this one whose command line holds `text`.
-pub(crate) fn find(text: &str) -> Option<Process> {
-    let found = descendants()
-        .into_iter()
-        .find(|pid| command_line(*pid).contains(text));
+/// The first of `processes` whose command line holds `text`.
+pub(crate) fn find(processes: Vec<Pid>, text: &str) -> Option<Process> {
+    let mut processes = processes.into_iter();
+    let found = processes.find(|pid| command_line(*pid).contains(text));
     found.map(Process)
 }
 
-/// Proportional memory of all processes below this one, in KiB.
-pub(crate) fn resident_kib() -> u64 {
+/// Proportional memory of `processes`, in KiB.
+pub(crate) fn resident_kib(processes: Vec<Pid>) -> u64 {
     let of = |pid: Pid| {
         let path = format!("/proc/{}/smaps_rollup", pid.as_raw_nonzero());
         let text = fs::read_to_string(path).ok()?;
         let line = text.lines().find(|line| line.starts_with("Pss:"))?;
         line.split_whitespace().nth(1)?.parse::<u64>().ok()
     };
-    descendants().into_iter().filter_map(of).sum()
+    processes.into_iter().filter_map(of).sum()
 }
