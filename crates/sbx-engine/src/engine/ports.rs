@@ -96,8 +96,8 @@ impl Engine {
             closed.push(after.remove(place));
         }
         for wanted in publish {
-            if after.iter().any(|known| known.collides(wanted)) {
-                let message = format!("`{name}` publishes {} already", wanted.shown());
+            if let Some(known) = after.iter().find(|known| known.collides(wanted)) {
+                let message = format!("`{name}` publishes {} already", known.shown());
                 return Err(Error::new(Code::Usage, message));
             }
             after.push(*wanted);
