@@ -50,6 +50,7 @@ mod ports;
 mod posix;
 mod pressure;
 mod proxied;
+mod remote;
 mod requests;
 mod rootless;
 mod sessions;

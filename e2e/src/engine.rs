@@ -109,7 +109,8 @@ impl Engine {
         }
     }
 
-    fn socket(&self) -> String {
+    /// Its socket on this host, as an address.
+    pub fn socket(&self) -> String {
         format!("unix://{}", self.places.socket().display())
     }
 

@@ -14,6 +14,7 @@
 )]
 
 mod anthropic;
+mod authority;
 mod call;
 mod client;
 mod engine;
@@ -25,11 +26,13 @@ mod loopback;
 mod machine;
 mod sandbox;
 mod skip;
+mod ssh_server;
 mod terminal;
 mod web;
 mod world;
 
 pub use anthropic::{Call, StandIn, Turn};
+pub use authority::Authority;
 pub use call::{Output, Running, Sbx, ends, host};
 pub use client::{client, java, pjdfstest};
 pub use engine::{Engine, Kind};
@@ -37,9 +40,10 @@ pub use environment::full_run;
 pub use home::Home;
 pub use isolation::{Isolation, Kept, Promise, WorkspaceGuard, where_kept};
 pub use leftovers::Process;
-pub use loopback::Listener;
+pub use loopback::{Listener, free_port};
 pub use machine::{Checked, USERS, checked_by_systemd};
 pub use sandbox::Sandbox;
 pub use skip::{Fact, skips_here};
+pub use ssh_server::SshServer;
 pub use terminal::Terminal;
 pub use web::WebServer;

@@ -10,6 +10,12 @@ use std::thread;
 const GREETING: &[u8] =
     b"HTTP/1.1 200 OK\r\nContent-Length: 13\r\nConnection: close\r\n\r\ncanary-sings\n";
 
+/// A port of loopback that nobody listens on for now.
+pub fn free_port() -> u16 {
+    let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has a free port");
+    socket.local_addr().expect("it is bound").port()
+}
+
 /// A listener that ends with the test.
 pub struct Listener {
     port: u16,

@@ -28,10 +28,12 @@ pub enum Fact {
     CargoRegistry,
     /// The host has a JDK that reads the system's store of roots.
     Java,
+    /// The host has a server of ssh.
+    SshServer,
 }
 
 impl Fact {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Root,
         Self::KvmDevice,
         Self::Kvm,
@@ -39,6 +41,7 @@ impl Fact {
         Self::PipIndex,
         Self::CargoRegistry,
         Self::Java,
+        Self::SshServer,
     ];
 
     fn name(self) -> &'static str {
@@ -50,6 +53,7 @@ impl Fact {
             Self::PipIndex => "pip-index",
             Self::CargoRegistry => "cargo-registry",
             Self::Java => "java",
+            Self::SshServer => "ssh-server",
         }
     }
 
@@ -68,6 +72,7 @@ impl Fact {
             Self::PipIndex => answers("python3", &["-m", "pip", "index", "versions", "six"]),
             Self::CargoRegistry => answers("cargo", &["info", "--quiet", "itoa"]),
             Self::Java => crate::client::java().is_some(),
+            Self::SshServer => crate::environment::program("sshd").is_absolute(),
         }
     }
 

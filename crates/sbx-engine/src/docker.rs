@@ -16,7 +16,9 @@ mod found;
 mod images;
 mod objects;
 mod role;
+mod ssh;
 mod streams;
+mod tls;
 
 pub(crate) use client::Client;
 pub(crate) use config::DockConfig;
@@ -26,6 +28,7 @@ pub(crate) use found::{Record, owner_of};
 pub(crate) use images::{Loaded, foreign, in_use, sidecar, template};
 pub(crate) use objects::{end, remove, remove_strays, strays};
 pub(crate) use role::run;
+pub(crate) use ssh::variables;
 pub(crate) use streams::readiness;
 
 use crate::command::{Code, Error};

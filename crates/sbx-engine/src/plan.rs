@@ -215,7 +215,7 @@ pub enum Artifacts {
     /// The directories of a container.
     Container(ContainerFiles),
     /// The images of an engine's containers.
-    Docker(DockerFiles),
+    Docker(Box<DockerFiles>),
 }
 
 /// The files a machine is made of.

@@ -95,7 +95,13 @@ const ENGINES: &[&str] = &[
     "DOCKER_HOST",
     "DOCKER_CONTEXT",
     "DOCKER_CONFIG",
+    "DOCKER_TLS",
+    "DOCKER_TLS_VERIFY",
+    "DOCKER_CERT_PATH",
     "XDG_RUNTIME_DIR",
+    // Of `ssh`, which leads to engines elsewhere.
+    "PATH",
+    "SSH_AUTH_SOCK",
 ];
 
 /// A snapshot of the caller's environment, taken once.

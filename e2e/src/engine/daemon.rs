@@ -73,6 +73,13 @@ impl Places {
                     .arg(format!("--cgroup-parent=/{}", self.group));
                 if let Some(port) = self.tcp {
                     command.arg(format!("--host=tcp://127.0.0.1:{port}"));
+                    // Once the test has put keys there.
+                    let keys = self.run.with_file_name("tls");
+                    if keys.exists() {
+                        let key = |name: &str| keys.join(name).display().to_string();
+                        command.args(["--tlsverify", "--tlscacert", &key("ca.pem")]);
+                        command.args(["--tlscert", &key("cert.pem"), "--tlskey", &key("key.pem")]);
+                    }
                 }
                 command
             }

@@ -1,23 +1,30 @@
-//! One request at a time to an engine, each on a connection of its own.
+//! One request at a time to an engine, each on a connection of its own, or,
+//! where a connection is dear, what is asked on one after another.
 //!
 //! Owns: the bounds of what is read and how long is waited. Never: decides
 //! what is asked, or follows where an answer points. An engine's texts are
 //! escaped before anything shows them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
+use hyper::http::response::Parts;
 use hyper::upgrade::Upgraded;
 use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::task::JoinHandle;
 
-use super::Endpoint;
+use super::endpoint::{Endpoint, Tls};
+use super::ssh;
+use super::tls::Connector;
 use crate::command::{Code, Error};
 
 /// Largest answer that is read, in bytes.
@@ -45,7 +52,19 @@ pub(super) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
     endpoint: Endpoint,
+    tls: Option<Connector>,
+    /// What `ssh` gets of the caller's environment.
+    variables: Vec<(String, String)>,
+    /// A connection on which the last question was answered.
+    idle: Arc<Mutex<Option<Line>>>,
     version: String,
+}
+
+/// A connection, and the task that moves its bytes.
+#[derive(Debug)]
+struct Line {
+    sender: http1::SendRequest<Body>,
+    task: JoinHandle<()>,
 }
 
 /// How an engine answered.
@@ -105,20 +124,29 @@ fn full(bytes: Bytes) -> Body {
 }
 
 impl Client {
-    /// The engine at `endpoint`.
+    /// The engine at `endpoint`; `variables` are those that
+    /// [`super::variables`] names.
     ///
     /// # Errors
-    /// If nothing answers there, or what does is too old.
-    pub(crate) async fn connect(endpoint: &Endpoint) -> Result<Self, Error> {
+    /// If nothing answers there, or what does is too old or not whom the
+    /// caller believes.
+    pub(crate) async fn connect(
+        endpoint: &Endpoint,
+        variables: &[(String, String)],
+    ) -> Result<Self, Error> {
+        let tls = match endpoint {
+            Endpoint::Tls(tls) => Some(Connector::new(tls)?),
+            _ => None,
+        };
         let bare = Self {
             endpoint: endpoint.clone(),
+            tls,
+            variables: variables.to_vec(),
+            idle: Arc::default(),
             version: String::new(),
         };
-        let asked = bare.send(Method::GET, "/_ping", full(Bytes::new()), false);
-        let answer = tokio::time::timeout(PATIENCE, asked)
-            .await
-            .map_err(|_| bare.silent())??;
-        let told = answer.headers().get("api-version");
+        let (head, _) = bare.ask(Method::GET, "/_ping", full(Bytes::new())).await?;
+        let told = head.headers.get("api-version");
         let newest = told.and_then(|told| version(told.to_str().ok()?));
         let Some((major, minor)) = newest.filter(|newest| *newest >= OLDEST) else {
             let told = told.and_then(|told| told.to_str().ok()).unwrap_or("none");
@@ -128,8 +156,13 @@ impl Client {
                 OLDEST.0,
                 OLDEST.1
             );
-            return Err(Error::new(Code::HostUnfit, what)
-                .hint("Docker from 20.10 on and Podman from 4.0 on can be used"));
+            let error = Error::new(Code::HostUnfit, what);
+            return Err(match endpoint {
+                Endpoint::Tcp(_) if head.status == StatusCode::BAD_REQUEST => {
+                    error.hint("if it speaks TLS, set DOCKER_TLS_VERIFY=1 and DOCKER_CERT_PATH")
+                }
+                _ => error.hint("Docker from 20.10 on and Podman from 4.0 on can be used"),
+            });
         };
         let (major, minor) = (major, minor).min(NEWEST);
         Ok(bare.speaking(&format!("{major}.{minor}")))
@@ -156,19 +189,51 @@ impl Client {
         body: Option<&Value>,
     ) -> Result<Answer, Error> {
         let body = body.map_or_else(|| full(Bytes::new()), json);
+        let (head, bytes) = self.ask(method, path, body).await?;
+        Ok(Answer {
+            status: head.status,
+            body: serde_json::from_slice(&bytes).unwrap_or_default(),
+        })
+    }
+
+    async fn ask(&self, method: Method, path: &str, body: Body) -> Result<(Parts, Bytes), Error> {
+        let request = self.request(method, path, body, false)?;
         let asked = async {
-            let response = self.send(method, path, body, false).await?;
-            let (head, body) = response.into_parts();
+            let mut line = self.line().await?;
+            let sent = line.sender.send_request(request).await;
+            let (head, body) = sent.map_err(|error| self.broken(error))?.into_parts();
             let read = Limited::new(body, MAX_ANSWER).collect().await;
             let bytes = read.map_err(|error| self.broken(error))?.to_bytes();
-            Ok(Answer {
-                status: head.status,
-                body: serde_json::from_slice(&bytes).unwrap_or_default(),
-            })
+            if matches!(self.endpoint, Endpoint::Tls(_) | Endpoint::Ssh(_)) {
+                *self.idle.lock() = Some(line);
+            }
+            Ok((head, bytes))
         };
         tokio::time::timeout(PATIENCE, asked)
             .await
             .map_err(|_| self.silent())?
+    }
+
+    /// The connection of the last question, or a new one.
+    async fn line(&self) -> Result<Line, Error> {
+        let idle = self.idle.lock().take();
+        if let Some(mut line) = idle
+            && line.sender.ready().await.is_ok()
+        {
+            return Ok(line);
+        }
+        self.over(self.stream().await?).await
+    }
+
+    /// Closes what was kept for the next question: from here on there is
+    /// nothing by which the engine could be told to do anything.
+    pub(super) async fn hang_up(&self) {
+        let idle = self.idle.lock().take();
+        if let Some(Line { sender, task }) = idle {
+            drop(sender);
+            task.abort();
+            let _aborted = task.await;
+        }
     }
 
     /// Sends `body` to `path` and hands each line of what comes back to
@@ -208,13 +273,14 @@ impl Client {
     pub(super) async fn open(
         &self,
         path: &str,
-    ) -> Result<tokio::task::JoinHandle<Result<Response<Incoming>, Error>>, Error> {
+    ) -> Result<JoinHandle<Result<Response<Incoming>, Error>>, Error> {
         let request = self.request(Method::POST, path, full(Bytes::new()), false)?;
-        let stream = self.stream().await?;
+        let mut line = self.over(self.stream().await?).await?;
         let client = self.clone();
-        Ok(tokio::spawn(
-            async move { client.over(stream, request).await },
-        ))
+        Ok(tokio::spawn(async move {
+            let sent = line.sender.send_request(request).await;
+            sent.map_err(|error| client.broken(error))
+        }))
     }
 
     /// The standard streams of the container `id`, from its next start on.
@@ -250,7 +316,9 @@ impl Client {
         upgrade: bool,
     ) -> Result<Response<Incoming>, Error> {
         let request = self.request(method, path, body, upgrade)?;
-        self.over(self.stream().await?, request).await
+        let mut line = self.over(self.stream().await?).await?;
+        let sent = line.sender.send_request(request).await;
+        sent.map_err(|error| self.broken(error))
     }
 
     fn request(
@@ -285,32 +353,41 @@ impl Client {
                 let stream = UnixStream::connect(path).await;
                 Ok(Box::new(stream.map_err(|error| self.absent(error))?))
             }
-            Endpoint::Tcp(host) => {
-                // The library's own way asks for names on another thread,
-                // which a process that is about to be jailed may not have.
-                let addresses = std::net::ToSocketAddrs::to_socket_addrs(host);
-                let addresses: Vec<_> = addresses.map_err(|error| self.absent(error))?.collect();
-                let stream = TcpStream::connect(&addresses[..]);
-                let stream = tokio::time::timeout(CONNECT, stream).await;
-                let stream = stream.map_err(|_| self.silent())?;
-                let stream = stream.map_err(|error| self.absent(error))?;
-                let _slower = stream.set_nodelay(true);
-                Ok(Box::new(stream))
+            Endpoint::Ssh(destination) => {
+                let stream = ssh::Connection::open(destination, &self.variables);
+                Ok(Box::new(stream.map_err(|error| self.absent(error))?))
+            }
+            Endpoint::Tcp(host) | Endpoint::Tls(Tls { host, .. }) => {
+                let stream = tokio::time::timeout(CONNECT, self.connected(host));
+                stream.await.map_err(|_| self.silent())?
             }
         }
     }
 
-    async fn over(
-        &self,
-        stream: Stream,
-        request: Request<Body>,
-    ) -> Result<Response<Incoming>, Error> {
+    async fn connected(&self, host: &str) -> Result<Stream, Error> {
+        // The library's own way asks for names on another thread, which a
+        // process that is about to be jailed may not have.
+        let addresses = std::net::ToSocketAddrs::to_socket_addrs(host);
+        let addresses: Vec<_> = addresses.map_err(|error| self.absent(error))?.collect();
+        let stream = TcpStream::connect(&addresses[..]).await;
+        let stream = stream.map_err(|error| self.absent(error))?;
+        let _slower = stream.set_nodelay(true);
+        match &self.tls {
+            None => Ok(Box::new(stream)),
+            Some(tls) => {
+                let stream = tls.over(stream).await;
+                Ok(Box::new(stream.map_err(|error| self.broken(error))?))
+            }
+        }
+    }
+
+    async fn over(&self, stream: Stream) -> Result<Line, Error> {
         let shaken = http1::handshake(TokioIo::new(stream)).await;
-        let (mut sender, connection) = shaken.map_err(|error| self.broken(error))?;
-        // It ends with the answer, or with what it was upgraded to.
-        tokio::spawn(connection.with_upgrades());
-        let sent = sender.send_request(request).await;
-        sent.map_err(|error| self.broken(error))
+        let (sender, connection) = shaken.map_err(|error| self.broken(error))?;
+        // It ends with the answer, or with what it was upgraded to, and whoever
+        // asked hears of an error.
+        let task = tokio::spawn(async { drop(connection.with_upgrades().await) });
+        Ok(Line { sender, task })
     }
 
     fn absent(&self, source: std::io::Error) -> Error {
@@ -330,7 +407,17 @@ impl Client {
 
     fn broken(&self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
         let what = format!("cannot speak with the engine at {}", self.endpoint);
-        Error::new(Code::Engine, what).because(std::io::Error::other(source))
+        let error = Error::new(Code::Engine, what).because(std::io::Error::other(source));
+        match &self.endpoint {
+            Endpoint::Tls(_) => error.hint(
+                "DOCKER_CERT_PATH names a directory: ca.pem there has to be the engine's authority, \
+                 cert.pem and key.pem what it knows you by",
+            ),
+            Endpoint::Ssh(_) => {
+                error.hint("`ssh` has to log in without a question, and find `docker` there")
+            }
+            _ => error,
+        }
     }
 
     fn silent(&self) -> Error {
@@ -376,12 +463,15 @@ mod tests {
     #[tokio::test]
     async fn an_engine_of_another_age_is_refused_and_a_fitting_one_is_not() {
         let (_root, good) = speaking("1.52", "200 OK", "");
-        assert_eq!(Client::connect(&good).await.unwrap().version, "/v1.47");
+        assert_eq!(Client::connect(&good, &[]).await.unwrap().version, "/v1.47");
         let (_root, older) = speaking("1.41", "200 OK", "");
-        assert_eq!(Client::connect(&older).await.unwrap().version, "/v1.41");
+        assert_eq!(
+            Client::connect(&older, &[]).await.unwrap().version,
+            "/v1.41"
+        );
         for told in ["1.24", "", "x"] {
             let (_root, other) = speaking(told, "200 OK", "");
-            let error = Client::connect(&other).await.unwrap_err();
+            let error = Client::connect(&other, &[]).await.unwrap_err();
             assert_eq!(error.code, Code::HostUnfit, "{}", error.message);
         }
     }
@@ -390,7 +480,7 @@ mod tests {
     async fn what_an_engine_says_is_shown_without_what_a_terminal_obeys() {
         let body = r#"{"message":"no \u001b[2J such"}"#;
         let (_root, endpoint) = speaking("1.47", "500 X", body);
-        let client = Client::connect(&endpoint).await.unwrap();
+        let client = Client::connect(&endpoint, &[]).await.unwrap();
         let answer = client.call(Method::GET, "/info", None).await.unwrap();
         let error = answer.good("ask").unwrap_err();
         assert_eq!(error.causes, ["no \\u{1b}[2J such"]);
@@ -398,7 +488,7 @@ mod tests {
 
     #[tokio::test]
     async fn no_engine_is_an_error_with_a_cure() {
-        let error = Client::connect(&Endpoint::Unix("/nowhere/x.sock".into())).await;
+        let error = Client::connect(&Endpoint::Unix("/nowhere/x.sock".into()), &[]).await;
         let error = error.unwrap_err();
         assert_eq!(error.code, Code::HostUnfit);
         assert!(error.hint.unwrap().contains("DOCKER_HOST"));

@@ -169,6 +169,7 @@ pub(super) mod tests {
         Docker {
             engine: DockerEngine {
                 endpoint: Endpoint::Unix("/run/engine.sock".into()),
+                ssh: Vec::new(),
                 name: "Docker 28".to_owned(),
                 owner: "a1".to_owned(),
                 local: true,

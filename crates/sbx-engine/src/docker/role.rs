@@ -86,8 +86,9 @@ async fn dock(
     report: &StdStream,
     wire: Option<OwnedFd>,
 ) -> Result<(), Error> {
-    let client = Client::connect(&config.docker.engine.endpoint).await?;
-    let filter = bodies::filter(&config.docker.engine);
+    let engine = &config.docker.engine;
+    let client = Client::connect(&engine.endpoint, &engine.ssh).await?;
+    let filter = bodies::filter(engine);
     let filter = filter.as_deref();
     let mut keeper = None;
     let mut network = None;
@@ -112,6 +113,7 @@ async fn dock(
         "by": config.docker.engine.name,
         "network": if network.is_some() { "of a keeper" } else { "none" },
     })];
+    client.hang_up().await;
     let own = Jail::new(Profile::Carrier)
         .limit(Resource::Core, 0)
         .apply()

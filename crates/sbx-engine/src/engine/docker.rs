@@ -21,12 +21,23 @@ const FILTER: &str = "seccomp.json";
 const MAX_GUEST: usize = 256 << 20;
 
 impl Engine {
+    /// The container engine at `endpoint`.
+    pub(super) async fn client(&self, endpoint: &Endpoint) -> Result<Client, Error> {
+        Client::connect(endpoint, &docker::variables(&self.caller)).await
+    }
+
+    async fn reached(&self, endpoint: &Endpoint) -> Result<(Client, EngineFacts), Error> {
+        let client = self.client(endpoint).await?;
+        let facts = EngineFacts::ask(&client).await?;
+        Ok((client, facts))
+    }
+
     /// What the engine that a new sandbox would be with can hold.
     ///
     /// # Errors
     /// If there is none, or it does not answer.
     pub(super) async fn engine_limits(&self) -> Result<HostLimits, Error> {
-        let (_, facts) = reached(&docker::discover(&self.caller)?).await?;
+        let (_, facts) = self.reached(&docker::discover(&self.caller)?).await?;
         Ok(HostLimits {
             cores: facts.cpus,
             memory: facts.memory,
@@ -53,7 +64,7 @@ impl Engine {
                 owner: docker::owner_of(&self.directories.state)?,
             },
         };
-        let (client, facts) = unless_cancelled(ui, reached(&record.endpoint)).await?;
+        let (client, facts) = unless_cancelled(ui, self.reached(&record.endpoint)).await?;
         keeps_its_socket(spec, &record.endpoint)?;
         let (agent, warnings) = self.agent_of(spec, &facts)?;
         record.write(sandbox)?;
@@ -75,8 +86,8 @@ impl Engine {
             true => Some(write_filter(sandbox)?),
             false => None,
         };
-        Ok(Artifacts::Docker(DockerFiles {
-            engine: described(&client, &facts, record.owner, filter),
+        Ok(Artifacts::Docker(Box::new(DockerFiles {
+            engine: self.described(&client, &facts, record.owner, filter),
             image: image.id,
             env: image.env,
             network_image,
@@ -84,7 +95,7 @@ impl Engine {
             guest,
             agent,
             warnings,
-        }))
+        })))
     }
 
     /// The same, foreseen, without making anything.
@@ -92,7 +103,7 @@ impl Engine {
         &self,
         spec: &SandboxSpec,
     ) -> Result<(Artifacts, Vec<PlanStep>), Error> {
-        let (client, facts) = reached(&docker::discover(&self.caller)?).await?;
+        let (client, facts) = self.reached(&docker::discover(&self.caller)?).await?;
         keeps_its_socket(spec, client.endpoint())?;
         let (agent, warnings) = self.agent_of(spec, &facts)?;
         let reference = reference(spec).unwrap_or("sbx-template").to_owned();
@@ -111,7 +122,7 @@ impl Engine {
             steps.push(foreseen_step(what, program.as_deref()));
         }
         let files = DockerFiles {
-            engine: described(&client, &facts, String::new(), None),
+            engine: self.described(&client, &facts, String::new(), None),
             image: reference,
             env: Vec::new(),
             network_image: "sbx-network".to_owned(),
@@ -120,7 +131,7 @@ impl Engine {
             agent,
             warnings,
         };
-        Ok((Artifacts::Docker(files), steps))
+        Ok((Artifacts::Docker(Box::new(files)), steps))
     }
 
     /// Ends what of a sandbox still runs with its engine.
@@ -131,7 +142,7 @@ impl Engine {
         let Some(record) = Record::read(sandbox)? else {
             return Ok(());
         };
-        let client = Client::connect(&record.endpoint).await?;
+        let client = self.client(&record.endpoint).await?;
         docker::end(&client, &record.owner, sandbox.name()).await
     }
 
@@ -143,7 +154,7 @@ impl Engine {
         let Some(record) = Record::read(sandbox)? else {
             return Ok(());
         };
-        let client = Client::connect(&record.endpoint).await?;
+        let client = self.client(&record.endpoint).await?;
         docker::remove(&client, &record.owner, sandbox.name()).await
     }
 
@@ -159,7 +170,7 @@ impl Engine {
         let Ok(endpoint) = docker::discover(&self.caller) else {
             return Ok(Vec::new());
         };
-        let Ok(client) = Client::connect(&endpoint).await else {
+        let Ok(client) = self.client(&endpoint).await else {
             return Ok(Vec::new());
         };
         let owner = docker::owner_of(&self.directories.state)?;
@@ -250,6 +261,29 @@ impl Engine {
         }
     }
 
+    fn described(
+        &self,
+        client: &Client,
+        facts: &EngineFacts,
+        owner: String,
+        filter: Option<PathBuf>,
+    ) -> DockerEngine {
+        let endpoint = client.endpoint().clone();
+        DockerEngine {
+            ssh: match endpoint {
+                Endpoint::Ssh(_) => docker::variables(&self.caller),
+                _ => Vec::new(),
+            },
+            endpoint,
+            name: facts.name.clone(),
+            owner,
+            local: facts.local,
+            podman: facts.podman,
+            rootless: facts.rootless,
+            filter,
+        }
+    }
+
     async fn engine_image(
         &self,
         spec: &SandboxSpec,
@@ -296,12 +330,6 @@ pub(super) async fn unless_cancelled<T>(
     }
 }
 
-async fn reached(endpoint: &Endpoint) -> Result<(Client, EngineFacts), Error> {
-    let client = Client::connect(endpoint).await?;
-    let facts = EngineFacts::ask(&client).await?;
-    Ok((client, facts))
-}
-
 /// Refuses a share in which the engine's own socket lies: a container could use
 /// it, and is then whoever the engine runs as.
 fn keeps_its_socket(spec: &SandboxSpec, endpoint: &Endpoint) -> Result<(), Error> {
@@ -326,23 +354,6 @@ fn keeps_its_socket(spec: &SandboxSpec, endpoint: &Endpoint) -> Result<(), Error
 fn reference(spec: &SandboxSpec) -> Option<&str> {
     let image: Option<&EngineImage> = spec.image.as_ref();
     image.and_then(|image| image.reference.as_deref())
-}
-
-fn described(
-    client: &Client,
-    facts: &EngineFacts,
-    owner: String,
-    filter: Option<PathBuf>,
-) -> DockerEngine {
-    DockerEngine {
-        endpoint: client.endpoint().clone(),
-        name: facts.name.clone(),
-        owner,
-        local: facts.local,
-        podman: facts.podman,
-        rootless: facts.rootless,
-        filter,
-    }
 }
 
 fn read_program(path: &std::path::Path) -> Result<Vec<u8>, Error> {

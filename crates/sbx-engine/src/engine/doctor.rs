@@ -9,7 +9,7 @@ use sbx_sys::spawn::Spawn;
 use super::Engine;
 use super::prepare::image_error;
 use crate::command::{Check, DoctorReply, DoctorRequest, Error, Outcome, Reply, Ui};
-use crate::docker::{Client, EngineFacts};
+use crate::docker::EngineFacts;
 use crate::facts::{HostFacts, Virtualisation, program};
 
 /// Days after which a kernel or template is said to be old.
@@ -46,7 +46,7 @@ impl Engine {
     async fn engine(&self) -> Check {
         let (id, title) = ("docker", "isolation docker");
         let asked = async {
-            let client = Client::connect(&crate::docker::discover(&self.caller)?).await?;
+            let client = self.client(&crate::docker::discover(&self.caller)?).await?;
             EngineFacts::ask(&client).await
         };
         let facts = match asked.await {

@@ -38,6 +38,8 @@ pub struct Docker {
 pub struct DockerEngine {
     /// Where it listens.
     pub endpoint: Endpoint,
+    /// What `ssh` gets of the caller's environment, if it leads there.
+    pub ssh: Vec<(String, String)>,
     /// What it calls itself.
     pub name: String,
     /// What its containers of ours are labelled with.
@@ -135,6 +137,7 @@ mod tests {
         let files = DockerFiles {
             engine: DockerEngine {
                 endpoint: Endpoint::Unix("/run/e.sock".into()),
+                ssh: Vec::new(),
                 name: "Docker 28".to_owned(),
                 owner: "a1".to_owned(),
                 local: true,
@@ -153,12 +156,18 @@ mod tests {
             agent: (0, 0),
             warnings: vec!["as root".to_owned()],
         };
-        let planned = plan(&spec, &facts(), &Artifacts::Docker(files), network()).unwrap();
+        let planned = plan(
+            &spec,
+            &facts(),
+            &Artifacts::Docker(Box::new(files)),
+            network(),
+        )
+        .unwrap();
         assert_eq!(
             serde_json::to_value(&planned.boundary).unwrap(),
             json!({ "docker": {
                 "engine": {
-                    "endpoint": { "unix": "/run/e.sock" },
+                    "endpoint": { "unix": "/run/e.sock" }, "ssh": [],
                     "name": "Docker 28", "owner": "a1", "local": true,
                     "podman": false, "rootless": false, "filter": null,
                 },
