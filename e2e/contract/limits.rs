@@ -1,6 +1,8 @@
-//! Limits hold: a hog of memory, a bomb of processes and a filler of the disk
-//! are stopped, and the sandbox answers afterwards.
+//! Limits hold, or are refused where they are asked for: every flag that limits
+//! something, in each isolation. What would take more is stopped, and the
+//! sandbox answers afterwards.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,61 +10,131 @@ use e2e::{Home, Isolation, Kept, Promise, WorkspaceGuard, in_each_isolation};
 use rustix::process::Signal;
 use serde_json::Value;
 
-in_each_isolation![hogs_are_stopped_at_the_limit_and_the_sandbox_answers_afterwards,];
+in_each_isolation![every_limit_holds_or_is_refused_and_the_sandbox_answers_afterwards,];
 
-fn hogs_are_stopped_at_the_limit_and_the_sandbox_answers_afterwards(isolation: Isolation) {
+/// A limit: how it is asked for, the promise that says where it may be
+/// refused, what takes more, which fails, and what takes less.
+struct Limit {
+    flag: &'static str,
+    value: &'static str,
+    promise: Option<Promise>,
+    more: &'static str,
+    less: &'static str,
+}
+
+const LIMITS: &[Limit] = &[
+    Limit {
+        flag: "--memory",
+        value: "512m",
+        promise: Some(Promise::Size),
+        more: "head -c 2G /dev/zero | tail",
+        less: "head -c 64M /dev/zero | tail | wc -c",
+    },
+    Limit {
+        flag: "--cpus",
+        value: "1",
+        promise: Some(Promise::Size),
+        // Two seconds of a processor, in less time than one has.
+        more: "python3 -c 'import os, sys, time
+began = time.monotonic()
+for _ in range(2):
+    if os.fork() == 0:
+        while time.process_time() < 1: pass
+        os._exit(0)
+for _ in range(2): os.wait()
+sys.exit(time.monotonic() - began > 1.8)'",
+        less: "python3 -c 'import time
+while time.process_time() < 0.2: pass'",
+    },
+    Limit {
+        flag: "--pids-limit",
+        value: "200",
+        promise: Some(Promise::Size),
+        // The control group of a container holds our own processes as well,
+        // at most 136.
+        more: "python3 -c 'import os, time
+try:
+    for _ in range(337):
+        if os.fork() == 0: time.sleep(600)
+except OSError:
+    os.kill(0, 9)'",
+        less: "python3 -c 'import os, time
+made = []
+for _ in range(50):
+    made.append(os.fork())
+    if made[-1] == 0: time.sleep(600)
+for one in made: os.kill(one, 9)'",
+    },
+    Limit {
+        flag: "--disk",
+        value: "1g",
+        promise: Some(Promise::Disk),
+        more: "head -c 2G /dev/zero > ~/full",
+        less: "rm ~/full && head -c 64M /dev/zero > ~/room",
+    },
+    Limit {
+        flag: "--mount",
+        value: "type=tmpfs,target=/scratch,tmpfs-size=8m",
+        promise: None,
+        more: "head -c 16M /dev/zero > /scratch/full",
+        less: "head -c 4M /dev/zero > /scratch/full",
+    },
+];
+
+/// The flags of `run` that limit something, by what its help says.
+fn flags_of_help(home: &Home) -> BTreeSet<String> {
+    let help = home.sbx(["run", "--help"]).succeeds().text();
+    let lines: Vec<&str> = help.lines().map(str::trim).collect();
+    let limiting = lines.windows(2).filter(|two| two[1].starts_with("Limit "));
+    let flags = limiting.filter_map(|two| two[0].split(' ').find(|word| word.starts_with("--")));
+    flags.map(str::to_owned).collect()
+}
+
+fn every_limit_holds_or_is_refused_and_the_sandbox_answers_afterwards(isolation: Isolation) {
     let home = Home::of(isolation);
-    let disk_is_held = Promise::Disk.kept(isolation, WorkspaceGuard::Full) == Kept::Yes;
-    let mut limits = vec!["--memory", "512m", "--cpus", "1", "--pids-limit", "200"];
-    if disk_is_held {
-        limits.extend(["--disk", "1g"]);
+    let known: BTreeSet<_> = LIMITS.iter().map(|limit| limit.flag.to_owned()).collect();
+    let asked = flags_of_help(&home);
+    assert!(asked.len() >= 4 && asked.is_subset(&known), "{asked:?}");
+
+    let app = home.project("limits");
+    let mut held: Vec<&Limit> = Vec::new();
+    for limit in LIMITS {
+        let call = home.sbx([
+            "run",
+            "--dry-run",
+            "--json",
+            limit.flag,
+            limit.value,
+            "shell",
+        ]);
+        let out = call.cwd(&app).output();
+        if out.code() == Some(0) {
+            held.push(limit);
+            continue;
+        }
+        let error = out.with_code(125).json_error();
+        let named = error["message"].as_str().unwrap().contains(limit.flag);
+        assert!(named && error["code"] == "limit", "{error}");
+        let kept = |promise: Promise| promise.kept(isolation, WorkspaceGuard::Full);
+        assert_ne!(limit.promise.map(kept), Some(Kept::Yes), "{error}");
     }
-    let sandbox = home.sandbox_with("limits", &limits);
-    if isolation == Isolation::MicroVm {
-        assert_eq!(sandbox.sh("nproc"), "1");
-    }
+
+    let flags: Vec<&str> = held.iter().flat_map(|one| [one.flag, one.value]).collect();
+    let sandbox = home.sandbox_with("limits", &flags);
     let told = sandbox.inspect()["limits"].to_string();
     for limit in ["memory", "cpus", "disk", "pids"] {
         assert!(told.contains(limit), "{limit}: {told}");
     }
-    let hog = |script: &str| {
-        let out = sandbox
-            .exec(["bash", "-c", script])
-            .within(Duration::from_secs(180))
-            .output();
-        assert_ne!(out.code(), Some(0), "{script} was not stopped: {out}");
-        assert_eq!(sandbox.sh("echo alive"), "alive", "after {script}");
-        out
-    };
-
-    hog("head -c 2G /dev/zero | tail");
-    let host = home.resident_kib();
-    assert!(
-        host < (512 + 128) << 10,
-        "all processes together take {host} KiB"
-    );
-
-    if disk_is_held {
-        let filler = hog("head -c 2G /dev/zero > ~/full");
-        assert!(filler.errors().contains("No space left"), "{filler}");
-        sandbox.sh("rm ~/full && echo room > ~/room");
+    for Limit { more, less, .. } in held {
+        let call = sandbox.exec(["bash", "-c", more]);
+        let out = call.within(Duration::from_secs(180)).output();
+        assert_ne!(out.code(), Some(0), "{more} was not stopped: {out}");
+        assert_eq!(sandbox.sh("echo alive"), "alive", "after {more}");
+        let host = home.resident_kib();
+        let most = (512 + 128) << 10;
+        assert!(host < most, "all processes together take {host} KiB");
+        sandbox.sh(less);
     }
-
-    let bomb = "import os, time\nn = 0\ntry:\n    while True:\n        if os.fork() == 0:\n            time.sleep(600)\n        n += 1\nexcept OSError as e:\n    print(n, e.strerror, flush=True)\nos.kill(0, 9)\n";
-    let bomb = sandbox.exec(["python3", "-c", bomb]).output();
-    let count: u32 = bomb
-        .text()
-        .split(' ')
-        .next()
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(9999);
-    // The control group of a container holds our own processes as well.
-    let most = match isolation {
-        Isolation::MicroVm | Isolation::Docker => 200,
-        Isolation::Container => 200 + 128 + 8,
-    };
-    assert!((50..=most).contains(&count), "stopped at the limit: {bomb}");
-    assert_eq!(sandbox.sh("echo alive"), "alive");
 }
 
 /// The directories of control groups that were made for the sandbox `name`

@@ -32,7 +32,12 @@ kill -KILL "$(pgrep -f 'sbx supervise')"
 sbx rm -f held
 no_groups
 
+sbx create "${ask[@]}" --name held shell .
 systemctl --user stop dbus.socket dbus.service
+# Neither does one start that was made while somebody held it.
+refused 125 sbx exec held true
+has 'why it is refused' "$said" 'systemd cannot be asked'
+sbx rm -f held
 for limit in '--memory 512m' '--cpus 1' '--pids-limit 300'; do
     # shellcheck disable=SC2086
     refused 125 sbx run --isolation container $limit --name held shell -- -c true
