@@ -13,6 +13,8 @@ mod facts;
 mod group;
 mod microvm;
 mod session;
+mod setup;
+mod shares;
 mod store;
 
 pub mod command;

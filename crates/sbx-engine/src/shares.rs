@@ -1,5 +1,7 @@
 //! What a file server is given: its root, opened once, and its rules.
 
+pub(crate) mod repository;
+
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -79,7 +81,7 @@ pub(crate) fn open(
     };
     if share.access == Access::ReadWrite {
         let common = share.role == ShareRole::GitCommon;
-        let obeyed = super::repository::obeyed(path, common)?;
+        let obeyed = repository::obeyed(path, common)?;
         config.guard.paths.extend(obeyed);
     }
     let config = serde_json::to_vec(&config)

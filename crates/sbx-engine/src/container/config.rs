@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::held;
 use crate::command::Error;
-use crate::microvm::shares::single_file;
 use crate::plan::{Container, Identity, SharePlan};
+use crate::shares::single_file;
 
 /// The container of a plan.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -14,8 +14,8 @@ use sbx_share::guard::list;
 use sbx_spec::ShareRole;
 
 use crate::command::{Code, Error};
-use crate::microvm::repository;
 use crate::plan::SharePlan;
+use crate::shares::repository;
 
 /// Most names that are held in one share: each is a mount.
 const MAX_HELD: usize = 256;

@@ -26,8 +26,8 @@ use super::config::DockConfig;
 use super::streams::{self, Input, Output};
 use super::{failed, images, objects};
 use crate::command::Error;
-use crate::microvm::setup;
 use crate::role::Role;
+use crate::setup;
 
 /// The link to the first process of the agent's container.
 const LINK: i32 = 4;

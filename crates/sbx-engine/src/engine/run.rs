@@ -26,9 +26,9 @@ use crate::command::{
     User,
 };
 use crate::facts::HostFacts;
-use crate::microvm::setup::clock_ns;
 use crate::plan::{Boundary, Container, Machine, Plan};
 use crate::session::{self, Asking, Opening};
+use crate::setup::clock_ns;
 use crate::store::SandboxDir;
 use crate::supervisor::LOG_NAME;
 

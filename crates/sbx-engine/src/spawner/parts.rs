@@ -26,8 +26,9 @@ use super::Verb;
 use crate::command::{Code, Error};
 use crate::container::BoxConfig;
 use crate::docker::DockConfig;
-use crate::microvm::{qemu, shares, vmm};
+use crate::microvm::{qemu, vmm};
 use crate::plan::{Boundary, Container, Docker, Identity, Machine, Plan, SharePlan};
+use crate::shares;
 use crate::store::Store;
 
 /// The parts of one sandbox, as its plan has them.

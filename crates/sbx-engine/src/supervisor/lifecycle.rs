@@ -21,8 +21,9 @@ use super::serve::{self, LinkEnd, Shared, Stage};
 use super::wire::{FrameReader, write};
 use super::{SOCKET, StartStatus, Status, SuperviseConfig, log, machine};
 use crate::command::{Code, Error, Wall};
-use crate::microvm::{setup, shares};
 use crate::plan::Boundary;
+use crate::setup;
+use crate::shares;
 use crate::spawner::Spawner;
 use crate::store::{Phase, RunRecord, SandboxDir, Supervising};
 
