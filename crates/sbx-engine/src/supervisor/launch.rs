@@ -45,6 +45,42 @@ pub(crate) struct Helper {
     pub(crate) control: UnixStream,
 }
 
+/// This side's ends of the links of what keeps a sandbox in.
+struct Near {
+    link: StdStream,
+    control: StdStream,
+}
+
+impl Near {
+    /// Makes the links; with the other ends of that to PID 1 and of the report.
+    fn pair() -> Result<(Self, OwnedFd, OwnedFd), Error> {
+        let (link, far) = unix::stream_pair().map_err(unlinked)?;
+        let (control, report) = unix::stream_pair().map_err(unlinked)?;
+        Ok((Self { link, control }, far.into(), report.into()))
+    }
+
+    /// The parts of a sandbox that `process`, called `name`, keeps in.
+    fn launched(
+        self,
+        name: &str,
+        process: Started,
+        helpers: Vec<Helper>,
+        network: Option<Network>,
+    ) -> Result<Launched, Error> {
+        Ok(Launched {
+            link: tokio_stream(self.link)?,
+            qmp: None,
+            boundary: Helper {
+                name: name.to_owned(),
+                process,
+                control: tokio_stream(self.control)?,
+            },
+            helpers,
+            network,
+        })
+    }
+}
+
 /// Starts everything. `runtime` is the sandbox's runtime directory; the names
 /// in its network are kept beside its disk, and what the network does is
 /// recorded beside its log.
@@ -93,25 +129,18 @@ fn machine(
         network = Some(prepared);
         frames = Some(machine);
     }
-    let (link, control) = unix::stream_pair().map_err(unlinked)?;
+    let (near, control, report) = Near::pair()?;
     let (qmp, monitor) = unix::stream_pair().map_err(unlinked)?;
     let (console, serial) = unix::stream_pair().map_err(unlinked)?;
     tokio::task::spawn_local(log::copy("boot".to_owned(), tokio_stream(console)?));
-    let mut links: Vec<OwnedFd> = vec![control.into(), monitor.into(), serial.into()];
+    let mut links: Vec<OwnedFd> = vec![control, monitor.into(), serial.into()];
     links.extend(frames);
     links.extend(share_sockets);
-    let (near, report) = unix::stream_pair().map_err(unlinked)?;
-    links.push(report.into());
+    links.push(report);
+    let process = spawner.run(Verb::Vmm, log_pipe("vmm")?, links)?;
     Ok(Launched {
-        link: tokio_stream(link)?,
         qmp: Some(tokio_stream(qmp)?),
-        boundary: Helper {
-            name: "vmm".to_owned(),
-            process: spawner.run(Verb::Vmm, log_pipe("vmm")?, links)?,
-            control: tokio_stream(near)?,
-        },
-        helpers,
-        network,
+        ..near.launched("vmm", process, helpers, network)?
     })
 }
 
@@ -122,9 +151,8 @@ async fn container(
     spawner: &Spawner,
     sandbox: &SandboxDir,
 ) -> Result<Launched, Error> {
-    let (link, control) = unix::stream_pair().map_err(unlinked)?;
-    let (near, report) = unix::stream_pair().map_err(unlinked)?;
-    let mut links: Vec<OwnedFd> = vec![control.into(), report.into()];
+    let (near, control, report) = Near::pair()?;
+    let mut links = vec![control, report];
     let mut coming = |lack, count| {
         let (coming, there) = Coming::pair(lack, count)?;
         links.push(there);
@@ -156,17 +184,7 @@ async fn container(
         helpers.push(prepared.start(spawner)?);
         network = Some(prepared);
     }
-    Ok(Launched {
-        link: tokio_stream(link)?,
-        qmp: None,
-        boundary: Helper {
-            name: "box".to_owned(),
-            process,
-            control: tokio_stream(near)?,
-        },
-        helpers,
-        network,
-    })
+    near.launched("box", process, helpers, network)
 }
 
 impl Launched {
@@ -205,9 +223,8 @@ fn file_server(
 /// Containers of an engine are reached through the process that speaks with
 /// it, their frames too.
 fn docked(plan: &Plan, spawner: &Spawner, sandbox: &SandboxDir) -> Result<Launched, Error> {
-    let (link, control) = unix::stream_pair().map_err(unlinked)?;
-    let (near, report) = unix::stream_pair().map_err(unlinked)?;
-    let mut links: Vec<OwnedFd> = vec![control.into(), report.into()];
+    let (near, control, report) = Near::pair()?;
+    let mut links = vec![control, report];
     let mut helpers = Vec::new();
     let mut network = None;
     if let Some(plan) = &plan.network {
@@ -217,17 +234,8 @@ fn docked(plan: &Plan, spawner: &Spawner, sandbox: &SandboxDir) -> Result<Launch
         network = Some(prepared);
         links.push(frames);
     }
-    Ok(Launched {
-        link: tokio_stream(link)?,
-        qmp: None,
-        boundary: Helper {
-            name: "dock".to_owned(),
-            process: spawner.run(Verb::Dock, log_pipe("dock")?, links)?,
-            control: tokio_stream(near)?,
-        },
-        helpers,
-        network,
-    })
+    let process = spawner.run(Verb::Dock, log_pipe("dock")?, links)?;
+    near.launched("dock", process, helpers, network)
 }
 
 /// The network of a sandbox whose engine serves `link`.
