@@ -19,7 +19,7 @@ use tree::{Failure, Tree};
 
 const USAGE: &str = "\
 usage: cargo xtask tidy            check the house rules
-       cargo xtask promises        write the table of promises into THREATS.md
+       cargo xtask promises        write the table of promises into its documents
        cargo xtask guards          see that attacks get through where their guard is out
        cargo xtask readme --list   print the commands that README shows
        cargo xtask bench [start|screen|exec|memory|share|workspace|containers|floods|net] [--rounds N] [--sbx PROGRAM]
@@ -67,18 +67,14 @@ fn tidy() -> Result<ExitCode, Failure> {
 
 fn promises() -> Result<ExitCode, Failure> {
     let tree = Tree::of_this_repository()?;
-    match tidy::promises::threats(&tree) {
-        Some((path, text)) => {
-            let path = tree::root()?.join(path);
-            std::fs::write(&path, text)
-                .map_err(|error| Failure::new(format!("write `{}`", path.display()), error))?;
-            Ok(ExitCode::SUCCESS)
-        }
-        None => Err(Failure::new(
-            "find the table",
-            "THREATS.md has no place for it",
-        )),
+    let all = tidy::promises::all_written(&tree)
+        .map_err(|path| Failure::new("find the table", format!("{path} has no place for it")))?;
+    for (path, text) in all {
+        let path = tree::root()?.join(path);
+        std::fs::write(&path, text)
+            .map_err(|error| Failure::new(format!("write `{}`", path.display()), error))?;
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn readme_list() -> Result<ExitCode, Failure> {
