@@ -310,6 +310,15 @@ def opens_socket(kind):
     socket.socket(family, sort, protocol).close()
 
 
+def wraps_tcp(_):
+    """Asks for a protocol above TCP in the kernel, of a name that none has."""
+    try:
+        socket.socket().setsockopt(6, 31, b"none")
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            raise
+
+
 def asks_netlink(kind):
     """A request of rtnetlink that changes something: 16 a link, 20 an address, 24 a route."""
     wires = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
@@ -337,6 +346,20 @@ def sets_up_interface(_):
 # --- the kernel -------------------------------------------------------------
 
 
+def changes_terminal(_):
+    """Gives a terminal of its own another line discipline: the one that does nothing."""
+    fcntl.ioctl(os.openpty()[1], 0x5423, struct.pack("i", 27))
+
+
+def controls(number):
+    """A request to a file system, to none that knows it."""
+    try:
+        fcntl.ioctl(os.open(spare(), os.O_RDONLY), int(number, 16), bytes(1024))
+    except OSError as error:
+        if error.errno not in (errno.ENOTTY, errno.EINVAL):
+            raise
+
+
 def calls(what):
     """A call that is not for programs, with arguments that do nothing."""
     nothing = (-1, 0, 0, 0, 0, 0)
@@ -344,6 +367,7 @@ def calls(what):
         "bpf": (321, (0, BUFFER, 0)),
         "perf": (298, (0, 0, -1, -1, 0)),
         "io_uring": (425, (0, 0)),
+        "aio": (206, (0, 0)),
         "userfaultfd": (323, (0xFFFF,)),
         "add_key": (248, (b"user", b"k", b"v", 1, -2)),
         "request_key": (249, (b"user", b"none", 0, 0)),

@@ -97,6 +97,7 @@ struct Filter {
     only: seccompiler::BpfProgram,
     absent: seccompiler::BpfProgram,
     unknown: seccompiler::BpfProgram,
+    rare: seccompiler::BpfProgram,
     idle: seccompiler::BpfProgram,
     calls: usize,
 }
@@ -124,6 +125,11 @@ impl Filter {
                 SeccompAction::Allow,
                 SeccompAction::Errno(libc::EAFNOSUPPORT.unsigned_abs()),
             )?,
+            rare: program(
+                other_protocols()?,
+                SeccompAction::Allow,
+                SeccompAction::Errno(libc::EPROTONOSUPPORT.unsigned_abs()),
+            )?,
             idle: program(core_limit()?, SeccompAction::Allow, SeccompAction::Errno(0))?,
             calls,
         })
@@ -132,7 +138,13 @@ impl Filter {
     /// Of two answers that both refuse, the filter installed last gives its
     /// own.
     fn install(self) -> Result<()> {
-        for filter in [&self.only, &self.absent, &self.unknown, &self.idle] {
+        for filter in [
+            &self.only,
+            &self.absent,
+            &self.unknown,
+            &self.rare,
+            &self.idle,
+        ] {
             seccompiler::apply_filter(filter)
                 .map_err(|error| failed("install a seccomp filter", error))?;
         }
@@ -166,6 +178,25 @@ fn other_families() -> Result<BTreeMap<i64, Vec<SeccompRule>>> {
             (0, Is::Value(libc::AF_NETLINK.cast_unsigned())),
             (2, Is::Not(libc::NETLINK_ROUTE.cast_unsigned())),
         ],
+    ];
+    let rules = WAYS.into_iter().map(rule).collect::<Result<_>>()?;
+    Ok(BTreeMap::from([(libc::SYS_socket, rules)]))
+}
+
+/// The protocols of the Internet that are not allowed: what asks for one of
+/// them goes on with TCP where there is none.
+fn other_protocols() -> Result<BTreeMap<i64, Vec<SeccompRule>>> {
+    macro_rules! none_of {
+        ($family:ident: $($protocol:ident)*) => {
+            &[
+                (0, Is::Value(libc::$family.cast_unsigned())),
+                $((2, Is::Not(libc::$protocol.cast_unsigned()))),*
+            ]
+        };
+    }
+    const WAYS: [Way; 2] = [
+        none_of!(AF_INET: IPPROTO_IP IPPROTO_ICMP IPPROTO_TCP IPPROTO_UDP),
+        none_of!(AF_INET6: IPPROTO_IP IPPROTO_ICMPV6 IPPROTO_TCP IPPROTO_UDP),
     ];
     let rules = WAYS.into_iter().map(rule).collect::<Result<_>>()?;
     Ok(BTreeMap::from([(libc::SYS_socket, rules)]))
@@ -241,6 +272,17 @@ const NAMESPACES: u32 = (libc::CLONE_NEWNS
 const UNSHARED: u32 = NAMESPACES | 0x80;
 const STI: u32 = 0x5412;
 const LINUX_CONSOLE: u32 = 0x541c;
+/// Another line discipline of a terminal (`TIOCSETD`): the code behind most of
+/// them is a driver's, and old.
+const SET_DISCIPLINE: u32 = 0x5423;
+/// Subvolumes and snapshots of btrfs, which whoever removes the sandbox would
+/// not enter: another file system, as far as `find` can see.
+const SUBVOLUMES: [u32; 4] = [0x5000_9401, 0x5000_940e, 0x5000_9417, 0x5000_9418];
+/// Kinds of sockets beside streams, datagrams and raw ones, which are refused
+/// by their capability.
+const OTHER_KINDS: u32 = 0xc;
+/// A protocol above TCP in the kernel (`TCP_ULP`); programs do without.
+const UPPER: u32 = 31;
 
 /// The bits by which a file gives its owner's or group's privileges to whoever
 /// executes it. Nothing in a container honours them, but what it makes in a
@@ -253,6 +295,16 @@ const CREATES: u32 = 0o100 | 0o20_000_000;
 macro_rules! call {
     ($name:ident) => {
         (stringify!($name), libc::$name)
+    };
+}
+
+macro_rules! internet {
+    ($family:ident, $protocol:ident) => {
+        &[
+            (0, Is::Value(libc::$family.cast_unsigned())),
+            (1, Is::Without(OTHER_KINDS)),
+            (2, Is::Value(libc::$protocol.cast_unsigned())),
+        ]
     };
 }
 
@@ -283,15 +335,37 @@ const LOOKED_INTO: &[(Named, &[Way])] = &[
     // Typing for the terminal's other users, and the host's own console.
     (
         call!(SYS_ioctl),
-        &[&[(1, Is::Not(STI)), (1, Is::Not(LINUX_CONSOLE))]],
+        &[&[
+            (1, Is::Not(STI)),
+            (1, Is::Not(LINUX_CONSOLE)),
+            (1, Is::Not(SET_DISCIPLINE)),
+            (1, Is::Not(SUBVOLUMES[0])),
+            (1, Is::Not(SUBVOLUMES[1])),
+            (1, Is::Not(SUBVOLUMES[2])),
+            (1, Is::Not(SUBVOLUMES[3])),
+        ]],
     ),
-    // Families whose code in the kernel few programs use are out of reach.
+    (
+        call!(SYS_setsockopt),
+        &[
+            &[(1, Is::Not(libc::IPPROTO_TCP.cast_unsigned()))],
+            &[(2, Is::Not(UPPER))],
+        ],
+    ),
+    // Families and protocols whose code in the kernel few programs use are out
+    // of reach.
     (
         call!(SYS_socket),
         &[
             &[(0, Is::Value(libc::AF_UNIX.cast_unsigned()))],
-            &[(0, Is::Value(libc::AF_INET.cast_unsigned()))],
-            &[(0, Is::Value(libc::AF_INET6.cast_unsigned()))],
+            internet!(AF_INET, IPPROTO_IP),
+            internet!(AF_INET, IPPROTO_ICMP),
+            internet!(AF_INET, IPPROTO_TCP),
+            internet!(AF_INET, IPPROTO_UDP),
+            internet!(AF_INET6, IPPROTO_IP),
+            internet!(AF_INET6, IPPROTO_ICMPV6),
+            internet!(AF_INET6, IPPROTO_TCP),
+            internet!(AF_INET6, IPPROTO_UDP),
             &[
                 (0, Is::Value(libc::AF_NETLINK.cast_unsigned())),
                 (2, Is::Value(libc::NETLINK_ROUTE.cast_unsigned())),
@@ -324,6 +398,8 @@ const ABSENT: &[Named] = named![
     SYS_io_uring_enter,
     SYS_io_uring_register,
     SYS_userfaultfd,
+    // Of all that may wait for disks there is one number for the whole host.
+    SYS_io_setup,
 ];
 
 #[cfg(test)]
