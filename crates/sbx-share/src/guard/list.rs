@@ -25,6 +25,7 @@ const COMMIT: &str = "says what the hooks in place run at the next commit";
 const HOOKS: &str = "hooks that git is commonly told to run from here";
 const VIM: &str = "sourced by vim or neovim in this directory";
 const GIT: &str = "executed by git, or says what git executes";
+const REPOSITORY: &str = "says what programs another version control runs";
 const SEQUENCE: &str = "may hold commands for `git rebase --continue`";
 
 /// Held at any depth, with all that is beneath.
@@ -40,6 +41,7 @@ pub const ANYWHERE: &[HeldName] = &[
     held(".nvimrc", VIM),
     held(".nvim.lua", VIM),
     held(".dir-locals.el", EDITOR),
+    held(".dir-locals-2.el", EDITOR),
     held(".devcontainer", "commands of a development container"),
     held(".devcontainer.json", "commands of a development container"),
     held(".claude", AGENT),
@@ -53,9 +55,22 @@ pub const ANYWHERE: &[HeldName] = &[
     held("opencode.json", AGENT),
     held("opencode.jsonc", AGENT),
     held(".aider.conf.yml", AGENT),
+    held(".qwen", AGENT),
+    held(".kiro", AGENT),
+    held(".roo", AGENT),
+    held(".kilocode", AGENT),
+    held(".amazonq", AGENT),
+    held(".continue", AGENT),
+    held(".factory", AGENT),
+    held(".junie", AGENT),
+    held("crush.json", AGENT),
+    held(".crush.json", AGENT),
     held(".envrc", ENTERED),
     held("mise.toml", ENTERED),
     held(".mise.toml", ENTERED),
+    held("mise.local.toml", ENTERED),
+    held(".mise.local.toml", ENTERED),
+    held(".mise", ENTERED),
     held(".bashrc", SHELL),
     held(".bash_profile", SHELL),
     held(".bash_login", SHELL),
@@ -72,14 +87,41 @@ pub const ANYWHERE: &[HeldName] = &[
     held("config.fish", SHELL),
     held(".husky", HOOKS),
     held(".githooks", HOOKS),
+    held(".lefthook", HOOKS),
+    held(".lefthook-local", HOOKS),
     held(".pre-commit-config.yaml", COMMIT),
     held("lefthook.yml", COMMIT),
     held(".lefthook.yml", COMMIT),
+    held("lefthook.yaml", COMMIT),
+    held("lefthook.toml", COMMIT),
+    held("lefthook.json", COMMIT),
+    held("lefthook.jsonc", COMMIT),
+    held("lefthook-local.yml", COMMIT),
+    held("lefthook-local.yaml", COMMIT),
+    held("lefthook-local.toml", COMMIT),
+    held("lefthook-local.json", COMMIT),
+    held("lefthook-local.jsonc", COMMIT),
+    held(".lefthook.yaml", COMMIT),
+    held(".lefthook.toml", COMMIT),
+    held(".lefthook.json", COMMIT),
+    held(".lefthook.jsonc", COMMIT),
+    held(".lefthook-local.yml", COMMIT),
+    held(".lefthook-local.yaml", COMMIT),
+    held(".lefthook-local.toml", COMMIT),
+    held(".lefthook-local.json", COMMIT),
+    held(".lefthook-local.jsonc", COMMIT),
+    held(".overcommit.yml", COMMIT),
     held("hgrc", "hooks of a Mercurial repository"),
+    held("hgrc-not-shared", "hooks of a Mercurial repository"),
 ];
 
 /// Held below a directory, at any depth.
-pub const PATHS: &[HeldName] = &[held(".github/hooks", AGENT)];
+pub const PATHS: &[HeldName] = &[
+    held(".github/hooks", AGENT),
+    held(".jj/repo/config.toml", REPOSITORY),
+    held(".jj/workspace-config.toml", REPOSITORY),
+    held(".sl/config", REPOSITORY),
+];
 
 /// Held outside of any `.git` directory unless it is a directory.
 pub const OUTSIDE_GIT: &[HeldName] = &[

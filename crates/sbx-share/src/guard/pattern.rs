@@ -243,9 +243,28 @@ fn without_lock(folded: &[u8]) -> &[u8] {
     folded.strip_suffix(b".lock").unwrap_or(folded)
 }
 
-/// Lowers ASCII letters and replaces what full Unicode case folding (ext4 `casefold`, for
-/// instance) maps to ASCII letters; drops code points that such file systems ignore.
+/// What a name is compared as. File systems that take several names for one are many: ASCII
+/// letters are lowered and what full Unicode case folding (ext4 `casefold`, for instance) maps to
+/// ASCII letters is replaced, code points that such file systems ignore are dropped, and so are
+/// dots and blanks at the end, as those of DOS descent do.
 fn fold(name: &[u8]) -> Cow<'_, [u8]> {
+    match unspelled(name) {
+        Cow::Borrowed(folded) => Cow::Borrowed(without_tail(folded)),
+        Cow::Owned(mut folded) => {
+            folded.truncate(without_tail(&folded).len());
+            Cow::Owned(folded)
+        }
+    }
+}
+
+fn without_tail(mut name: &[u8]) -> &[u8] {
+    while let [rest @ .., b'.' | b' '] = name {
+        name = rest;
+    }
+    name
+}
+
+fn unspelled(name: &[u8]) -> Cow<'_, [u8]> {
     if name.is_ascii() {
         if name.iter().any(u8::is_ascii_uppercase) {
             return Cow::Owned(name.to_ascii_lowercase());

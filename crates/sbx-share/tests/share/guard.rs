@@ -82,6 +82,11 @@ fn case_variants_are_the_same_name() {
         ".git/CONFIG",
         "head",
         ".EnvRc",
+        ".vscode. ",
+        ".envrc..",
+        "HEAD ",
+        ".git/config.",
+        ".git/HOOKS./post-commit",
     ] {
         let (dir, _) = path.split_once('/').unwrap_or((path, ""));
         if dir == ".Git" {
@@ -91,13 +96,15 @@ fn case_variants_are_the_same_name() {
             continue;
         }
         if path.contains("HOOKS") {
-            w.mkdir(".git/HOOKS").unwrap();
+            w.mkdir(path.trim_end_matches("/post-commit")).unwrap();
         }
         w.write(path, "evil").unwrap();
         assert!(!w.host(path).exists(), "{path}");
     }
-    w.write("vscode", "fine").unwrap();
-    assert!(w.host("vscode").exists());
+    for open in ["vscode", "vscode.", "head. x"] {
+        w.write(open, "fine").unwrap();
+        assert!(w.host(open).exists(), "{open}");
+    }
 }
 
 #[test]
