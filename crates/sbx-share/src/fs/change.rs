@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use super::ShareFs;
 use super::entry::{Found, Rule, file_type};
 use super::host;
-use super::node::{Node, borrow, device};
+use super::node::{Key, Node, borrow, device};
 use super::owner::{Owner, SET_ID};
 use crate::guard::Zone;
 use crate::guard::shadow::join;
@@ -240,17 +240,19 @@ impl ShareFs {
     pub(super) fn remove_file(&self, parent: &Arc<Node>, name: &CStr) -> io::Result<()> {
         self.writable()?;
         let _shape = self.shape.write();
-        let found = self.find(parent, name)?.ok_or(Errno::NOENT)?;
-        match found {
-            Found::Held { .. } => self.remove_held(parent, name, &found, false),
-            Found::Host { fd, .. } => {
-                let st = host::stat(fd.as_fd())?;
-                self.keep_open(&st);
-                host::unlink(borrow(&parent.host()?), name)?;
-                self.forget_owner_of_last_name(&st);
-                Ok(())
-            }
-        }
+        let st = match self.rule(parent, name)? {
+            Rule::Open(_) => self.stat_open(parent, name)?.ok_or(Errno::NOENT)?,
+            Rule::Held | Rule::Dir(_) => match self.find(parent, name)?.ok_or(Errno::NOENT)? {
+                Found::Host { fd, .. } => host::stat(fd.as_fd())?,
+                found @ Found::Held { .. } => {
+                    return self.remove_held(parent, name, &found, false);
+                }
+            },
+        };
+        self.keep_open(&st);
+        host::unlink(borrow(&parent.host()?), name)?;
+        self.forget_owner_of_last_name(&st);
+        Ok(())
     }
 
     /// Removes an empty directory.
@@ -286,12 +288,7 @@ impl ShareFs {
             }
             Err(e) => return Err(e),
         }
-        let key = super::node::Key::Host {
-            dev: device(&st),
-            ino: st.stx_ino,
-            zone: Some(zone),
-        };
-        if let Some(node) = self.nodes.known(&key) {
+        if let Some(node) = self.nodes.known(&Key::host(&st, zone)) {
             node.detach();
         }
         Ok(())
@@ -299,7 +296,7 @@ impl ShareFs {
 
     /// The file is about to lose a name by which its inode could be found again.
     pub(super) fn keep_open(&self, st: &Statx) {
-        let key = super::node::Key::Host {
+        let key = Key::Host {
             dev: device(st),
             ino: st.stx_ino,
             zone: None,

@@ -108,7 +108,11 @@ impl ShareFs {
 
     /// Finds the entry `name` of `parent`.
     pub(super) fn find(&self, parent: &Arc<Node>, name: &CStr) -> io::Result<Option<Found>> {
-        match self.rule(parent, name)? {
+        self.find_by(self.rule(parent, name)?, parent, name)
+    }
+
+    fn find_by(&self, rule: Rule, parent: &Arc<Node>, name: &CStr) -> io::Result<Option<Found>> {
+        match rule {
             Rule::Open(zone) => self.find_open(parent, name, zone),
             Rule::Held => self.find_held(parent, name),
             Rule::Dir(zone) => {
@@ -140,13 +144,25 @@ impl ShareFs {
         let Some(fd) = host::find_entry(borrow(&parent.host()?), name)? else {
             return Ok(None);
         };
-        if self.shadow.hides_any()
-            && file_type(&host::stat(fd.as_fd())?) == FileType::Directory
-            && self.shadow.hides(&join(&parent.path()?, name))
-        {
+        if self.shadow.hides_any() && self.is_hidden(parent, name, &host::stat(fd.as_fd())?)? {
             return Ok(None);
         }
         Ok(Some(Found::Host { fd, zone }))
+    }
+
+    /// Attributes of the entry `name` of `parent`, which no rule holds.
+    pub(super) fn stat_open(&self, parent: &Arc<Node>, name: &CStr) -> io::Result<Option<Statx>> {
+        match host::stat_entry(borrow(&parent.host()?), name)? {
+            Some(st) if self.is_hidden(parent, name, &st)? => Ok(None),
+            found => Ok(found),
+        }
+    }
+
+    /// Whether the guest removed this directory, whose held entries the host keeps.
+    fn is_hidden(&self, parent: &Arc<Node>, name: &CStr, st: &Statx) -> io::Result<bool> {
+        Ok(self.shadow.hides_any()
+            && file_type(st) == FileType::Directory
+            && self.shadow.hides(&join(&parent.path()?, name)))
     }
 
     /// Finds a held entry in its two layers.
@@ -207,11 +223,7 @@ impl ShareFs {
         let is_dir = kind == FileType::Directory;
         let (key, birth) = match found {
             Found::Host { fd, zone } => (
-                Key::Host {
-                    dev: device(&st),
-                    ino: st.stx_ino,
-                    zone: is_dir.then_some(zone),
-                },
+                Key::host(&st, zone),
                 Birth {
                     stat: st,
                     zone: if is_dir { zone } else { parent.zone },
@@ -257,13 +269,33 @@ impl ShareFs {
 
     /// The answer to a lookup: what `name` leads to, as an inode of the guest.
     pub(super) fn look_up(&self, parent: &Arc<Node>, name: &CStr) -> io::Result<Entry> {
-        let found = self.find(parent, name)?.ok_or(Errno::NOENT)?;
+        let rule = self.rule(parent, name)?;
+        if let Rule::Open(zone) = rule {
+            // What the guest knows already needs no descriptor.
+            let st = self.stat_open(parent, name)?.ok_or(Errno::NOENT)?;
+            if let Some(node) = self.nodes.seen_again(&Key::host(&st, zone), parent, name) {
+                return Ok(self.entry(&node, &st));
+            }
+        }
+        let found = self.find_by(rule, parent, name)?.ok_or(Errno::NOENT)?;
         let (node, st) = self.enter(parent, name, found)?;
         Ok(self.entry(&node, &st))
     }
 
+    /// Whether the guest was told of this entry of `parent`, no directory, so lately that it will
+    /// not ask again for a while.
+    pub(super) fn was_told(&self, parent: &Node, name: &Name) -> bool {
+        let node = self.nodes.known(&Key::Host {
+            dev: parent.device(),
+            ino: name.ino,
+            zone: None,
+        });
+        node.is_some_and(|node| node.was_told_within(BELIEF / 2))
+    }
+
     /// The message for one inode.
     pub(super) fn entry(&self, node: &Node, st: &Statx) -> Entry {
+        node.tell();
         Entry {
             inode: node.id,
             generation: 0,

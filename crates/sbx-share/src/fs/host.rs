@@ -20,6 +20,8 @@ use rustix::path::DecInt;
 
 /// How much of a directory is read in one system call.
 const DIRENT_BUFFER: usize = 32 * 1024;
+/// How an entry is looked at: itself and not where it leads, and nothing is mounted by that.
+const BY_NAME: AtFlags = AtFlags::SYMLINK_NOFOLLOW.union(AtFlags::NO_AUTOMOUNT);
 
 /// The descriptor table of this process, for reopening descriptors.
 #[derive(Debug)]
@@ -140,9 +142,19 @@ pub(crate) fn stat(fd: BorrowedFd<'_>) -> io::Result<Statx> {
     )?)
 }
 
+/// Attributes of the entry `name`, links not followed, or `None` if there is no such entry.
+pub(crate) fn stat_entry(parent: BorrowedFd<'_>, name: &CStr) -> io::Result<Option<Statx>> {
+    let mask = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
+    match rustix::fs::statx(parent, name, BY_NAME, mask) {
+        Ok(st) => Ok(Some(st)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}
+
 /// The file type bits of the entry `name`, or `None` if there is no such entry.
 pub(crate) fn entry_type(parent: BorrowedFd<'_>, name: &CStr) -> io::Result<Option<FileType>> {
-    match rustix::fs::statx(parent, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE) {
+    match rustix::fs::statx(parent, name, BY_NAME, StatxFlags::TYPE) {
         Ok(st) => Ok(Some(FileType::from_raw_mode(u32::from(st.stx_mode)))),
         Err(Errno::NOENT) => Ok(None),
         Err(e) => Err(e.into()),

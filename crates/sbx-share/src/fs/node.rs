@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use fuse_backend_rs::api::filesystem::ROOT_ID;
 use parking_lot::{Mutex, RwLock};
@@ -68,6 +69,18 @@ pub(crate) enum Key {
     Held { parent: u64, name: Box<CStr> },
 }
 
+impl Key {
+    /// Of a host file, whose inside lies in `zone` if it is a directory.
+    pub(crate) fn host(st: &Statx, zone: Zone) -> Self {
+        let is_dir = FileType::from_raw_mode(u32::from(st.stx_mode)) == FileType::Directory;
+        Key::Host {
+            dev: device(st),
+            ino: st.stx_ino,
+            zone: is_dir.then_some(zone),
+        }
+    }
+}
+
 /// Size and times of a file when it was last opened, to tell whether cached pages still hold.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Version {
@@ -124,9 +137,15 @@ struct Pool {
     fixed: AtomicUsize,
     /// All inodes.
     live: AtomicUsize,
+    begun: Instant,
 }
 
 impl Pool {
+    /// Milliseconds since the table was made.
+    fn age(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
     fn admit(&self, node: Weak<Node>) {
         let mut open = self.open.lock();
         open.push_back(node);
@@ -164,6 +183,8 @@ pub(crate) struct Node {
     key: Mutex<Option<Key>>,
     lookups: AtomicU64,
     version: Mutex<Option<Version>>,
+    /// When the guest was last told of it, in milliseconds of the table's age.
+    told: AtomicU64,
     pool: Arc<Pool>,
 }
 
@@ -277,6 +298,22 @@ impl Node {
     /// Whether this is a held file.
     pub(crate) fn is_held(&self) -> bool {
         matches!(&*self.backing.read(), Some(Backing::Held { .. }))
+    }
+
+    /// Notes that the guest is told of it now.
+    pub(crate) fn tell(&self) {
+        self.told.store(self.pool.age(), Ordering::Relaxed);
+    }
+
+    /// Whether the guest was told of it within this time.
+    pub(crate) fn was_told_within(&self, time: Duration) -> bool {
+        let told = self.told.load(Ordering::Relaxed);
+        u128::from(self.pool.age().saturating_sub(told)) < time.as_millis()
+    }
+
+    /// The device it lies on.
+    pub(crate) fn device(&self) -> u64 {
+        self.identity.dev
     }
 
     /// Whether this is a directory.
@@ -402,6 +439,7 @@ impl Nodes {
                 pinned: AtomicUsize::new(0),
                 fixed: AtomicUsize::new(0),
                 live: AtomicUsize::new(0),
+                begun: Instant::now(),
             }),
             limits,
             moves: Mutex::new(()),
@@ -447,6 +485,32 @@ impl Nodes {
             self.pool.admit(Arc::downgrade(&node));
         }
         Ok(node)
+    }
+
+    /// The inode for `key`, found as `name` in `parent`, if the guest knows it; counts one lookup.
+    pub(crate) fn seen_again(
+        &self,
+        key: &Key,
+        parent: &Arc<Node>,
+        name: &CStr,
+    ) -> Option<Arc<Node>> {
+        let node = {
+            let maps = self.maps.read();
+            let node = maps.by_key.get(key).and_then(|id| maps.by_id.get(id))?;
+            node.lookups.fetch_add(1, Ordering::Relaxed);
+            Arc::clone(node)
+        };
+        let stayed = {
+            let place = node.place.read();
+            let place = place.as_ref();
+            place.is_some_and(|place| place.parent.id == parent.id && *place.name == *name)
+        };
+        if !stayed {
+            let parent = Arc::clone(parent);
+            let name = name.into();
+            self.moved(&node, Place { parent, name });
+        }
+        Some(node)
     }
 
     /// Notes where an inode is now, unless that would put it beneath itself.
@@ -544,6 +608,7 @@ impl Nodes {
             key: Mutex::new(key),
             lookups: AtomicU64::new(1),
             version: Mutex::new(None),
+            told: AtomicU64::new(0),
             pool: Arc::clone(&self.pool),
         });
         self.pool.live.fetch_add(1, Ordering::Relaxed);

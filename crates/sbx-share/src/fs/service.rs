@@ -336,9 +336,12 @@ impl FileSystem for ShareFs {
     ) -> io::Result<()> {
         let (node, names) = self.names_from(inode, handle, offset)?;
         for (at, name) in names.iter().enumerate().skip(index(offset)) {
-            let entry = {
+            // Without attributes, and the guest asks for them if it needs any.
+            let entry = if self.was_told(&node, name) {
+                Entry::default()
+            } else {
                 let _shape = self.shape.read();
-                // Gone meanwhile: listed without attributes, so that the offset moves on.
+                // Gone meanwhile: listed all the same, so that the offset moves on.
                 self.look_up(&node, &name.name).unwrap_or_default()
             };
             let added = add_entry(dir_entry(name, at), entry);

@@ -292,6 +292,61 @@ fn cached_pages_are_kept_only_while_the_file_is_unchanged() {
 }
 
 #[test]
+fn what_was_told_a_moment_ago_is_listed_by_its_name_alone() {
+    let w = World::new(|root| {
+        put(&root.join("d/old"), "x");
+        put(&root.join("d/other"), "x");
+    });
+    let told = |listed: &[(String, u64)], name: &str| {
+        listed.iter().any(|(n, inode)| n == name && *inode != 0)
+    };
+    // As often as the machine takes so long that the moment is over.
+    let alone = (0..1000).any(|_| {
+        w.entry("d/old").unwrap();
+        let listed = w.list_plus("d").unwrap();
+        assert_eq!(listed.len(), 2);
+        !told(&listed, "old")
+    });
+    assert!(alone, "told again, each time");
+    w.entry("d/old").unwrap();
+    fs::write(w.host("d/new"), "x").unwrap();
+    fs::rename(w.host("d/new"), w.host("d/old")).unwrap();
+    assert!(told(&w.list_plus("d").unwrap(), "old"), "another file");
+    assert_eq!(w.entry("d/old").unwrap().attr.st_size, 1);
+}
+
+#[test]
+fn a_file_has_its_inode_by_each_of_its_names_and_another_file_another() {
+    let w = World::new(|root| put(&root.join("a"), "x"));
+    fs::hard_link(w.host("a"), w.host("b")).unwrap();
+    let inode = w.inode("a").unwrap();
+    for name in ["b", "a", "b"] {
+        assert_eq!(w.inode(name).unwrap(), inode, "{name}");
+    }
+    fs::write(w.host("c"), "new").unwrap();
+    fs::rename(w.host("c"), w.host("b")).unwrap();
+    assert_eq!(w.inode("a").unwrap(), inode);
+    assert_ne!(w.inode("b").unwrap(), inode);
+    fs::remove_file(w.host("a")).unwrap();
+    assert_eq!(errno(w.inode("a")), libc::ENOENT);
+}
+
+#[test]
+fn only_what_can_be_read_too_is_cached_when_it_is_written() {
+    use fuse_backend_rs::api::filesystem::OpenOptions;
+    let w = World::new(|root| put(&root.join("f"), "x"));
+    let inode = w.inode("f").unwrap();
+    for (flags, direct) in [
+        (libc::O_WRONLY, true),
+        (libc::O_RDWR, false),
+        (libc::O_RDONLY, false),
+    ] {
+        let (_, options, _) = w.fs.open(&w.ctx(), inode, flags as u32, 0).unwrap();
+        assert_eq!(options.contains(OpenOptions::DIRECT_IO), direct, "{flags}");
+    }
+}
+
+#[test]
 fn only_user_attributes_are_served() {
     let w = World::new(|root| put(&root.join("f"), "x"));
     let inode = w.inode("f").unwrap();

@@ -262,18 +262,29 @@ impl World {
 
     pub(crate) fn list(&self, path: &str) -> io::Result<Vec<String>> {
         let inode = self.inode(path)?;
+        let listed = self.list_plus(path)?;
+        for (listed, found) in &listed {
+            let listed = CString::new(listed.as_bytes()).unwrap();
+            let found = *found != 0 || self.fs.lookup(&self.ctx(), inode, &listed).is_ok();
+            assert!(found, "listed but not found: {listed:?}");
+        }
+        Ok(listed.into_iter().map(|(name, _)| name).collect())
+    }
+
+    /// The names of a directory, sorted, and the inodes that were told with them, 0 for none.
+    pub(crate) fn list_plus(&self, path: &str) -> io::Result<Vec<(String, u64)>> {
+        let inode = self.inode(path)?;
         let (handle, _) = self.fs.opendir(&self.ctx(), inode, 0)?;
         let handle = handle.unwrap();
-        let mut names = Vec::new();
+        let mut listed = Vec::new();
         self.fs
             .readdirplus(&self.ctx(), inode, handle, 1 << 20, 0, &mut |d, e| {
-                assert_ne!(e.inode, 0, "listed but not found");
-                names.push(String::from_utf8_lossy(d.name).into_owned());
+                listed.push((String::from_utf8(d.name.to_vec()).unwrap(), e.inode));
                 Ok(1)
             })?;
         self.fs.releasedir(&self.ctx(), inode, 0, handle)?;
-        names.sort();
-        Ok(names)
+        listed.sort();
+        Ok(listed)
     }
 }
 
