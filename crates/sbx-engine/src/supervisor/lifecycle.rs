@@ -155,14 +155,15 @@ async fn start(
         };
         let ready = tokio::select! {
             ready = tokio::time::timeout(limit, first_line(&mut helper.control)) => ready,
-            end = ends.telling() => return Err(part_ended(&end)),
+            end = ends.telling() => return Err(hint_logs(part_ended(&end), config)),
         };
         let silent = || Error::new(Code::Timeout, format!("{} did not start", helper.name));
         match ready {
             Ok(Ok(line)) => walls.extend(super::walls::read(&helper.name, &line)?),
             Ok(Err(_)) => {
                 let end = tokio::time::timeout(OFF_LIMIT, ends.telling()).await;
-                return Err(end.map_or_else(|_| silent(), |end| part_ended(&end)));
+                let lost = |end| hint_logs(part_ended(&end), config);
+                return Err(end.map_or_else(|_| silent(), lost));
             }
             Err(_) => return Err(silent()),
         }
