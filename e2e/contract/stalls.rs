@@ -57,9 +57,11 @@ fn a_sandbox_stops_in_time_whichever_part_of_it_stands_still(isolation: Isolatio
         }
         let stop = home.sbx(["stop", "-t", "1", "still"]);
         stop.within(PATIENCE).succeeds();
-        let left = home.leftovers().into_iter();
-        let left: Vec<_> = left.filter(|one| !one.starts_with("file: ")).collect();
-        assert_eq!(left, Vec::<String>::new(), "{still:?} stood still");
+        assert_eq!(
+            home.running(),
+            Vec::<String>::new(),
+            "{still:?} stood still"
+        );
         assert_usable(&home, &sandbox, &format!("{still:?} stood still"));
     }
 }

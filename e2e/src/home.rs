@@ -346,6 +346,15 @@ impl Home {
         left
     }
 
+    /// The same without what a sandbox keeps while it is stopped: its files, and
+    /// containers of an engine that do not run.
+    pub fn running(&self) -> Vec<String> {
+        let mut left = self.leftovers();
+        left.retain(|one| !one.starts_with("file: "));
+        left.retain(|one| !one.starts_with("container of") || one.contains(" Up "));
+        left
+    }
+
     /// What a client of its engine filters by to find what its sandboxes have.
     pub fn filter(&self) -> String {
         let mark = self.mark().expect("a sandbox has been made");
