@@ -217,10 +217,14 @@ fn test_functions(code: &str) -> Vec<(usize, String)> {
 }
 
 /// Behaviours that e2e makes tests of, one for each isolation: the names in lists like
-/// `in_each_isolation![a, b]` and `where_kept![Promise::Held => a, b]`.
+/// `in_each_isolation![a, b]`, `where_files_are_ours![a, b]` and `where_kept![Promise::Held => a, b]`.
 fn of_each_isolation(code: &str) -> Vec<(usize, String)> {
     let mut found = Vec::new();
-    for list in ["in_each_isolation![", "where_kept!["] {
+    for list in [
+        "in_each_isolation![",
+        "where_files_are_ours![",
+        "where_kept![",
+    ] {
         for (at, _) in code.match_indices(list) {
             let from = at + list.len();
             let line = code.get(..from).unwrap_or_default().lines().count();
