@@ -8,6 +8,7 @@
 )]
 
 mod container;
+mod counts;
 mod docker;
 mod egress;
 mod host_loopback;

@@ -9,6 +9,7 @@
 
 mod config;
 mod copy;
+mod counts;
 pub(crate) mod held;
 pub(crate) mod kernel_files;
 mod network;

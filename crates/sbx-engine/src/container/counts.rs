@@ -13,11 +13,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// Watches of files: a user's editors live on them.
 const WATCHES: [&str; 2] = ["max_inotify_instances", "max_inotify_watches"];
 /// Limits that a namespace inherits as bounds of all that is in it.
-const LIMITS: [Resource; 3] = [
-    Resource::Memlock,
-    Resource::Sigpending,
-    Resource::Msgqueue,
-];
+const LIMITS: [Resource; 3] = [Resource::Memlock, Resource::Sigpending, Resource::Msgqueue];
 /// Namespaces, of which a container that stands has all.
 const NAMESPACES: [&str; 8] = [
     "max_user_namespaces",

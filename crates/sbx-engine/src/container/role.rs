@@ -22,8 +22,9 @@ use sbx_sys::spawn::{Fork, Signal, Spawn, fork};
 use sbx_sys::{Error as SysError, Result, jail, unix, userns};
 
 use super::config::BoxConfig;
+use super::counts::Counts;
 use super::sources::Sources;
-use super::{failed, network, refused, root, served};
+use super::{counts, failed, network, refused, root, served};
 use crate::command::{Code, Error};
 use crate::role::Role;
 
@@ -156,6 +157,7 @@ fn outer_half(
     mut launcher: UnixStream,
     inner: UnixStream,
 ) -> Result<()> {
+    let counts = Counts::of_caller();
     leave(&[Kind::User])?;
     let devices = served::open(&start.config)?;
     say(&mut launcher)?;
@@ -163,6 +165,7 @@ fn outer_half(
     become_inner_root()?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let proc = rustix::fs::open("/proc", flags, Mode::empty()).map_err(refused("open `/proc`"))?;
+    counts.share(proc.as_fd());
     leave(&[Kind::Mount, Kind::Net, Kind::Ipc, Kind::Uts, Kind::ChildPid])?;
     let clocks = leave_clocks(proc.as_fd())?;
     let apart = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
@@ -179,6 +182,7 @@ fn outer_half(
     };
     drop((outer, inner, sources, devices));
     hear(&mut to_inner)?;
+    counts::no_more_namespaces(proc.as_fd());
     userns::keep_maps(proc.as_fd(), child.pid(), &start.config.container.maps)?;
     if let Some(wire) = &start.wire {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
