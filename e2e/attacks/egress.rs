@@ -8,7 +8,9 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
-use e2e::{Home, Listener};
+use e2e::{Home, Isolation, Listener, in_each_isolation};
+
+in_each_isolation![nothing_but_what_a_rule_allows_is_heard_outside];
 
 /// What every server answers.
 const PAGE: &str = "got through";
@@ -180,16 +182,16 @@ const ALLOWED: [(&str, &str); 3] = [
     ),
 ];
 
-#[test]
-fn nothing_but_what_a_rule_allows_is_heard_outside() {
-    let home = Home::new();
+fn nothing_but_what_a_rule_allows_is_heard_outside(isolation: Isolation) {
+    let home = Home::of(isolation);
     let (proxy, heard) = everybody();
     let (canary, open) = (Listener::open(), Listener::open());
     let allow = ["policy", "allow", "network"];
     let rule = "server.example:8080 --method GET --method POST --path /ok/**";
     home.sbx(allow).args(rule.split(' ')).succeeds();
     home.sbx(["run", "-d", "--name", "egress", "--no-workspace"])
-        .args(["--memory", "768m", "--allow-network"])
+        .args(home.memory("768m"))
+        .arg("--allow-network")
         .args([&format!("localhost:{}", open.port()), "shell"])
         .env("HTTPS_PROXY", format!("http://127.0.0.1:{proxy}"))
         .succeeds();

@@ -3,11 +3,12 @@
 
 use std::net::UdpSocket;
 
-use e2e::{Home, Listener};
+use e2e::{Home, Isolation, Listener, in_each_isolation};
 
-#[test]
-fn a_listener_on_host_loopback_is_reached_only_where_its_port_is_named() {
-    let home = Home::new();
+in_each_isolation![a_listener_on_host_loopback_is_reached_only_where_its_port_is_named];
+
+fn a_listener_on_host_loopback_is_reached_only_where_its_port_is_named(isolation: Isolation) {
+    let home = Home::of(isolation);
     let (canary, allowed) = (Listener::open(), Listener::open());
     let rule = format!("localhost:{}", allowed.port());
     let sandbox = home.sandbox_with("app", &["--allow-network", &rule]);

@@ -1,11 +1,14 @@
 //! Sequences that make the caller's terminal act for the sandbox: clipboard
 //! writes, file transfers, requests to type an answer of its choice.
 
-use e2e::{Home, Terminal};
+use e2e::{Home, Isolation, Terminal, in_each_isolation};
 
-#[test]
-fn clipboard_writes_and_answerback_are_kept_from_the_terminal_unless_it_is_raw() {
-    let home = Home::new();
+in_each_isolation![clipboard_writes_and_answerback_are_kept_from_the_terminal_unless_it_is_raw];
+
+fn clipboard_writes_and_answerback_are_kept_from_the_terminal_unless_it_is_raw(
+    isolation: Isolation,
+) {
+    let home = Home::of(isolation);
     let sandbox = home.sandbox("escapes");
     let hostile = r"printf 'A\033]52;c;Y2FuYXJ5\007B\033]1337;File=inline=1:AAAA\007C\033[21tF\005D\033[31mE\033[0m\n'";
     let bytes = |flags: &[&str]| {
