@@ -14,9 +14,7 @@ use std::sync::{Arc, mpsc};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
-use sbx_proto::dock::{
-    Frames, MAX_FRAME, MAX_SAID, SILENCE, UP, Wire, first_length, put_frame, read_first,
-};
+use sbx_proto::dock::{Frames, MAX_FRAME, MAX_SAID, SILENCE, UP, Wire, put_frame, read_first};
 use sbx_sys::jail::{Jail, Profile};
 use sbx_sys::netlink::{Netlink, index_of};
 
@@ -34,7 +32,10 @@ type Way = fn(&OwnedFd) -> Result<()>;
 pub(crate) fn run() -> ExitCode {
     let mut input = std::io::stdin().lock();
     let mut output = std::io::stdout().lock();
-    let device = match read(&mut input).and_then(|wire| bring_up(&wire)) {
+    let device = match read_first(&mut input)
+        .attempt("read what the network is")
+        .and_then(|wire| bring_up(&wire))
+    {
         Ok(device) => device,
         Err(error) => {
             program::log(&error.line());
@@ -52,17 +53,6 @@ pub(crate) fn run() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// What the host says first.
-fn read(input: &mut impl Read) -> Result<Wire> {
-    let what = "read what the network is";
-    let mut prefix = [0; 4];
-    input.read_exact(&mut prefix).attempt(what)?;
-    let length = first_length(prefix).ok_or_else(|| Error::new(what))?;
-    let mut body = vec![0; length];
-    input.read_exact(&mut body).attempt(what)?;
-    read_first(&body).ok_or_else(|| Error::new(what))
 }
 
 /// Makes the interface, and gives up all that took.

@@ -5,6 +5,7 @@
 //! A first message is its length as `u32` little endian and CBOR. A frame is
 //! its length as `u16` little endian and that many bytes.
 
+use std::io::{self, ErrorKind, Read};
 use std::time::Duration;
 
 use minicbor::{Decode, Encode};
@@ -70,18 +71,20 @@ pub fn first<T: Encode<()>>(message: &T) -> Option<Vec<u8>> {
     (body.len() <= MAX_FIRST).then(|| [&length.to_le_bytes()[..], &body].concat())
 }
 
-/// The length of a first message, if it may have that.
-#[must_use]
-pub fn first_length(prefix: [u8; 4]) -> Option<usize> {
-    usize::try_from(u32::from_le_bytes(prefix))
-        .ok()
-        .filter(|length| *length <= MAX_FIRST)
-}
-
-/// The message in these bytes.
-#[must_use]
-pub fn read_first<'b, T: Decode<'b, ()>>(body: &'b [u8]) -> Option<T> {
-    minicbor::decode(body).ok()
+/// The first message of `input`.
+///
+/// # Errors
+/// If it ends before, or the message is longer than any or another one.
+pub fn read_first<T: for<'b> Decode<'b, ()>>(input: &mut impl Read) -> io::Result<T> {
+    let mut prefix = [0; 4];
+    input.read_exact(&mut prefix)?;
+    let length = usize::try_from(u32::from_le_bytes(prefix)).unwrap_or(usize::MAX);
+    if length > MAX_FIRST {
+        return Err(ErrorKind::InvalidData.into());
+    }
+    let mut body = vec![0; length];
+    input.read_exact(&mut body)?;
+    minicbor::decode(&body).map_err(|_| ErrorKind::InvalidData.into())
 }
 
 /// Appends a frame, or nothing if it is longer than any.
@@ -173,10 +176,14 @@ mod tests {
         let wire = first(&places).unwrap();
         let golden = b"\x0c\0\0\0\x81\x81\x83\x42/w\x01\x19\x01\x2c";
         assert_eq!(wire[4..], golden[4..], "{wire:02x?}");
-        let length = first_length([wire[0], wire[1], wire[2], wire[3]]).unwrap();
-        assert_eq!(length, wire.len() - 4);
-        assert_eq!(read_first::<Places>(&wire[4..]), Some(places));
-        assert_eq!(first_length([0, 0, 0, 1]), None);
-        assert_eq!(read_first::<Places>(b"\x81"), None);
+        let read = |mut bytes: &[u8]| read_first::<Places>(&mut bytes);
+        assert_eq!(read(&wire).unwrap(), places);
+        for (bytes, why) in [
+            (&wire[..wire.len() - 1], ErrorKind::UnexpectedEof),
+            (&[0, 0, 0, 1], ErrorKind::InvalidData),
+            (&[1, 0, 0, 0, 0x81], ErrorKind::InvalidData),
+        ] {
+            assert_eq!(read(bytes).unwrap_err().kind(), why, "{bytes:02x?}");
+        }
     }
 }

@@ -17,7 +17,7 @@ use std::process::ExitCode;
 use std::thread::JoinHandle;
 
 use rustix::fs::{Mode, OFlags};
-use sbx_proto::dock::{Places, first_length, read_first};
+use sbx_proto::dock::{Places, read_first};
 use sbx_proto::link::Setup;
 
 use super::{Warnings, contained, early};
@@ -39,7 +39,7 @@ pub(crate) fn run() -> ExitCode {
 fn live() -> Result<()> {
     contained::keep_to_itself()?;
     let (mut input, output) = standard_streams()?;
-    compare(&told(&mut input)?)?;
+    compare(&read_first(&mut input).attempt("read what is to be mounted")?)?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let top = rustix::fs::open("/", flags, Mode::empty()).attempt("open the root")?;
     let standing = sbx_sys::jail::confine(top)?;
@@ -61,17 +61,6 @@ fn standard_streams() -> Result<(File, File)> {
     rustix::stdio::dup2_stdin(&null).attempt(what)?;
     rustix::stdio::dup2_stdout(&null).attempt(what)?;
     Ok((input.into(), output.into()))
-}
-
-/// What the host says first.
-fn told(input: &mut File) -> Result<Places> {
-    let what = "read what is to be mounted";
-    let mut prefix = [0; 4];
-    input.read_exact(&mut prefix).attempt(what)?;
-    let length = first_length(prefix).ok_or_else(|| Error::new(what))?;
-    let mut body = vec![0; length];
-    input.read_exact(&mut body).attempt(what)?;
-    read_first(&body).ok_or_else(|| Error::new(what))
 }
 
 /// Refuses to go on where the engine has mounted something else than what the
