@@ -332,21 +332,6 @@ fn a_file_has_its_inode_by_each_of_its_names_and_another_file_another() {
 }
 
 #[test]
-fn only_what_can_be_read_too_is_cached_when_it_is_written() {
-    use fuse_backend_rs::api::filesystem::OpenOptions;
-    let w = World::new(|root| put(&root.join("f"), "x"));
-    let inode = w.inode("f").unwrap();
-    for (flags, direct) in [
-        (libc::O_WRONLY, true),
-        (libc::O_RDWR, false),
-        (libc::O_RDONLY, false),
-    ] {
-        let (_, options, _) = w.fs.open(&w.ctx(), inode, flags as u32, 0).unwrap();
-        assert_eq!(options.contains(OpenOptions::DIRECT_IO), direct, "{flags}");
-    }
-}
-
-#[test]
 fn only_user_attributes_are_served() {
     let w = World::new(|root| put(&root.join("f"), "x"));
     let inode = w.inode("f").unwrap();
