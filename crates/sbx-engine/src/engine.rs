@@ -182,6 +182,7 @@ impl Engine {
             _ => client::stop(&runtime, grace).await,
         };
         let deadline = tokio::time::Instant::now() + Duration::from_secs(5);
+        let mut pauses = Pauses::new();
         while matches!(sandbox.state()?, State::Live(_)) {
             if tokio::time::Instant::now() > deadline {
                 // Its helpers are bound to its life by the kernel.
@@ -192,7 +193,7 @@ impl Engine {
                 kill(record.as_ref())?;
                 break;
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            pauses.next().await;
         }
         wait_unlocked(sandbox).await?;
         self.tidy(sandbox)?;
@@ -205,6 +206,7 @@ impl Engine {
 
 async fn wait_unlocked(sandbox: &SandboxDir) -> Result<(), Error> {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    let mut pauses = Pauses::new();
     while matches!(sandbox.state()?, State::Live(_)) {
         if tokio::time::Instant::now() > deadline {
             return Err(Error::new(
@@ -212,9 +214,26 @@ async fn wait_unlocked(sandbox: &SandboxDir) -> Result<(), Error> {
                 format!("sandbox `{}` does not go down", sandbox.name()),
             ));
         }
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        pauses.next().await;
     }
     Ok(())
+}
+
+/// Pauses between two looks at what tells nobody when it changes: short ones
+/// first, since most of it changes soon or not for long.
+struct Pauses(Duration);
+
+impl Pauses {
+    const LONGEST: Duration = Duration::from_millis(20);
+
+    const fn new() -> Self {
+        Self(Duration::from_millis(1))
+    }
+
+    async fn next(&mut self) {
+        tokio::time::sleep(self.0).await;
+        self.0 = Self::LONGEST.min(self.0 * 2);
+    }
 }
 
 /// Ends a supervisor that does not listen any more.

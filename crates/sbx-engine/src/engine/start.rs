@@ -13,7 +13,7 @@ use tokio::net::UnixStream;
 
 use super::docker::unless_cancelled;
 use super::ports::Bound;
-use super::{Engine, PATIENCE, break_off};
+use super::{Engine, PATIENCE, Pauses, break_off};
 use crate::command::{Code, Entered, Error, Ui};
 use crate::facts::HostFacts;
 use crate::plan::{Plan, plan};
@@ -205,6 +205,7 @@ fn open_program(path: &std::path::Path) -> Result<std::os::fd::OwnedFd, Error> {
 /// it runs.
 pub(super) async fn settled(sandbox: &SandboxDir) -> Result<bool, Error> {
     let deadline = tokio::time::Instant::now() + START_LIMIT;
+    let mut pauses = Pauses::new();
     loop {
         match sandbox.state()? {
             State::Live(Some(run)) if run.phase == Phase::Running => return Ok(true),
@@ -217,7 +218,7 @@ pub(super) async fn settled(sandbox: &SandboxDir) -> Result<bool, Error> {
                 .hint(format!("end it with `sbx rm -f {}`", sandbox.name())));
             }
             // Its record is a file, and files tell nobody when they change.
-            State::Live(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            State::Live(_) => pauses.next().await,
         }
     }
 }
