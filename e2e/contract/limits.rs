@@ -179,6 +179,15 @@ fn a_fraction_of_a_processor_is_held_by_a_control_group_that_goes_away() {
     home.sbx(["stop", "half"]).succeeds();
     assert_eq!(groups("half", &supervisor), Vec::<PathBuf>::new());
 
+    // One that is ended while no command waits for that leaves none either.
+    sandbox.sh("true");
+    let supervisor = sandbox.inspect()["supervisor"].clone();
+    assert!(!groups("half", &supervisor).is_empty());
+    let found = home.process("sbx supervise").unwrap();
+    found.signal(Signal::TERM);
+    assert!(found.ends(Duration::from_secs(60)));
+    assert_eq!(groups("half", &supervisor), Vec::<PathBuf>::new());
+
     // Neither does a supervisor that is killed leave one for good.
     sandbox.sh("true");
     let supervisor = sandbox.inspect()["supervisor"].clone();

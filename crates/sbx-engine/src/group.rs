@@ -1,9 +1,11 @@
 //! The control group of the host around all processes of one sandbox.
 //!
 //! Owns: its name, and that it is written down before it is made and erased
-//! after it is removed. The supervisor enters it before it starts anything;
-//! the spawner, which is not locked down, empties and removes it last thing;
-//! what a killed sandbox left the next command removes. Trusts the record
+//! after it is removed. The supervisor enters it before it starts anything.
+//! A command that stops a sandbox removes it once all processes are gone; where
+//! none waits, the spawner, which is not locked down, lets them out and removes
+//! it last thing, for which the kernel takes its time; what a killed sandbox
+//! left the next command removes. Trusts the record
 //! only for where a group may be: whatever it says, nothing but an empty
 //! control group of this sandbox is removed.
 //!
@@ -154,13 +156,15 @@ pub(crate) fn is_left(sandbox: &SandboxDir) -> bool {
 /// the record of it.
 pub(crate) fn leave(sandbox: &SandboxDir, group: &Group) {
     let deadline = Instant::now() + PATIENCE;
+    let mut pause = Duration::from_millis(1);
     loop {
         match group.remove(&prefix(sandbox.name())) {
             Ok(()) => return erase(sandbox),
             // The kernel tells nobody when the last process is gone.
-            Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(10)),
+            Err(_) if Instant::now() < deadline => std::thread::sleep(pause),
             Err(_) => return,
         }
+        pause = Duration::from_millis(10).min(pause * 2);
     }
 }
 

@@ -41,6 +41,10 @@ const PROGRAM: i32 = 6;
 /// The `sbx-vmm` program.
 const VMM: i32 = 7;
 
+/// What is said instead of a request where somebody else removes the control
+/// group after the end of all processes.
+const GROUP_IS_REMOVED: &[u8] = b"group";
+
 /// Largest answer, in bytes.
 const MAX_ANSWER: usize = 64 * 1024;
 /// Largest request, in bytes.
@@ -223,6 +227,13 @@ impl Spawner {
         self.child.pid()
     }
 
+    /// Says that a command waits for the end of this sandbox, and removes its
+    /// control group then.
+    pub(crate) fn leave_group(&self) {
+        // One that does not hear it removes the group itself.
+        let _ = unix::send(&self.requests, GROUP_IS_REMOVED, &[]);
+    }
+
     /// Ends it and all its children. It goes by itself once nobody can ask it
     /// any more; the supervisor, locked down, may not even signal it, nor may
     /// the kernel for it when it ends. False if it stands still: whoever comes
@@ -284,8 +295,18 @@ pub(crate) fn run(role: crate::role::Role) -> Result<(), Error> {
     for (_, child) in children.values() {
         let _ = child.wait();
     }
-    give_back(&config);
-    served
+    if !matches!(served, Ok(Group::IsRemoved)) {
+        give_back(&config);
+    }
+    served.map(drop)
+}
+
+/// Who removes the control group.
+enum Group {
+    /// This process.
+    IsLeft,
+    /// A command that waits for the end.
+    IsRemoved,
 }
 
 fn give_back(config: &SpawnerConfig) {
@@ -299,7 +320,8 @@ fn serve(
     requests: &OwnedFd,
     reports: &mut UnixStream,
     children: &mut Children,
-) -> Result<(), Error> {
+) -> Result<Group, Error> {
+    let mut group = Group::IsLeft;
     loop {
         let woken = wait(requests, children)?;
         for pid in woken.children {
@@ -309,7 +331,7 @@ fn serve(
             if let Ok(Some(how)) = child.try_wait() {
                 children.remove(&pid);
                 if report(reports, pid, how).is_err() {
-                    return Ok(());
+                    return Ok(group);
                 }
             }
         }
@@ -318,12 +340,16 @@ fn serve(
         }
         let mut text = vec![0; MAX_REQUEST];
         let Ok((count, fds)) = unix::receive(requests, &mut text, MAX_FDS) else {
-            return Ok(());
+            return Ok(group);
         };
         if count == 0 {
-            return Ok(());
+            return Ok(group);
         }
         let request = text.get(..count).unwrap_or_default();
+        if request == GROUP_IS_REMOVED {
+            group = Group::IsRemoved;
+            continue;
+        }
         let answer = match start(parts, children, request, fds) {
             Ok((verb, child)) => {
                 let pid = child.pid();
@@ -333,7 +359,7 @@ fn serve(
             Err(error) => Answer::Failed(refusal(&error)),
         };
         if !tell(requests, &answer) {
-            return Ok(());
+            return Ok(group);
         }
     }
 }

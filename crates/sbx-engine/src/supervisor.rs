@@ -38,6 +38,7 @@ use crate::plan::Plan;
 use crate::role::Role;
 use crate::spawner::{Spawner, SpawnerConfig};
 use crate::store::{RunRecord, Store};
+use lifecycle::Ended;
 
 pub(crate) use audit::{MAX_FILE as MAX_AUDIT_FILE, NAME as AUDIT_NAME, OLDER as AUDIT_OLDER};
 pub(crate) use log::{MAX_FILE as MAX_LOG_FILE, NAME as LOG_NAME, OLDER as LOG_OLDER};
@@ -162,6 +163,9 @@ fn supervise(
             status,
         ),
     );
+    if matches!(lived, Ok(Ended::ForClient)) {
+        spawner.leave_group();
+    }
     // Whatever is left of it goes now, however it ended.
     if spawner.end() {
         sandbox.clear_run();
@@ -173,7 +177,7 @@ fn supervise(
     if let Err(error) = &lived {
         log::log(&format!("ended: {error}: {}", error.causes.join(": ")));
     }
-    lived
+    lived.map(drop)
 }
 
 /// The starter's end of things; silent once it has heard the outcome.

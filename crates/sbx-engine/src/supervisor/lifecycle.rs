@@ -67,7 +67,7 @@ pub(super) async fn live(
     held: Wall,
     listening: Vec<(Publication, OwnedFd)>,
     status: &mut Status,
-) -> Result<(), Error> {
+) -> Result<Ended, Error> {
     let mut terminate = signal(SignalKind::terminate())
         .map_err(|source| Error::new(Code::Io, "cannot watch for signals").because(source))?;
     let starting = start(
@@ -95,9 +95,15 @@ pub(super) async fn live(
     let _ = sandbox.write_run(record, proof);
     log::log(&format!("stopping: {end}"));
     let outcome = match end {
-        End::Asked(grace) => stop(&shared, &mut ends, boundary, grace).await,
-        End::Idle => stop(&shared, &mut ends, boundary, GRACE).await,
-        End::PoweredOff => Ok(()),
+        End::Asked(grace) => {
+            stop(&shared, &mut ends, boundary, grace).await;
+            Ok(Ended::ForClient)
+        }
+        End::Idle | End::Terminated => {
+            stop(&shared, &mut ends, boundary, GRACE).await;
+            Ok(Ended::ByItself)
+        }
+        End::PoweredOff => Ok(Ended::ByItself),
         End::Lost(error) => Err(error),
     };
     shared.enter(Stage::Down(why));
@@ -262,9 +268,18 @@ async fn start(
     })
 }
 
+/// How a sandbox ended that ended well.
+pub(super) enum Ended {
+    /// A client asked for it, and waits until it has.
+    ForClient,
+    /// Nobody waits for it.
+    ByItself,
+}
+
 /// Why a sandbox stops.
 enum End {
     Asked(Duration),
+    Terminated,
     Idle,
     PoweredOff,
     Lost(Error),
@@ -273,7 +288,7 @@ enum End {
 impl std::fmt::Display for End {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Asked(_) => f.write_str("the sandbox was told to stop"),
+            Self::Asked(_) | Self::Terminated => f.write_str("the sandbox was told to stop"),
             Self::Idle => f.write_str("nobody uses the sandbox"),
             Self::PoweredOff => f.write_str("the sandbox powered itself off"),
             Self::Lost(error) => error.fmt(f),
@@ -325,7 +340,7 @@ async fn until_end(
                 let grace = asked.borrow_and_update().unwrap_or(GRACE);
                 return End::Asked(grace);
             }
-            _ = terminate.recv() => return End::Asked(GRACE),
+            _ = terminate.recv() => return End::Terminated,
             _ = hangup.recv() => {}
             _ = clock.tick() => shared.tell_guest(&Clock { ns: setup::clock_ns() }),
             () = tokio::time::sleep_until(idle_since + idle_limit), if idle => return End::Idle,
@@ -366,12 +381,7 @@ fn ended(end: &PartEnd) -> End {
 }
 
 /// Asks the guest to end, and ends its machine when it does not.
-async fn stop(
-    shared: &Shared,
-    ends: &mut Ends,
-    boundary: u32,
-    grace: Duration,
-) -> Result<(), Error> {
+async fn stop(shared: &Shared, ends: &mut Ends, boundary: u32, grace: Duration) {
     let grace_ms = u32::try_from(grace.as_millis()).unwrap_or(u32::MAX);
     shared.tell_guest(&Shutdown { grace_ms });
     let gone = async {
@@ -384,7 +394,6 @@ async fn stop(
     if tokio::time::timeout(grace + OFF_LIMIT, gone).await.is_err() {
         log::log("the guest did not power off in time and is ended");
     }
-    Ok(())
 }
 
 /// The first exchange with the guest.
