@@ -138,10 +138,17 @@ impl Netlink {
         self.request("set the default route", RTM_NEWROUTE, CREATE_REPLACE, &body)
     }
 
-    /// Makes a pair of Ethernet interfaces, both down.
-    pub(crate) fn add_veth(&mut self, near: &End<'_>, far: &End<'_>) -> Result<()> {
+    /// Makes a pair of Ethernet interfaces, both down, `far` in the network
+    /// namespace `there`.
+    pub(crate) fn add_veth(
+        &mut self,
+        near: &End<'_>,
+        far: &End<'_>,
+        there: BorrowedFd<'_>,
+    ) -> Result<()> {
         let mut peer = link(0, 0);
         far.describe(&mut peer);
+        attribute(&mut peer, IFLA_NET_NS_FD, &there.as_raw_fd().to_ne_bytes());
         let mut data = Vec::new();
         attribute(&mut data, NESTED | VETH_INFO_PEER, &peer);
         let mut info = Vec::new();
@@ -177,20 +184,6 @@ impl Netlink {
             RTM_NEWLINK,
             0,
             &link(index, IFF_UP | IFF_NOARP),
-        )
-    }
-
-    /// Moves interface `index` into the network namespace `to`, where it is
-    /// named `name`.
-    pub(crate) fn give(&mut self, index: u32, to: BorrowedFd<'_>, name: &str) -> Result<()> {
-        let mut body = link(index, 0);
-        attribute(&mut body, IFLA_NET_NS_FD, &to.as_raw_fd().to_ne_bytes());
-        attribute(&mut body, IFLA_IFNAME, &terminated(name));
-        self.request(
-            "move an interface into another namespace",
-            RTM_NEWLINK,
-            0,
-            &body,
         )
     }
 

@@ -29,10 +29,10 @@ pub const ON_THEIR_WAY: usize = 1 << 20;
 /// Makes a pair of Ethernet interfaces in the calling thread's network
 /// namespace. `near` stays, is brought up and belongs to the packet socket that
 /// comes back: each read is one frame from the far end, each write one to it,
-/// closed on exec and never blocking. `far` gets the link address `mac` (or a
-/// random one), does no offloads, and moves into the network namespace behind
-/// `namespace`, where it has this name and is down. Both have this MTU. The
-/// kernel says nothing of itself on `near`.
+/// closed on exec and never blocking. `far` is made in the network namespace
+/// behind `namespace`, where it has the link address `mac` (or a random one) and
+/// is down; before it is up it has to be made [`whole`] there. Both have this
+/// MTU. The kernel says nothing of itself on `near`.
 ///
 /// The pair is gone when either namespace is, and the socket keeps the near
 /// one. Once the far one is gone a read fails with `ENETDOWN`, and writes with
@@ -48,27 +48,34 @@ pub fn pair(
     mtu: u32,
     namespace: BorrowedFd<'_>,
 ) -> Result<OwnedFd> {
-    // The name that it will have may be another's here.
-    let passing = format!("{near}-p");
-    for name in [near, far, &passing] {
+    for name in [near, far] {
         request(name)?;
     }
     let mut netlink = Netlink::open()?;
-    let [here, there] = [(near, None), (&*passing, mac)].map(|(name, mac)| End { name, mac, mtu });
-    netlink.add_veth(&here, &there)?;
+    let [here, there] = [(near, None), (far, mac)].map(|(name, mac)| End { name, mac, mtu });
+    // Made where it belongs: the kernel takes milliseconds to move one.
+    netlink.add_veth(&here, &there, namespace)?;
     let index = index_of(near)?;
     let finish = |netlink: &mut Netlink| {
-        offloads::switch_off(&passing)?;
         netlink.up_silent(index)?;
         // Not before it is up: the socket would begin with an error.
-        let socket = frames_of(index)?;
-        netlink.give(index_of(&passing)?, namespace, far)?;
-        Ok(socket)
+        frames_of(index)
     };
     finish(&mut netlink).inspect_err(|_| {
         // What failed is the better thing to tell.
         let _left = netlink.remove(index);
     })
+}
+
+/// Has nothing leave interface `name` of the calling thread's network namespace
+/// but what goes over a wire: frames with their checksums, no longer than they
+/// may be.
+///
+/// # Errors
+/// When there is no such interface, or when the caller may not administer the
+/// namespace.
+pub fn whole(name: &str) -> Result<()> {
+    offloads::switch_off(name)
 }
 
 /// A socket for the frames that interface `index` receives.

@@ -22,7 +22,7 @@ use rustix::thread::UnshareFlags;
 use sbx_sys::netlink::{Netlink, index_of};
 use sbx_sys::process::Ended;
 use sbx_sys::spawn::Spawn;
-use sbx_sys::veth::pair;
+use sbx_sys::veth::{pair, whole};
 
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
 const GATEWAY_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -249,7 +249,7 @@ fn unfinished_pair() {
     let file = File::open("/dev/null").unwrap();
     let refused = pair("near", "eth0", None, MTU, file.as_fd()).unwrap_err();
     assert!(refused.errno().is_some(), "{refused}");
-    for name in ["near", "near-p", "eth0"] {
+    for name in ["near", "eth0"] {
         assert!(index_of(name).is_err(), "{name}");
     }
     let far = Space::new();
@@ -318,6 +318,7 @@ impl Space {
 fn wire() -> (OwnedFd, Space) {
     let far = Space::new();
     let wire = pair("near", "eth0", Some(MAC), MTU, far.namespace().as_fd()).unwrap();
+    far.within(|| whole("eth0").unwrap());
     (wire, far)
 }
 

@@ -34,6 +34,7 @@ pub(super) fn bring_up(proc: BorrowedFd<'_>, groups: &[Range], wired: bool) -> R
     if !wired {
         return Ok(());
     }
+    sbx_sys::veth::whole(INSIDE)?;
     // Nobody else is on this wire: no address is in doubt, no router to hear.
     for name in ["accept_dad", "accept_ra", "dad_transmits"] {
         // A kernel without IPv6 has none of them.

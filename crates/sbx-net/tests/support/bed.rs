@@ -243,7 +243,10 @@ impl Bed {
             let kind = Some(LinkNameSpaceType::Network);
             move_into_link_name_space(wire.as_fd(), kind).unwrap();
             let mtu = u32::try_from(sbx_net::limits::MTU).unwrap();
-            sbx_sys::veth::pair("wire", device, None, mtu, guest.as_fd()).unwrap()
+            let made = sbx_sys::veth::pair("wire", device, None, mtu, guest.as_fd()).unwrap();
+            move_into_link_name_space(guest.as_fd(), kind).unwrap();
+            sbx_sys::veth::whole(device).unwrap();
+            made
         });
         made.join().unwrap()
     }
