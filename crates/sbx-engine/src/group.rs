@@ -121,7 +121,7 @@ fn make(
     let group = Group::locate(name).map_err(|unavailable| unavailable.why)?;
     let directory = file::open_dir(sandbox.join("")).map_err(|error| error.to_string())?;
     let record = serde_json::to_vec(&group).map_err(|error| error.to_string())?;
-    file::replace_at(&directory, RECORD, &record).map_err(|error| explain(&error))?;
+    file::replace_for_this_boot_at(&directory, RECORD, &record).map_err(|error| explain(&error))?;
     let entered = group
         .create(limits)
         .and_then(|set| group.add(std::process::id()).map(|()| set));

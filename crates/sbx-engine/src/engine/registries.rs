@@ -69,7 +69,7 @@ impl Engine {
         };
         let text = serde_json::to_vec(&file).map_err(|error| failed().because(error))?;
         file::open_dir(sandbox.join("."))
-            .and_then(|directory| file::replace_at(&directory, FILE, &text))
+            .and_then(|directory| file::replace_for_this_boot_at(&directory, FILE, &text))
             .map_err(|error| failed().because(error))
     }
 }
