@@ -87,13 +87,13 @@ impl Engine {
     pub(crate) fn shared(own: &Path) -> Self {
         let own = own.join("engine");
         fs::create_dir(&own).unwrap();
-        let places = shared::places();
-        let uses = shared::enter(&places);
-        Self {
-            places,
+        let mut engine = Self {
+            places: shared::places(),
             own,
-            life: Life::Shared(Some(uses)),
-        }
+            life: Life::Shared(None),
+        };
+        engine.life = Life::Shared(Some(shared::enter(&engine)));
+        engine
     }
 
     /// Whether its daemon is the test's own.

@@ -28,7 +28,8 @@ pub(super) fn places() -> Places {
 }
 
 /// Comes to use the daemon; the file is the use.
-pub(super) fn enter(places: &Places) -> File {
+pub(super) fn enter(engine: &Engine) -> File {
+    let places = &engine.places;
     let uses = File::create(places.kept.with_extension("lock")).unwrap();
     if flock(&uses, FlockOperation::NonBlockingLockExclusive).is_ok() {
         end(places);
@@ -38,6 +39,7 @@ pub(super) fn enter(places: &Places) -> File {
     if ask(places, "/_ping").is_none() {
         end(places);
         places.start_apart();
+        engine.empty();
     }
     uses
 }
