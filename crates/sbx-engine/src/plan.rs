@@ -17,7 +17,7 @@ use crate::facts::{HostFacts, Virtualisation};
 
 mod ceiling;
 mod container;
-mod docker;
+pub(crate) mod docker;
 
 pub use ceiling::{Ceiling, HEADROOM, MAX_TASKS, OWN_MEMORY, OWN_TASKS};
 pub(crate) use container::guarded;

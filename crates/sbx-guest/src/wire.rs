@@ -6,7 +6,7 @@
 //! descriptor. It looks into no frame. It ends with its input.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
@@ -22,6 +22,8 @@ use crate::error::{Attempt as _, Error, Result};
 use crate::program;
 
 const INTERFACE: &str = "eth0";
+/// The other end of it, where there is no device for taps.
+const FAR_END: &str = "host0";
 /// Bytes of one read.
 const CHUNK: usize = 256 * 1024;
 
@@ -57,8 +59,14 @@ pub(crate) fn run() -> ExitCode {
 
 /// Makes the interface, and gives up all that took.
 fn bring_up(wire: &Wire) -> Result<OwnedFd> {
-    let device = sbx_sys::tap::open(INTERFACE, false)?;
     let net = &wire.net;
+    let device = match sbx_sys::tap::open(INTERFACE, false) {
+        // Nobody else in this namespace may administer or listen to it.
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            sbx_sys::veth::beside(FAR_END, INTERFACE, wire.mac, net.mtu)?
+        }
+        device => device?,
+    };
     let mut netlink = Netlink::open()?;
     netlink.up(index_of("lo")?, None)?;
     let index = index_of(INTERFACE)?;

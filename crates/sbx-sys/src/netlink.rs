@@ -139,16 +139,18 @@ impl Netlink {
     }
 
     /// Makes a pair of Ethernet interfaces, both down, `far` in the network
-    /// namespace `there`.
+    /// namespace `there`, or here.
     pub(crate) fn add_veth(
         &mut self,
         near: &End<'_>,
         far: &End<'_>,
-        there: BorrowedFd<'_>,
+        there: Option<BorrowedFd<'_>>,
     ) -> Result<()> {
         let mut peer = link(0, 0);
         far.describe(&mut peer);
-        attribute(&mut peer, IFLA_NET_NS_FD, &there.as_raw_fd().to_ne_bytes());
+        if let Some(there) = there {
+            attribute(&mut peer, IFLA_NET_NS_FD, &there.as_raw_fd().to_ne_bytes());
+        }
         let mut data = Vec::new();
         attribute(&mut data, NESTED | VETH_INFO_PEER, &peer);
         let mut info = Vec::new();

@@ -48,6 +48,26 @@ pub fn pair(
     mtu: u32,
     namespace: BorrowedFd<'_>,
 ) -> Result<OwnedFd> {
+    made(near, far, mac, mtu, Some(namespace))
+}
+
+/// The same with both ends in the calling thread's network namespace, where
+/// `far` is down too and [`whole`]: for a namespace in which nobody but the
+/// caller may administer anything, and which has no other way out.
+///
+/// # Errors
+/// As [`pair`].
+pub fn beside(near: &str, far: &str, mac: [u8; 6], mtu: u32) -> Result<OwnedFd> {
+    made(near, far, Some(mac), mtu, None)
+}
+
+fn made(
+    near: &str,
+    far: &str,
+    mac: Option<[u8; 6]>,
+    mtu: u32,
+    namespace: Option<BorrowedFd<'_>>,
+) -> Result<OwnedFd> {
     for name in [near, far] {
         request(name)?;
     }
@@ -57,6 +77,9 @@ pub fn pair(
     netlink.add_veth(&here, &there, namespace)?;
     let index = index_of(near)?;
     let finish = |netlink: &mut Netlink| {
+        if namespace.is_none() {
+            whole(far)?;
+        }
         netlink.up_silent(index)?;
         // Not before it is up: the socket would begin with an error.
         frames_of(index)

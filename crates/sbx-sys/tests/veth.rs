@@ -22,7 +22,7 @@ use rustix::thread::UnshareFlags;
 use sbx_sys::netlink::{Netlink, index_of};
 use sbx_sys::process::Ended;
 use sbx_sys::spawn::Spawn;
-use sbx_sys::veth::{pair, whole};
+use sbx_sys::veth::{beside, pair, whole};
 
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
 const GATEWAY_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -60,6 +60,11 @@ fn the_socket_says_so_once_the_far_namespace_is_gone() {
 #[test]
 fn the_far_end_goes_with_the_near_namespace() {
     each("near-gone");
+}
+
+#[test]
+fn with_both_ends_in_one_namespace_frames_arrive_and_the_near_one_is_silent() {
+    each("beside");
 }
 
 #[test]
@@ -126,6 +131,7 @@ fn a_case_runs_in_a_process_of_its_own() {
         "silence" => silence(),
         "far-gone" => far_gone(),
         "near-gone" => near_gone(),
+        "beside" => both_in_one(),
         "unfinished-pair" => unfinished_pair(),
         other => panic!("no case {other}"),
     }
@@ -243,6 +249,28 @@ fn near_gone() {
     while far.within(|| index_of("eth0").is_ok()) {
         std::thread::yield_now();
     }
+}
+
+fn both_in_one() {
+    let space = Space::new();
+    let wire = space.within(|| beside("near", "eth0", MAC, MTU).unwrap());
+    let addresses =
+        space.within(|| std::fs::read_to_string("/proc/thread-self/net/if_inet6").unwrap());
+    assert!(!addresses.contains("near"), "{addresses}");
+    space.talk();
+    let asked = next(&wire, |frame| frame[12..14] == ARP);
+    assert_eq!(asked[6..12], MAC);
+    let known = space.within(|| std::fs::read_to_string("/proc/thread-self/net/arp").unwrap());
+    assert!(known.contains("00:00:00:00:00:00"), "{known}");
+    answer_arp(&wire);
+    space.within(|| {
+        let socket = UdpSocket::bind((FAR, 0)).unwrap();
+        socket.send_to(&[7; 1_400], (GATEWAY, 9)).unwrap();
+    });
+    let frame = next(&wire, |frame| is_of(frame, 17) && frame.len() == 1_442);
+    assert!(is_complete(&frame));
+    space.dial();
+    assert!(is_complete(&next(&wire, |frame| is_of(frame, 6))));
 }
 
 fn unfinished_pair() {

@@ -17,6 +17,8 @@ use super::{FROM, MADE, OWNER, SANDBOX};
 use crate::container::kernel_files::{COVERED_DIRECTORIES, COVERED_FILES};
 use crate::plan::DockerEngine;
 
+/// The device that makes tap devices.
+pub(super) const TAP: &str = "/dev/net/tun";
 /// Where a container finds our program.
 pub(super) const GUEST_PROGRAM: &str = "/run/sbx/bin/sbx-guest";
 /// What the keeper of the network may take.
@@ -90,7 +92,19 @@ pub(super) fn keeper(config: &DockConfig, filter: Option<&str>) -> Value {
         .iter()
         .take(usize::from(config.docker.engine.local));
     let mounts: Vec<_> = binds.map(bind).collect();
-    let root = sysctls(config.docker.engine.rootless);
+    let engine = &config.docker.engine;
+    let (added, devices) = match engine.tap {
+        true => (
+            vec!["NET_ADMIN"],
+            json!([{
+                "PathOnHost": TAP,
+                "PathInContainer": TAP,
+                "CgroupPermissions": "rw",
+            }]),
+        ),
+        // Frames are read from a packet socket instead.
+        false => (vec!["NET_ADMIN", "NET_RAW"], json!([])),
+    };
     marked(json!({
         "Image": config.docker.network_image,
         "Hostname": config.name.as_str(),
@@ -106,7 +120,7 @@ pub(super) fn keeper(config: &DockConfig, filter: Option<&str>) -> Value {
         "HostConfig": {
             "NetworkMode": "none",
             "CapDrop": ["ALL"],
-            "CapAdd": ["NET_ADMIN"],
+            "CapAdd": added,
             "SecurityOpt": security(filter),
             "LogConfig": { "Type": "none" },
             "RestartPolicy": { "Name": "no" },
@@ -116,13 +130,9 @@ pub(super) fn keeper(config: &DockConfig, filter: Option<&str>) -> Value {
             "MemorySwap": KEEPER_MEMORY,
             "PidsLimit": KEEPER_TASKS,
             "Mounts": mounts,
-            "Devices": [{
-                "PathOnHost": "/dev/net/tun",
-                "PathInContainer": "/dev/net/tun",
-                "CgroupPermissions": "rw",
-            }],
-            "Sysctls": root,
-            "Ulimits": rlimits(&config.docker.engine),
+            "Devices": devices,
+            "Sysctls": sysctls(engine.rootless),
+            "Ulimits": rlimits(engine),
         },
     }))
 }
@@ -144,7 +154,9 @@ fn rlimits(engine: &DockerEngine) -> Vec<Value> {
 /// without privileges: nothing inside is setuid. Nobody else is on the wire:
 /// no address is in doubt, no router to hear.
 fn sysctls(few_ids: bool) -> Value {
-    let groups = if few_ids { "0 65535" } else { "0 2147483647" };
+    // With an engine of an ordinary user the agent is root of its container,
+    // and the kernel refuses a range with a group in it that is nobody's.
+    let groups = if few_ids { "0 0" } else { "0 2147483647" };
     json!({
         "net.ipv4.ping_group_range": groups,
         "net.ipv4.ip_unprivileged_port_start": "0",
@@ -249,12 +261,17 @@ fn covered() -> Vec<String> {
 
 /// The filter of system calls as an engine takes it: Docker its text, Podman
 /// the path of a file with it. A Podman elsewhere has only its own, and the
-/// program inside the one that it puts around itself.
-pub(super) fn filter(engine: &DockerEngine) -> Option<String> {
-    match (&engine.filter, engine.podman) {
+/// program inside the one that it puts around itself. `frames` is for the
+/// keeper of the network, where that has no tap device.
+pub(super) fn filter(engine: &DockerEngine, frames: bool) -> Option<String> {
+    let file = match frames {
+        true => &engine.keeper_filter,
+        false => &engine.filter,
+    };
+    match (file, engine.podman) {
         (Some(path), _) => Some(format!("seccomp={}", path.display())),
         (None, true) => None,
-        (None, false) => Some(format!("seccomp={}", engine_profile())),
+        (None, false) => Some(format!("seccomp={}", engine_profile(frames))),
     }
 }
 
@@ -359,9 +376,18 @@ mod tests {
                 is: (1, 1),
             });
         }
+        let mut without = config.clone();
+        without.docker.engine.tap = false;
+        let without = keeper(&without, Some("seccomp={}"));
+        assert_eq!(
+            without["HostConfig"]["CapAdd"],
+            json!(["NET_ADMIN", "NET_RAW"])
+        );
+        assert_eq!(without["HostConfig"]["Devices"], json!([]));
         let body = keeper(&config, Some("seccomp={}"));
         let host = &body["HostConfig"];
         assert_eq!(host["CapAdd"], json!(["NET_ADMIN"]));
+        assert_eq!(host["Devices"][0]["PathOnHost"], TAP);
         assert_eq!(host["NetworkMode"], "none");
         assert_eq!(host["ReadonlyRootfs"], true);
         let mounts = host["Mounts"].as_array().unwrap();

@@ -162,21 +162,12 @@ pub(super) mod tests {
     use sbx_spec::{ByteSize, ShareRole};
 
     use super::*;
-    use crate::docker::Endpoint;
-    use crate::plan::{DockerEngine, KitProgram};
+    use crate::plan::KitProgram;
+    use crate::plan::docker::tests::engine;
 
     pub(in crate::docker) fn docker(kit: &Path, guest: &Path) -> Docker {
         Docker {
-            engine: DockerEngine {
-                endpoint: Endpoint::Unix("/run/engine.sock".into()),
-                ssh: Vec::new(),
-                name: "Docker 28".to_owned(),
-                owner: "a1".to_owned(),
-                local: true,
-                podman: false,
-                rootless: false,
-                filter: None,
-            },
+            engine: engine(),
             image: "sha256:1".to_owned(),
             network_image: "sha256:2".to_owned(),
             kit: Some(KitProgram {

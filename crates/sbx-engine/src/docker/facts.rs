@@ -1,9 +1,12 @@
 //! What an engine is and can hold.
 
 use hyper::Method;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use sbx_spec::ByteSize;
 use serde_json::Value;
 
+use super::bodies::TAP;
 use super::{Client, Endpoint};
 use crate::command::Error;
 
@@ -24,6 +27,9 @@ pub(crate) struct EngineFacts {
     pub(crate) remapped: bool,
     /// Whether its containers run on this very kernel, and see its files.
     pub(crate) local: bool,
+    /// Whether its containers can have tap devices, as far as can be seen from
+    /// here.
+    pub(crate) tap: bool,
     /// Whether it filters system calls.
     pub(crate) seccomp: bool,
     /// Whether it can hold memory.
@@ -76,13 +82,15 @@ impl EngineFacts {
         let same =
             kernel.release().to_str().ok() == info.get("KernelVersion").and_then(Value::as_str);
         let local = matches!(endpoint, Endpoint::Unix(_)) && same;
+        let rootless = has("rootless");
         let name = if podman { "Podman" } else { "Docker" };
         Self {
             name: format!("{name} {}", text(version, "Version")),
             podman,
-            rootless: has("rootless"),
+            rootless,
             remapped: has("userns"),
             local,
+            tap: !local || has_tap(rootless),
             seccomp: has("seccomp"),
             memory_limit: flag("MemoryLimit"),
             cpu_quota: flag("CpuCfsQuota"),
@@ -90,6 +98,17 @@ impl EngineFacts {
             cpus: u32::try_from(number("NCPU")).unwrap_or(u32::MAX),
             memory: ByteSize::bytes(number("MemTotal")),
         }
+    }
+}
+
+/// Whether this host has the device for it. An engine that runs as an ordinary
+/// user is the caller's, and opens what the caller may.
+fn has_tap(rootless: bool) -> bool {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    match rustix::fs::open(TAP, flags, Mode::empty()) {
+        Ok(_) => true,
+        Err(Errno::ACCESS | Errno::PERM) => !rootless,
+        Err(_) => false,
     }
 }
 

@@ -88,13 +88,14 @@ async fn dock(
 ) -> Result<(), Error> {
     let engine = &config.docker.engine;
     let client = Client::connect(&engine.endpoint, &engine.ssh).await?;
-    let filter = bodies::filter(engine);
+    let filter = bodies::filter(engine, false);
     let filter = filter.as_deref();
     let mut keeper = None;
     let mut network = None;
     let mut aside = None;
     if wire.is_some() {
-        let id = kept(&client, config, filter, &mut aside).await?;
+        let own = bodies::filter(engine, !engine.tap);
+        let id = kept(&client, config, own.as_deref(), &mut aside).await?;
         keeper = Some(match network_up(&client, config, &id).await {
             Ok(up) => up,
             // Whoever was killed between attaching and starting has closed the
@@ -266,7 +267,10 @@ async fn network_up(client: &Client, config: &DockConfig, id: &str) -> Result<Up
     let (mut output, mut input) = streams::split(client.attach(id).await?);
     objects::start(client, &name, id)
         .await
-        .map_err(|error| error.hint("it needs the device /dev/net/tun: `modprobe tun`"))?;
+        .map_err(|error| match config.docker.engine.tap {
+            true => error.hint("it needs the device /dev/net/tun there: `modprobe tun`"),
+            false => error,
+        })?;
     let wire = Wire {
         net: setup::addresses(),
         mac: sbx_net::layout::GUEST_MAC.0,

@@ -17,16 +17,22 @@ use crate::store::SandboxDir;
 /// The filter of system calls in a sandbox's directory, for an engine that
 /// reads it from a file.
 const FILTER: &str = "seccomp.json";
+/// That of the keeper of the network.
+const KEEPER_FILTER: &str = "seccomp-network.json";
 /// Our program inside is some megabytes.
 const MAX_GUEST: usize = 256 << 20;
 
 impl Engine {
     /// The container engine at `endpoint`.
-    pub(super) async fn client(&self, endpoint: &Endpoint) -> Result<Client, Error> {
+    async fn client(&self, endpoint: &Endpoint) -> Result<Client, Error> {
         Client::connect(endpoint, &docker::variables(&self.caller)).await
     }
 
-    async fn reached(&self, endpoint: &Endpoint) -> Result<(Client, EngineFacts), Error> {
+    /// The same with what it is and can hold.
+    pub(super) async fn reached(
+        &self,
+        endpoint: &Endpoint,
+    ) -> Result<(Client, EngineFacts), Error> {
         let client = self.client(endpoint).await?;
         let facts = EngineFacts::ask(&client).await?;
         Ok((client, facts))
@@ -82,12 +88,10 @@ impl Engine {
             Some(image) => image,
             None => self.engine_image(spec, &client, ui).await?,
         };
-        let filter = match facts.podman && facts.local {
-            true => Some(write_filter(sandbox)?),
-            false => None,
-        };
+        let reads_files = facts.podman && facts.local;
+        let filters = reads_files.then(|| write_filters(sandbox)).transpose()?;
         Ok(Artifacts::Docker(Box::new(DockerFiles {
-            engine: self.described(&client, &facts, record.owner, filter),
+            engine: self.described(&client, &facts, record.owner, filters),
             image: image.id,
             env: image.env,
             network_image,
@@ -266,8 +270,9 @@ impl Engine {
         client: &Client,
         facts: &EngineFacts,
         owner: String,
-        filter: Option<PathBuf>,
+        filters: Option<[PathBuf; 2]>,
     ) -> DockerEngine {
+        let (filter, keeper_filter) = filters.map(|[one, other]| (one, other)).unzip();
         let endpoint = client.endpoint().clone();
         DockerEngine {
             ssh: match endpoint {
@@ -280,7 +285,9 @@ impl Engine {
             local: facts.local,
             podman: facts.podman,
             rootless: facts.rootless,
+            tap: facts.tap,
             filter,
+            keeper_filter,
         }
     }
 
@@ -363,12 +370,15 @@ fn read_program(path: &std::path::Path) -> Result<Vec<u8>, Error> {
     })
 }
 
-fn write_filter(sandbox: &SandboxDir) -> Result<PathBuf, Error> {
+/// Those of both containers, in the sandbox's directory.
+fn write_filters(sandbox: &SandboxDir) -> Result<[PathBuf; 2], Error> {
     let failed = |source: sbx_sys::Error| {
         Error::new(Code::State, "cannot write the filter of system calls").because(source)
     };
     let directory = sbx_sys::file::open_dir(sandbox.join("")).map_err(failed)?;
-    let text = sbx_sys::jail::engine_profile().to_string();
-    sbx_sys::file::replace_at(&directory, FILTER, text.as_bytes()).map_err(failed)?;
-    Ok(sandbox.join(FILTER))
+    for (name, frames) in [(FILTER, false), (KEEPER_FILTER, true)] {
+        let text = sbx_sys::jail::engine_profile(frames).to_string();
+        sbx_sys::file::replace_at(&directory, name, text.as_bytes()).map_err(failed)?;
+    }
+    Ok([sandbox.join(FILTER), sandbox.join(KEEPER_FILTER)])
 }

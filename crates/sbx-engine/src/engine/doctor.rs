@@ -9,7 +9,6 @@ use sbx_sys::spawn::Spawn;
 use super::Engine;
 use super::prepare::image_error;
 use crate::command::{Check, DoctorReply, DoctorRequest, Error, Outcome, Reply, Ui};
-use crate::docker::EngineFacts;
 use crate::facts::{HostFacts, Virtualisation, program};
 
 /// Days after which a kernel or template is said to be old.
@@ -45,43 +44,18 @@ impl Engine {
     /// Whether the isolation `docker` works here, likewise.
     async fn engine(&self) -> Check {
         let (id, title) = ("docker", "isolation docker");
-        let asked = async {
-            let client = self.client(&crate::docker::discover(&self.caller)?).await?;
-            EngineFacts::ask(&client).await
-        };
-        let facts = match asked.await {
-            Ok(facts) => facts,
+        let asked = async { self.reached(&crate::docker::discover(&self.caller)?).await };
+        match asked.await {
+            Ok((_, facts)) => isolations::docker(&facts),
             Err(error) => {
                 let found = match error.causes.first() {
                     Some(cause) => format!("{}: {cause}", error.message),
                     None => error.message,
                 };
                 let found = format!("does not work: {found}");
-                return warn(id, title, found, &error.hint.unwrap_or_default());
+                warn(id, title, found, &error.hint.unwrap_or_default())
             }
-        };
-        let mut lacks = Vec::new();
-        for (there, what) in [
-            (facts.memory_limit, "it cannot hold memory"),
-            (facts.cpu_quota, "it cannot hold processors"),
-            (facts.pids_limit, "it cannot hold processes"),
-            (facts.local, "it takes no workspace, since it is elsewhere"),
-        ] {
-            lacks.extend((!there).then_some(what));
         }
-        if facts.local && !std::path::Path::new("/dev/net/tun").exists() {
-            lacks.push("without /dev/net/tun it has no network");
-        }
-        if lacks.is_empty() {
-            return pass(id, title, format!("works, with {}", facts.name));
-        }
-        let found = format!(
-            "works with limits, with {}: {}",
-            facts.name,
-            lacks.join("; ")
-        );
-        let cure = "run the engine as root on this host, with its control groups, and load `tun`";
-        warn(id, title, found, cure)
     }
 
     fn companions(&self) -> Check {

@@ -50,9 +50,13 @@ pub struct DockerEngine {
     pub podman: bool,
     /// Whether it runs as an ordinary user.
     pub rootless: bool,
+    /// Whether its containers can have tap devices.
+    pub tap: bool,
     /// A file with the filter of system calls, for an engine that takes no
     /// other form of it.
     pub filter: Option<PathBuf>,
+    /// The same for the keeper of a network without a tap device.
+    pub keeper_filter: Option<PathBuf>,
 }
 
 /// What a container of an engine is made of.
@@ -116,13 +120,29 @@ pub(super) fn env(spec: &SandboxSpec, files: &DockerFiles) -> Vec<EnvVar> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use sbx_spec::{EngineImage, Isolation, Pull};
     use serde_json::json;
 
     use super::super::tests::{facts, network, spec};
     use super::super::{Artifacts, plan};
     use super::*;
+
+    /// A Docker of this host.
+    pub(crate) fn engine() -> DockerEngine {
+        DockerEngine {
+            endpoint: Endpoint::Unix("/run/e.sock".into()),
+            ssh: Vec::new(),
+            name: "Docker 28".to_owned(),
+            owner: "a1".to_owned(),
+            local: true,
+            podman: false,
+            rootless: false,
+            tap: true,
+            filter: None,
+            keeper_filter: None,
+        }
+    }
 
     #[test]
     fn the_plan_of_an_engine_s_container_is_this() {
@@ -135,16 +155,7 @@ mod tests {
             ..spec()
         };
         let files = DockerFiles {
-            engine: DockerEngine {
-                endpoint: Endpoint::Unix("/run/e.sock".into()),
-                ssh: Vec::new(),
-                name: "Docker 28".to_owned(),
-                owner: "a1".to_owned(),
-                local: true,
-                podman: false,
-                rootless: false,
-                filter: None,
-            },
+            engine: engine(),
             image: "sha256:1".to_owned(),
             env: vec![
                 ("PATH".to_owned(), "/opt/node/bin:/bin".to_owned()),
@@ -169,7 +180,8 @@ mod tests {
                 "engine": {
                     "endpoint": { "unix": "/run/e.sock" }, "ssh": [],
                     "name": "Docker 28", "owner": "a1", "local": true,
-                    "podman": false, "rootless": false, "filter": null,
+                    "podman": false, "rootless": false, "tap": true,
+                    "filter": null, "keeper_filter": null,
                 },
                 "image": "sha256:1",
                 "network_image": "sha256:2",

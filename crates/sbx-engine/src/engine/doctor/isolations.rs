@@ -18,6 +18,7 @@ use super::super::Engine;
 use super::{fail, pass, warn};
 use crate::command::{Check, Code, Error};
 use crate::container::{Outcome, Step, TrialConfig};
+use crate::docker::EngineFacts;
 use crate::facts::{HostFacts, Virtualisation};
 use crate::store::{OWN_FILES, erase};
 
@@ -274,6 +275,40 @@ pub(super) fn microvm(facts: &HostFacts) -> Check {
     }
 }
 
+/// The isolation `docker` with an engine that says this of itself.
+pub(super) fn docker(facts: &EngineFacts) -> Check {
+    const ID: &str = "docker";
+    const TITLE: &str = "isolation docker";
+    let name = match facts.rootless {
+        true => format!("{} of an ordinary user", facts.name),
+        false => facts.name.clone(),
+    };
+    let limits = [
+        (facts.memory_limit, "it cannot hold memory"),
+        (facts.cpu_quota, "it cannot hold processors"),
+        (facts.pids_limit, "it cannot hold processes"),
+        (
+            facts.seccomp,
+            "it filters no system calls, which the first process inside then does alone",
+        ),
+        (facts.local, "it takes no workspace, since it is elsewhere"),
+        (
+            !facts.remapped || !facts.local,
+            "it takes no workspace, since ids of its containers are nobody's here (userns-remap)",
+        ),
+    ];
+    let limits: Vec<_> = limits
+        .into_iter()
+        .filter_map(|(there, what)| (!there).then_some(what))
+        .collect();
+    if limits.is_empty() {
+        return pass(ID, TITLE, format!("works, with {name}"));
+    }
+    let found = format!("works with limits, with {name}: {}", limits.join("; "));
+    let cure = "an engine on this host with its control groups has none: as root, or under systemd";
+    warn(ID, TITLE, found, cure)
+}
+
 /// Kernels whose policy nobody has tried this with.
 pub(super) fn labels() -> Option<Check> {
     let enforcing = std::fs::read_to_string("/sys/fs/selinux/enforce").ok()?;
@@ -291,6 +326,61 @@ pub(super) fn labels() -> Option<Check> {
 mod tests {
     use super::*;
     use crate::command::Outcome as Word;
+
+    #[test]
+    fn an_engine_that_can_hold_everything_works_and_others_say_what_they_cannot() {
+        let whole = EngineFacts {
+            name: "Podman 5".to_owned(),
+            podman: true,
+            rootless: true,
+            remapped: false,
+            local: true,
+            tap: false,
+            seccomp: true,
+            memory_limit: true,
+            cpu_quota: true,
+            pids_limit: true,
+            cpus: 2,
+            memory: sbx_spec::ByteSize::gib(1),
+        };
+        let works = docker(&whole);
+        assert_eq!(works.outcome, Word::Pass, "{works:?}");
+        assert!(works.found.contains("Podman 5 of an ordinary user"));
+        for (facts, what) in [
+            (
+                EngineFacts {
+                    memory_limit: false,
+                    ..whole.clone()
+                },
+                "memory",
+            ),
+            (
+                EngineFacts {
+                    local: false,
+                    ..whole.clone()
+                },
+                "elsewhere",
+            ),
+            (
+                EngineFacts {
+                    remapped: true,
+                    ..whole.clone()
+                },
+                "userns-remap",
+            ),
+            (
+                EngineFacts {
+                    seccomp: false,
+                    ..whole.clone()
+                },
+                "system calls",
+            ),
+        ] {
+            let limited = docker(&facts);
+            assert_eq!(limited.outcome, Word::Warn, "{limited:?}");
+            assert!(limited.found.contains(what), "{limited:?}");
+        }
+    }
 
     fn said(refused: &[(Step, &str)]) -> Vec<Outcome> {
         let all = [

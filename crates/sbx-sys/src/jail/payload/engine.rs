@@ -18,9 +18,13 @@ const SET_UP: &[super::Named] = named![
     SYS_seccomp,
 ];
 
-/// The filter as a JSON document of the form that Docker defined.
+/// Sockets for the frames of an interface.
+const FRAMES: Way = &[(0, Is::Value(libc::AF_PACKET.cast_unsigned()))];
+
+/// The filter as a JSON document of the form that Docker defined; with
+/// `frames` it lets packet sockets through, which take a capability as well.
 #[must_use]
-pub fn engine_profile() -> Value {
+pub fn engine_profile(frames: bool) -> Value {
     let plain: Vec<_> = allowed()
         .chain(SET_UP.iter().copied())
         .map(|(name, _)| bare(name))
@@ -38,6 +42,13 @@ pub fn engine_profile() -> Value {
                 "args": arguments(way),
             }));
         }
+    }
+    if frames {
+        calls.push(json!({
+            "names": ["socket"],
+            "action": "SCMP_ACT_ALLOW",
+            "args": arguments(FRAMES),
+        }));
     }
     json!({
         "defaultAction": "SCMP_ACT_ERRNO",
@@ -74,7 +85,15 @@ mod tests {
 
     #[test]
     fn what_the_document_lets_through_is_the_list() {
-        let document = engine_profile();
+        let document = engine_profile(false);
+        let frames = |document: &Value| {
+            let calls = document["syscalls"].as_array().unwrap();
+            let kinds = calls.iter().filter(|call| call["names"][0] == "socket");
+            kinds
+                .filter(|call| call["args"][0]["value"] == libc::AF_PACKET)
+                .count()
+        };
+        assert_eq!((frames(&document), frames(&engine_profile(true))), (0, 1));
         let text = document.to_string();
         assert_eq!(document["defaultAction"], "SCMP_ACT_ERRNO");
         for name in ["\"read\"", "\"cachestat\"", "\"execve\"", "\"seccomp\""] {
