@@ -76,7 +76,8 @@ pub(super) fn fits_a_container(
     let wrong =
         |flag, value: String, why: &str| Err(ResolveError::Limit(flag, value, why.to_owned()));
     if let Some(disk) = request.disk {
-        let why = "nothing holds the disk of a container yet; that of a microVM has a size";
+        let why = "the file system that a container's files lie on gives no quota to one container; \
+                   leave it out, or use `--isolation microvm`, whose disk has a size";
         return wrong("--disk", disk.to_string(), why);
     }
     let why = match &host.no_cgroup {
