@@ -157,6 +157,8 @@ impl Connection {
             .with_fd(far.try_clone()?, 0)
             .with_fd(far, 1)
             .with_fd(saying, 2);
+        // Away from the terminal, where it could ask, and from its ^C.
+        spawn.new_session = true;
         spawn.parent_death_signal = Some(Signal::KILL);
         for (name, value) in variables {
             spawn = spawn.env(name, value);
