@@ -42,6 +42,7 @@ mod fresh;
 mod full_disk;
 mod guarded;
 mod halted;
+mod images;
 mod interrupts;
 mod life;
 mod limits;

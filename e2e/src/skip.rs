@@ -30,10 +30,12 @@ pub enum Fact {
     Java,
     /// The host has a server of ssh.
     SshServer,
+    /// The host has a compiler for the C library musl.
+    Musl,
 }
 
 impl Fact {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Root,
         Self::KvmDevice,
         Self::Kvm,
@@ -42,6 +44,7 @@ impl Fact {
         Self::CargoRegistry,
         Self::Java,
         Self::SshServer,
+        Self::Musl,
     ];
 
     fn name(self) -> &'static str {
@@ -54,6 +57,7 @@ impl Fact {
             Self::CargoRegistry => "cargo-registry",
             Self::Java => "java",
             Self::SshServer => "ssh-server",
+            Self::Musl => "musl-gcc",
         }
     }
 
@@ -72,6 +76,7 @@ impl Fact {
             Self::PipIndex => answers("python3", &["-m", "pip", "index", "versions", "six"]),
             Self::CargoRegistry => answers("cargo", &["info", "--quiet", "itoa"]),
             Self::Java => crate::client::java().is_some(),
+            Self::Musl => crate::environment::program("musl-gcc").is_absolute(),
             Self::SshServer => crate::environment::program("sshd").is_absolute(),
         }
     }
