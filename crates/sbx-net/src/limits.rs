@@ -242,8 +242,9 @@ pub const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 /// How long a TCP connection to the name server may be silent.
 pub const DNS_STREAM_TIME: Duration = Duration::from_secs(10);
 
-/// How often the guest is asked about a connection of a dead endpoint.
-pub const ORPHAN_QUESTIONS: u32 = 4;
+/// How often the guest is asked about a connection of a dead endpoint: amid a
+/// flood of its own most of what it answers is lost.
+pub const ORPHAN_QUESTIONS: u32 = 40;
 
 /// The pause between two such questions: longer than guests keep silent
 /// after one.
