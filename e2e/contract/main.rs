@@ -46,6 +46,7 @@ mod images;
 mod interrupts;
 mod life;
 mod limits;
+mod podman;
 mod policy;
 mod ports;
 mod posix;

@@ -1,5 +1,6 @@
 //! What cannot run here: a fact that is missing, on a committed list.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Stdio;
 
@@ -30,12 +31,14 @@ pub enum Fact {
     Java,
     /// The host has a server of ssh.
     SshServer,
+    /// Only root may open the device for taps.
+    NoTap,
     /// The host has a compiler for the C library musl.
     Musl,
 }
 
 impl Fact {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Root,
         Self::KvmDevice,
         Self::Kvm,
@@ -44,6 +47,7 @@ impl Fact {
         Self::CargoRegistry,
         Self::Java,
         Self::SshServer,
+        Self::NoTap,
         Self::Musl,
     ];
 
@@ -57,6 +61,7 @@ impl Fact {
             Self::CargoRegistry => "cargo-registry",
             Self::Java => "java",
             Self::SshServer => "ssh-server",
+            Self::NoTap => "no-tap",
             Self::Musl => "musl-gcc",
         }
     }
@@ -77,6 +82,8 @@ impl Fact {
             Self::CargoRegistry => answers("cargo", &["info", "--quiet", "itoa"]),
             Self::Java => crate::client::java().is_some(),
             Self::Musl => crate::environment::program("musl-gcc").is_absolute(),
+            Self::NoTap => std::fs::metadata("/dev/net/tun")
+                .map_or(true, |found| found.permissions().mode() & 0o006 == 0),
             Self::SshServer => crate::environment::program("sshd").is_absolute(),
         }
     }

@@ -1,5 +1,7 @@
 //! What an engine is and can hold.
 
+use std::os::unix::net::UnixStream;
+
 use hyper::Method;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -82,7 +84,8 @@ impl EngineFacts {
         let same =
             kernel.release().to_str().ok() == info.get("KernelVersion").and_then(Value::as_str);
         let local = matches!(endpoint, Endpoint::Unix(_)) && same;
-        let rootless = has("rootless");
+        // Podman 4 does not say it.
+        let rootless = has("rootless") || podman && is_users(endpoint);
         let name = if podman { "Podman" } else { "Docker" };
         Self {
             name: format!("{name} {}", text(version, "Version")),
@@ -99,6 +102,16 @@ impl EngineFacts {
             memory: ByteSize::bytes(number("MemTotal")),
         }
     }
+}
+
+/// Whether somebody else than root listens there, as the kernel says.
+fn is_users(endpoint: &Endpoint) -> bool {
+    let Endpoint::Unix(path) = endpoint else {
+        return false;
+    };
+    let peer = UnixStream::connect(path).ok();
+    let peer = peer.and_then(|stream| rustix::net::sockopt::socket_peercred(&stream).ok());
+    peer.is_some_and(|peer| !peer.uid.is_root())
 }
 
 /// Whether this host has the device for it. An engine that runs as an ordinary
