@@ -142,7 +142,12 @@ pub(crate) fn remove_left(sandbox: &SandboxDir) {
         return;
     };
     match serde_json::from_slice(&record) {
-        Ok(group) => leave(sandbox, &group),
+        Ok(group) if !leave(sandbox, &group) => {
+            // Who stood still while its parent ended may not have heard of it.
+            group.kill(&prefix(sandbox.name()));
+            leave(sandbox, &group);
+        }
+        Ok(_) => {}
         Err(_) => erase(sandbox),
     }
 }
@@ -153,16 +158,19 @@ pub(crate) fn is_left(sandbox: &SandboxDir) -> bool {
 }
 
 /// Removes the group, which its processes have left or are leaving, and then
-/// the record of it.
-pub(crate) fn leave(sandbox: &SandboxDir, group: &Group) {
+/// the record of it; false where some stay.
+pub(crate) fn leave(sandbox: &SandboxDir, group: &Group) -> bool {
     let deadline = Instant::now() + PATIENCE;
     let mut pause = Duration::from_millis(1);
     loop {
         match group.remove(&prefix(sandbox.name())) {
-            Ok(()) => return erase(sandbox),
+            Ok(()) => {
+                erase(sandbox);
+                return true;
+            }
             // The kernel tells nobody when the last process is gone.
             Err(_) if Instant::now() < deadline => std::thread::sleep(pause),
-            Err(_) => return,
+            Err(_) => return false,
         }
         pause = Duration::from_millis(10).min(pause * 2);
     }

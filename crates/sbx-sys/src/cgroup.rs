@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Attempt, Error, Result};
-use crate::file;
+use crate::{file, process};
 
 mod hierarchy;
 mod unified;
@@ -23,6 +23,8 @@ mod unified;
 use hierarchy::Hierarchies;
 pub use unified::Unified;
 
+/// Most bytes of a list of processes that are read.
+const MAX_PROCESSES: usize = 64 * 1024;
 /// The controllers that a group is made for.
 const CONTROLLERS: [Controller; 3] = [Controller::Memory, Controller::Cpu, Controller::Pids];
 
@@ -205,6 +207,29 @@ impl Group {
         Ok(())
     }
 
+    /// Kills what is left in the group. A place that is no group of this name's
+    /// kind is left alone: the record may have been altered.
+    pub fn kill(&self, prefix: &str) {
+        for place in self.named(prefix) {
+            for pid in place.processes() {
+                // Whose number this is by now is known once it is held.
+                if let Ok(Some(process)) = process::open(pid)
+                    && place.processes().contains(&pid)
+                {
+                    let _gone = process::signal(&process, rustix::process::Signal::KILL);
+                }
+            }
+        }
+    }
+
+    /// Its places that are groups of this name's kind.
+    fn named(&self, prefix: &str) -> impl Iterator<Item = &Place> {
+        self.places.iter().filter(move |place| {
+            let name = place.directory.file_name().and_then(|name| name.to_str());
+            name.is_some_and(|name| name.starts_with(prefix)) && is_group(&place.directory)
+        })
+    }
+
     /// Removes the group; one that is not there is fine. A place that is no
     /// group of this name's kind is left alone: the record may have been
     /// altered.
@@ -213,11 +238,7 @@ impl Group {
     /// [`io::ErrorKind::ResourceBusy`] while processes are left in it.
     pub fn remove(&self, prefix: &str) -> Result<()> {
         let mut worst = Ok(());
-        for place in &self.places {
-            let named = place.directory.file_name().and_then(|name| name.to_str());
-            if !named.is_some_and(|name| name.starts_with(prefix)) || !is_group(&place.directory) {
-                continue;
-            }
+        for place in self.named(prefix) {
             match fs::remove_dir(&place.directory) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -234,6 +255,14 @@ impl Group {
 }
 
 impl Place {
+    /// The processes in it.
+    fn processes(&self) -> Vec<u32> {
+        let text = file::read_bounded(self.directory.join("cgroup.procs"), MAX_PROCESSES);
+        let text = text.unwrap_or_default();
+        let lines = String::from_utf8_lossy(&text);
+        lines.lines().filter_map(|pid| pid.parse().ok()).collect()
+    }
+
     /// Sets one limit; whether there was one to set.
     fn limit(&self, controller: Controller, limits: &Limits) -> Result<bool> {
         const PERIOD_US: u64 = 100_000;
@@ -309,6 +338,15 @@ mod tests {
         assert_eq!(seen.matches(&name).count(), group.places.len(), "{seen}");
         let busy = group.remove("sbx-test-").unwrap_err();
         assert_eq!(busy.kind(), io::ErrorKind::ResourceBusy);
+        let killed = Spawn::path("/bin/sleep").arg("600").spawn().unwrap();
+        group.add(killed.pid()).unwrap();
+        group.expel(child.pid()).unwrap();
+        group.kill("sbx-other-");
+        assert!(killed.try_wait().unwrap().is_none());
+        group.kill("sbx-test-");
+        killed.wait().unwrap();
+        assert!(child.try_wait().unwrap().is_none());
+        group.add(child.pid()).unwrap();
         // Another prefix is another's group, and a process can be let go.
         group.remove("sbx-other-").unwrap();
         group.expel(child.pid()).unwrap();

@@ -91,7 +91,7 @@ impl SpawnerConfig {
             for pid in supervisor.into_iter().chain([std::process::id()]) {
                 let _ = group.expel(pid);
             }
-            crate::group::leave(&sandbox, group);
+            let _stays = crate::group::leave(&sandbox, group);
         }
     }
 }
