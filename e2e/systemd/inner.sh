@@ -61,6 +61,14 @@ for unit in getty@tty1.service serial-getty@ttyS0.service systemd-timesyncd.serv
     e2scrub_all.timer e2scrub_reap.service fstrim.timer; do
     ln -sf /dev/null "etc/systemd/system/$unit"
 done
+# Engines start where a check starts them, and touch no network.
+for unit in containerd.service docker.service docker.socket podman.service podman.socket \
+    podman-auto-update.service podman-auto-update.timer podman-restart.service; do
+    rm -f etc/systemd/*/*.wants/"$unit"
+done
+mkdir -p etc/docker
+echo '{ "bridge": "none", "iptables": false, "ip6tables": false, "ip-masq": false }' \
+    >etc/docker/daemon.json
 cd ..
 
 # Sparse: what the user's cache and sandboxes will take.

@@ -30,3 +30,35 @@ refused() {
     said=$("$@" 2>&1) || status=$?
     [ "$status" = "$wanted" ] || fail "\`$*\` ended with $status instead of $wanted: $said"
 }
+
+# An image of a static program, for the engine whose client this is:
+# tiny CLIENT...
+tiny() {
+    mkdir -p tree/bin
+    cp /bin/busybox tree/bin/
+    for name in sh id cat wget; do ln -sf busybox "tree/bin/$name"; done
+    tar -C tree -c . | "$@" import - tiny:1 >/dev/null
+}
+
+# A sandbox with the engine that DOCKER_HOST names works in it, gets no
+# further than it may, and leaves nothing with it: contained UID CLIENT...
+contained() {
+    local uid=$1 said
+    shift
+    tiny "$@"
+    has doctor "$(sbx doctor 2>&1 || true)" 'isolation docker: works'
+    echo 'on the host' >made
+    python3 -m http.server --bind 127.0.0.1 --directory / 8001 >/dev/null 2>&1 & open=$!
+    until curl -s --max-time 5 -o /dev/null http://127.0.0.1:8001/etc/hostname; do :; done
+    # shellcheck disable=SC2016
+    said=$(sbx run --isolation docker -t tiny:1 --memory 256m --network locked \
+        --allow-network localhost:8001 --name contained shell -- -c 'id -u; cat made
+            echo x >by-agent
+            wget -q -O - http://host.sbx.internal:8001/etc/hostname
+            wget -q -O - http://host.sbx.internal:8002/ 2>/dev/null || echo refused')
+    kill $open
+    same session "$said" "$uid"$'\n''on the host'$'\n'machine$'\n'refused
+    same owner "$(stat -c %U by-agent)" "$(id -un)"
+    sbx rm -f contained
+    same containers "$("$@" ps -aq)" ''
+}
