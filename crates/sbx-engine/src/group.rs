@@ -5,9 +5,10 @@
 //! A command that stops a sandbox removes it once all processes are gone; where
 //! none waits, the spawner, which is not locked down, lets them out and removes
 //! it last thing, for which the kernel takes its time; what a killed sandbox
-//! left the next command removes. Trusts the record
-//! only for where a group may be: whatever it says, nothing but an empty
-//! control group of this sandbox is removed.
+//! left the next command removes, after it has killed what stayed in it. Trusts
+//! the record only for where a group may be: whatever it says, nothing is
+//! killed but in a control group of this sandbox's name, and nothing removed
+//! but an empty one.
 //!
 //! Where systemd runs the host, the group is a scope of it (`scope`), which
 //! it writes down and removes itself.
