@@ -17,7 +17,6 @@ mod network;
 mod port;
 mod root;
 mod stop;
-mod temporary;
 mod trust;
 
 use std::process::ExitCode;

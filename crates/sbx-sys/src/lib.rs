@@ -28,6 +28,7 @@ pub mod process;
 pub mod resolver;
 pub mod spawn;
 pub mod tap;
+pub mod tree;
 pub mod unix;
 pub mod userns;
 pub mod veth;

@@ -145,7 +145,7 @@ fn prepare(setup: &Setup, warnings: &mut Warnings) -> Result<OwnedFd> {
     let open = |path: &str| {
         rustix::fs::chmod(path, Mode::from_raw_mode(0o1777)).attempt(format!("open up `{path}`"))
     };
-    super::temporary::empty(Path::new("/tmp"));
+    sbx_sys::tree::clear(Path::new("/tmp"));
     warnings.note(open("/tmp"));
     warnings.note(open("/run/lock"));
     // Where /run is the image's own, what was there before the last end is.

@@ -1,8 +1,7 @@
-//! An empty /tmp, as a machine has at each start, where an engine keeps the
-//! files of a container.
+//! Removing a tree that somebody hostile made.
 //!
-//! Workspaces may be mounted below it, by whatever way was planted there: only
-//! the kernel knows, and what it says is the root of a mount is not entered.
+//! No link in it is followed. Something may be mounted below, by whatever way was planted there:
+//! only the kernel knows, and what it says is the root of a mount is not entered.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -10,19 +9,20 @@ use std::path::Path;
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, StatxFlags, openat, statx, unlinkat};
 use rustix::io::Errno;
 
-/// Names that are removed at one start, and directories one in the other that
-/// are entered: the rest stays for the next one.
+/// Names that are removed by one call, and directories one in the other that
+/// are entered.
 const NAMES: usize = 200_000;
 const DEPTH: usize = 64;
 /// `STATX_ATTR_MOUNT_ROOT`.
 const MOUNT_ROOT: u64 = 0x2000;
 
-/// Removes what lies in `directory` and is not mounted there. Nothing else
-/// may run yet.
-pub(super) fn empty(directory: &Path) {
+/// Removes what lies in `directory`, which is no link, and is not mounted
+/// there. Stays: what the kernel does not let go, and what is more or deeper
+/// than one call removes. Whoever needs to know looks.
+pub fn clear(directory: &Path) {
     let mut names = NAMES;
     if let Ok(directory) = open(rustix::fs::CWD, directory) {
-        clear(&directory, DEPTH, &mut names);
+        clear_open(&directory, DEPTH, &mut names);
     }
 }
 
@@ -31,7 +31,7 @@ fn open(at: BorrowedFd<'_>, name: impl rustix::path::Arg) -> rustix::io::Result<
     openat(at, name, flags, Mode::empty())
 }
 
-fn clear(directory: &OwnedFd, depth: usize, names: &mut usize) {
+fn clear_open(directory: &OwnedFd, depth: usize, names: &mut usize) {
     let Ok(entries) = Dir::read_from(directory) else {
         return;
     };
@@ -53,7 +53,7 @@ fn clear(directory: &OwnedFd, depth: usize, names: &mut usize) {
         if depth == 0 || may_be_mounted(&inner) {
             continue;
         }
-        clear(&inner, depth - 1, names);
+        clear_open(&inner, depth - 1, names);
         // Where something stays, so does the way to it.
         let _ = unlinkat(directory, name, AtFlags::REMOVEDIR);
     }
@@ -86,9 +86,9 @@ mod tests {
         fs::write(full.join("a/b/file"), "").unwrap();
         symlink(&other, full.join("a/link")).unwrap();
         symlink(&full, dir.path().join("way")).unwrap();
-        empty(&dir.path().join("way"));
+        clear(&dir.path().join("way"));
         assert!(full.join("a").exists(), "by a link it is not entered");
-        empty(&full);
+        clear(&full);
         assert_eq!(fs::read_dir(&full).unwrap().count(), 0);
         assert_eq!(fs::read_to_string(other.join("file")).unwrap(), "kept");
     }
