@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use sbx_spec::{Config, SandboxName};
 use sbx_sys::process::ProcessId;
+use tokio::io::unix::AsyncFd;
 
 use crate::client;
 use crate::command::{Caller, Code, Command, Error, Reply, SandboxBrief, Status, Ui};
@@ -176,6 +177,8 @@ impl Engine {
             return Ok(());
         }
         let runtime = self.runtime(sandbox.name());
+        let process = record.as_ref().map_or(Ok(None), supervisor)?;
+        let mut process = process.map(watched).transpose()?;
         // One that does nothing at all is not given the grace of its guest.
         let asked = match client::ping(&runtime).await {
             Err(error) if error.code == Code::Timeout => Err(error),
@@ -193,7 +196,12 @@ impl Engine {
                 kill(record.as_ref())?;
                 break;
             }
-            pauses.next().await;
+            match process.take() {
+                Some(process) => {
+                    let _ = tokio::time::timeout_at(deadline, process.readable()).await;
+                }
+                None => pauses.next().await,
+            }
         }
         wait_unlocked(sandbox).await?;
         self.tidy(sandbox)?;
@@ -258,12 +266,17 @@ fn supervisor(record: &RunRecord) -> Result<Option<OwnedFd>, Error> {
 /// waits for the kernel cannot end in good order.
 async fn break_off(process: OwnedFd) -> Result<(), Error> {
     sbx_sys::process::signal(&process, Signal::TERM).map_err(unended)?;
-    let process = crate::docker::readiness(process)
-        .map_err(|source| Error::new(Code::Io, "cannot watch a supervisor").because(source))?;
+    let process = watched(process)?;
     match tokio::time::timeout(IN_GOOD_ORDER, process.readable()).await {
         Ok(_) => Ok(()),
         Err(_) => sbx_sys::process::signal(process.get_ref(), Signal::KILL).map_err(unended),
     }
+}
+
+/// A process whose end the kernel tells.
+fn watched(process: OwnedFd) -> Result<AsyncFd<OwnedFd>, Error> {
+    crate::docker::readiness(process)
+        .map_err(|source| Error::new(Code::Io, "cannot watch a supervisor").because(source))
 }
 
 fn unended(source: sbx_sys::Error) -> Error {
