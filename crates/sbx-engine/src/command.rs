@@ -16,6 +16,7 @@ mod ui;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::{Arc, LazyLock};
 
 use serde::{Deserialize, Serialize};
 
@@ -257,7 +258,7 @@ pub struct GcRequest {
 
 /// Who asks: facts that only the program may read. Nothing of it but
 /// `terminal` and `git` ever enters a sandbox.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub struct Caller {
     /// Effective user id.
     pub uid: u32,
@@ -276,7 +277,7 @@ pub struct Caller {
     /// rule; `None` for UTC.
     pub timezone: Option<String>,
     /// Name and address that git records, from the user's own configuration.
-    pub git: Option<GitIdentity>,
+    pub git: AskedGit,
     /// Variables that the clients of package archives need to reach them
     /// (proxies, extra roots); for making images alone.
     pub archives: Vec<(String, String)>,
@@ -288,6 +289,27 @@ pub struct Caller {
     /// What of this host no sandbox sees, links followed, our own
     /// directories included: for [`sbx_spec::resolve`].
     pub sensitive: SensitivePlaces,
+}
+
+/// What git was asked, in the middle of other work. Who needs the answer first
+/// waits for it.
+#[derive(Clone, Debug)]
+pub struct AskedGit(Arc<LazyLock<Option<GitIdentity>, Answer>>);
+
+type Answer = Box<dyn FnOnce() -> Option<GitIdentity> + Send>;
+
+impl AskedGit {
+    /// `answer` is called at most once, and may wait.
+    #[must_use]
+    pub fn new(answer: impl FnOnce() -> Option<GitIdentity> + Send + 'static) -> Self {
+        Self(Arc::new(LazyLock::new(Box::new(answer))))
+    }
+
+    /// The answer; `None` if git knows nothing, or there is none.
+    #[must_use]
+    pub fn answer(&self) -> Option<&GitIdentity> {
+        self.0.as_ref().as_ref()
+    }
 }
 
 /// Name and address that git records.

@@ -124,7 +124,7 @@ impl HostFacts {
             proxies: proxies(caller),
             git_config: caller
                 .git
-                .as_ref()
+                .answer()
                 .and_then(crate::command::GitIdentity::to_config),
             control_group: control_group(),
             fuse: fuse(),

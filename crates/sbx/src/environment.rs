@@ -10,10 +10,10 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sbx_engine::Directories;
-use sbx_engine::command::{Caller, Code, Error, GitIdentity};
+use sbx_engine::command::{AskedGit, Caller, Code, Error, GitIdentity};
 use sbx_spec::{EnvVar, SensitivePlaces};
 
 use crate::registries::registries;
@@ -267,7 +267,7 @@ impl Environment {
     }
 
     /// Everything the engine may know of who asks. `with_git` asks git for
-    /// the user's name and address, which costs a few milliseconds.
+    /// the user's name and address, which takes it a few milliseconds.
     pub(crate) fn caller(
         &self,
         home: PathBuf,
@@ -278,11 +278,7 @@ impl Environment {
             Error::new(Code::Io, "cannot find the program `sbx` itself").because(source)
         })?;
         let uid = rustix::process::geteuid().as_raw();
-        let git = if with_git {
-            self.git_identity(&home)
-        } else {
-            None
-        };
+        let git = with_git.then(|| self.ask_git(&home)).flatten();
         Ok(Caller {
             uid,
             gid: rustix::process::getegid().as_raw(),
@@ -291,7 +287,7 @@ impl Environment {
             program,
             terminal: self.terminal(),
             timezone: self.timezone(),
-            git,
+            git: AskedGit::new(move || Some(parse_identity(&git?()?))),
             archives: self.those(ARCHIVES),
             engines: self.those(ENGINES),
             registries: registries(self, &home, Path::new("/etc")),
@@ -303,7 +299,7 @@ impl Environment {
     /// Name and address from the user's own git configuration, never from
     /// that of a repository: git runs in `/` with nothing of the caller's
     /// environment but where the configuration is.
-    fn git_identity(&self, home: &Path) -> Option<GitIdentity> {
+    fn ask_git(&self, home: &Path) -> Option<impl FnOnce() -> Option<Vec<u8>> + Send + use<>> {
         let candidates = ["/usr/bin/git", "/usr/local/bin/git", "/bin/git"];
         let git = candidates.iter().find(|path| Path::new(path).is_file())?;
         #[expect(
@@ -326,13 +322,12 @@ impl Environment {
         if let Some(config) = self.value("XDG_CONFIG_HOME") {
             command.env("XDG_CONFIG_HOME", config);
         }
-        let output = bounded_output(command.spawn().ok()?)?;
-        Some(parse_identity(&output))
+        bounded_output(command.spawn().ok()?)
     }
 }
 
-/// At most 64 KiB of what a program prints within two seconds.
-fn bounded_output(mut child: Child) -> Option<Vec<u8>> {
+/// At most 64 KiB of what a program prints within two seconds, once it is asked for.
+fn bounded_output(mut child: Child) -> Option<impl FnOnce() -> Option<Vec<u8>> + Send + use<>> {
     let stdout = child.stdout.take()?;
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
@@ -341,10 +336,14 @@ fn bounded_output(mut child: Child) -> Option<Vec<u8>> {
         // Nobody listens any more once the time is up.
         let _ = sender.send(read.is_ok().then_some(bytes));
     });
-    let output = receiver.recv_timeout(Duration::from_secs(2)).ok().flatten();
-    let _ = child.kill();
-    let _ = child.wait();
-    output
+    let end = Instant::now() + Duration::from_secs(2);
+    Some(move || {
+        let left = end.saturating_duration_since(Instant::now());
+        let output = receiver.recv_timeout(left).ok().flatten();
+        let _ = child.kill();
+        let _ = child.wait();
+        output
+    })
 }
 
 /// Reads `key\nvalue\0` records; the last of a key counts, as git has it.
@@ -455,6 +454,6 @@ mod tests {
         #[expect(clippy::disallowed_methods, reason = "a program that never ends")]
         let mut command = Command::new("/bin/sleep");
         let child = command.arg("60").stdout(Stdio::piped()).spawn().unwrap();
-        assert_eq!(bounded_output(child), None);
+        assert_eq!(bounded_output(child).unwrap()(), None);
     }
 }

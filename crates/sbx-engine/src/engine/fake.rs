@@ -13,8 +13,8 @@ use serde_json::Value;
 
 use super::Engine;
 use crate::command::{
-    AuditRecord, Caller, Cancel, Canceller, EndBlock, Error, LogLine, StartBlock, Terminal, Ui,
-    cancellation,
+    AskedGit, AuditRecord, Caller, Cancel, Canceller, EndBlock, Error, LogLine, StartBlock,
+    Terminal, Ui, cancellation,
 };
 use crate::directories::Directories;
 use crate::store::{Phase, RunRecord, SandboxDir, Supervising};
@@ -41,7 +41,7 @@ pub(crate) fn caller() -> Caller {
         home,
         terminal: Vec::new(),
         timezone: None,
-        git: None,
+        git: AskedGit::new(|| None),
         archives: Vec::new(),
         registries: Vec::new(),
         engines: Vec::new(),
