@@ -216,13 +216,13 @@ pub(crate) fn command() -> clap::Command {
     Cli::command().after_help(help)
 }
 
-/// Reads a prepared command line.
+/// Reads a prepared command line with [`command`], which takes longer to make than to use.
 ///
 /// # Errors
 /// [`usage::Stop::Wrong`] with an error in our own form, or what `--help`
 /// prints.
-pub(crate) fn parse(args: &[OsString]) -> Result<Cli, Stop> {
-    let matches = command()
+pub(crate) fn parse(command: clap::Command, args: &[OsString]) -> Result<Cli, Stop> {
+    let matches = command
         .try_get_matches_from(args)
         .map_err(|error| usage::translate(&error))?;
     Cli::from_arg_matches(&matches).map_err(|error| usage::translate(&error))
@@ -231,8 +231,8 @@ pub(crate) fn parse(args: &[OsString]) -> Result<Cli, Stop> {
 pub(crate) use usage::Stop;
 
 /// The words of all commands.
-pub(crate) fn words() -> Vec<String> {
-    command()
+pub(crate) fn words(command: &clap::Command) -> Vec<String> {
+    command
         .get_subcommands()
         .map(|found| found.get_name().to_owned())
         .collect()
@@ -286,7 +286,10 @@ mod tests {
     #[test]
     fn later_words_and_roles_are_not_commands() {
         for word in argv::LATER.iter().chain(crate::engine::ROLES.iter()) {
-            assert!(!words().iter().any(|known| known == word), "{word}");
+            assert!(
+                !words(&command()).iter().any(|known| known == word),
+                "{word}"
+            );
         }
     }
 }

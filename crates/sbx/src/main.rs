@@ -70,11 +70,12 @@ fn command_line(args: Vec<OsString>) -> u8 {
         screen.error(error);
         exit(error)
     };
-    let prepared = match argv::prepare(args, &cli::words()) {
+    let command = cli::command();
+    let prepared = match argv::prepare(args, &cli::words(&command)) {
         Ok(prepared) => prepared,
         Err(error) => return fail(&early, &error),
     };
-    let cli = match cli::parse(&prepared.args) {
+    let cli = match cli::parse(command, &prepared.args) {
         Ok(cli) => cli,
         Err(Stop::Wrong(error)) => return fail(&early, &error),
         Err(Stop::Help(text)) => return early.data(text.as_bytes()).map_or(1, |()| 0),
