@@ -149,20 +149,18 @@ fn supervise(
         .build()
         .map_err(io)?;
     let local = tokio::task::LocalSet::new();
-    let lived = local.block_on(
-        &runtime,
-        lifecycle::live(
-            &config,
-            &sandbox,
-            &proof,
-            &spawner,
-            reports,
-            &mut record,
-            held,
-            listening,
-            status,
-        ),
-    );
+    let beginning = lifecycle::Beginning {
+        config: &config,
+        sandbox: &sandbox,
+        proof: &proof,
+        held,
+        spawner: &spawner,
+        reports,
+        record,
+        listening,
+        status,
+    };
+    let lived = local.block_on(&runtime, lifecycle::live(beginning));
     if matches!(lived, Ok(Ended::ForClient)) {
         spawner.leave_group();
     }

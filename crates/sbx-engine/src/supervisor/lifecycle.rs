@@ -48,51 +48,57 @@ const CLOCK: Duration = Duration::from_secs(10);
 /// Longest line on a helper's control socket, in bytes.
 const MAX_LINE: usize = 64 * 1024;
 
+/// What a sandbox is brought up with: made in this order before a runtime is.
+pub(super) struct Beginning<'a> {
+    pub(super) config: &'a SuperviseConfig,
+    pub(super) sandbox: &'a SandboxDir,
+    pub(super) proof: &'a Supervising,
+    /// The wall that its control group is.
+    pub(super) held: Wall,
+    pub(super) spawner: &'a Spawner,
+    /// Where the spawner reports ends.
+    pub(super) reports: StdStream,
+    pub(super) record: RunRecord,
+    /// Published ports, each with a socket that listens.
+    pub(super) listening: Vec<(Publication, OwnedFd)>,
+    pub(super) status: &'a mut Status,
+}
+
 /// Lives as the supervisor of one sandbox.
 ///
 /// # Errors
 /// If it could not be started, was told to end before it was, or a part of it
 /// ended before its time.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "each is made in its order by the one caller, before a runtime is"
-)]
-pub(super) async fn live(
-    config: &SuperviseConfig,
-    sandbox: &SandboxDir,
-    proof: &Supervising,
-    spawner: &Spawner,
-    reports: StdStream,
-    record: &mut RunRecord,
-    held: Wall,
-    listening: Vec<(Publication, OwnedFd)>,
-    status: &mut Status,
-) -> Result<Ended, Error> {
+pub(super) async fn live(beginning: Beginning<'_>) -> Result<Ended, Error> {
+    let Beginning {
+        config,
+        sandbox,
+        proof,
+        spawner,
+        ..
+    } = beginning;
     let mut terminate = signal(SignalKind::terminate())
         .map_err(|source| Error::new(Code::Io, "cannot watch for signals").because(source))?;
-    let starting = start(
-        config, sandbox, proof, spawner, reports, record, held, listening, status,
-    );
     let Running {
         shared,
         mut ends,
         link,
         network,
         boundary,
+        mut record,
     } = tokio::select! {
-        running = starting => running?,
+        running = start(beginning) => running?,
         _ = terminate.recv() => {
             let what = format!("`{}` was told to stop while it started", config.plan.name);
             return Err(Error::new(Code::Boot, what));
         }
     };
-    status.tell(&StartStatus::Ready);
 
     let end = until_end(config, &shared, &mut ends, link, network, spawner).await;
     let why = end.to_string();
     shared.enter(Stage::Stopping(why.clone()));
     record.phase = Phase::Stopping;
-    let _ = sandbox.write_run(record, proof);
+    let _ = sandbox.write_run(&record, proof);
     log::log(&format!("stopping: {end}"));
     let outcome = match end {
         End::Asked(grace) => {
@@ -119,25 +125,23 @@ struct Running {
     network: Option<Network>,
     /// The process that is the machine or the container.
     boundary: u32,
+    record: RunRecord,
 }
 
 /// Brings the sandbox up. Given up at any step, it leaves its processes to the
 /// end of the spawner.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "the first half of `live`, which may be broken off"
-)]
-async fn start(
-    config: &SuperviseConfig,
-    sandbox: &SandboxDir,
-    proof: &Supervising,
-    spawner: &Spawner,
-    reports: StdStream,
-    record: &mut RunRecord,
-    held: Wall,
-    listening: Vec<(Publication, OwnedFd)>,
-    status: &mut Status,
-) -> Result<Running, Error> {
+async fn start(beginning: Beginning<'_>) -> Result<Running, Error> {
+    let Beginning {
+        config,
+        sandbox,
+        proof,
+        held,
+        spawner,
+        reports,
+        mut record,
+        listening,
+        status,
+    } = beginning;
     let plan = &config.plan;
     let contained = !matches!(plan.boundary, Boundary::MicroVm(_));
     let (starting, booting) = match plan.boundary {
@@ -220,7 +224,7 @@ async fn start(
     ));
     record.phase = Phase::Running;
     record.accelerator = plan.boundary.accelerator();
-    sandbox.write_run(record, proof)?;
+    sandbox.write_run(&record, proof)?;
 
     let known = serde_json::json!({
         "pid": std::process::id(),
@@ -259,12 +263,14 @@ async fn start(
         }
     }
     shared.enter(Stage::Ready);
+    status.tell(&StartStatus::Ready);
     Ok(Running {
         shared,
         ends,
         link,
         network,
         boundary: boundary.process.pid,
+        record,
     })
 }
 
