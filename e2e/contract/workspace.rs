@@ -31,6 +31,8 @@ const HELD: &[&str] = &[
     ".mcp.json",
     ".envrc",
     "deep/below/.envrc",
+    ".config/mise/config.toml",
+    ".config/lefthook.yml",
 ];
 
 fn git(home: &Home, dir: &Path, args: &[&str]) -> String {

@@ -10,7 +10,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use sbx_share::guard::list;
+use sbx_share::guard::list::{self, HeldName};
 use sbx_spec::ShareRole;
 
 use crate::command::{Code, Error};
@@ -43,7 +43,7 @@ pub(crate) fn names(share: &SharePlan) -> Result<Vec<PathBuf>, Error> {
         inside_git(root, Path::new(""), &mut held)?;
     } else {
         let top = list::ANYWHERE.iter().chain(list::PATHS);
-        held.extend(top.map(|name| PathBuf::from(name.name)));
+        held.extend(top.flat_map(|name| called(root, name)));
         let outside = list::OUTSIDE_GIT.iter().map(|name| Path::new(name.name));
         let outside = outside.filter(|name| !is_directory(&root.join(name)));
         held.extend(outside.map(Path::to_owned));
@@ -65,6 +65,20 @@ pub(crate) fn names(share: &SharePlan) -> Result<Vec<PathBuf>, Error> {
         return Err(too_much(root));
     }
     Ok(held)
+}
+
+/// What in `root` goes by a held name, which may stand for several.
+fn called(root: &Path, name: &HeldName) -> Vec<PathBuf> {
+    let path = Path::new(name.name);
+    if !name.name.contains('*') {
+        return vec![path.to_owned()];
+    }
+    let directory = path.parent().unwrap_or(Path::new(""));
+    let entries = std::fs::read_dir(root.join(directory));
+    let names = entries.into_iter().flatten().flatten();
+    let names = names.map(|entry| entry.file_name());
+    let names = names.filter(|found| name.ends_as(found.as_bytes()));
+    names.map(|found| directory.join(found)).collect()
 }
 
 /// The names of the repository directory `git` beneath `root` that git
@@ -162,6 +176,10 @@ mod tests {
         fs::create_dir_all(at(".vscode")).unwrap();
         fs::create_dir_all(at("python")).unwrap();
         fs::write(at(".envrc"), "").unwrap();
+        fs::create_dir(at("mise")).unwrap();
+        for name in ["mise.dev.toml", "mise/config.dev.toml", "mise/config.md"] {
+            fs::write(at(name), "").unwrap();
+        }
         symlink("tools", at(".claude")).unwrap();
         assert_eq!(
             held(root.path()),
@@ -171,6 +189,8 @@ mod tests {
                 ".git/hooks",
                 ".git/modules/a/b/hooks",
                 ".vscode",
+                "mise/config.dev.toml",
+                "mise.dev.toml",
                 "tools"
             ]
         );

@@ -6,10 +6,20 @@
 /// One held name and why.
 #[derive(Clone, Copy, Debug)]
 pub struct HeldName {
-    /// The name of one entry, or for [`PATHS`] several joined by slashes.
+    /// The name of one entry, or for [`PATHS`] several joined by slashes. A `*` stands for any
+    /// part of one name.
     pub name: &'static str,
     /// What a program of the host would do with it, unasked.
     pub why: &'static str,
+}
+
+impl HeldName {
+    /// Whether `name` is the last part of it.
+    #[must_use]
+    pub fn ends_as(&self, name: &[u8]) -> bool {
+        let last = self.name.rsplit('/').next().unwrap_or_default();
+        super::pattern::is(last.as_bytes(), name)
+    }
 }
 
 const fn held(name: &'static str, why: &'static str) -> HeldName {
@@ -68,9 +78,13 @@ pub const ANYWHERE: &[HeldName] = &[
     held(".envrc", ENTERED),
     held("mise.toml", ENTERED),
     held(".mise.toml", ENTERED),
-    held("mise.local.toml", ENTERED),
-    held(".mise.local.toml", ENTERED),
+    held("mise.*.toml", ENTERED),
+    held(".mise.*.toml", ENTERED),
     held(".mise", ENTERED),
+    held("miserc.toml", ENTERED),
+    held(".miserc.toml", ENTERED),
+    held(".rtx.toml", ENTERED),
+    held(".rtx.*.toml", ENTERED),
     held(".bashrc", SHELL),
     held(".bash_profile", SHELL),
     held(".bash_login", SHELL),
@@ -90,6 +104,11 @@ pub const ANYWHERE: &[HeldName] = &[
     held(".lefthook", HOOKS),
     held(".lefthook-local", HOOKS),
     held(".pre-commit-config.yaml", COMMIT),
+    held(".pre-commit-config.yml", COMMIT),
+    held("prek.toml", COMMIT),
+    held("hk.pkl", COMMIT),
+    held("hk.local.pkl", COMMIT),
+    held(".hkrc.pkl", COMMIT),
     held("lefthook.yml", COMMIT),
     held(".lefthook.yml", COMMIT),
     held("lefthook.yaml", COMMIT),
@@ -118,6 +137,10 @@ pub const ANYWHERE: &[HeldName] = &[
 /// Held below a directory, at any depth.
 pub const PATHS: &[HeldName] = &[
     held(".github/hooks", AGENT),
+    held(".config/mise", ENTERED),
+    held("mise/conf.d", ENTERED),
+    held("mise/config.toml", ENTERED),
+    held("mise/config.*.toml", ENTERED),
     held(".jj/repo/config.toml", REPOSITORY),
     held(".jj/workspace-config.toml", REPOSITORY),
     held(".sl/config", REPOSITORY),

@@ -58,7 +58,7 @@ impl HeldPath {
                 return Lies::Elsewhere;
             }
             let tail = names.get(names.len() - length..).unwrap_or_default();
-            let same = tail.iter().zip(&self.names).all(|(a, b)| *a == fold(b));
+            let same = tail.iter().zip(&self.names).all(|(a, b)| is(&fold(b), a));
             if same && length == longest {
                 return Lies::AtIt;
             }
@@ -181,11 +181,10 @@ impl GuardPatterns {
     pub fn asks_for_path(&self, name: &[u8]) -> bool {
         let folded = fold(name);
         let base = without_lock(&folded);
-        let mut names = self.paths.iter().flat_map(|p| &p.names);
-        names.any(|n| {
-            let n = fold(n);
-            n == folded || *n == *base
-        })
+        let names = self.paths.iter().flat_map(|p| &p.names);
+        names
+            .map(|n| fold(n))
+            .any(|n| is(&n, &folded) || is(&n, base))
     }
 
     /// Judges again by its whole path what [`GuardPatterns::judge`] left open; `zone` is where
@@ -233,10 +232,21 @@ impl GuardPatterns {
 /// Whether `folded` is a listed name, or the lock file beside it that git renames onto it.
 fn listed(names: &[String], folded: &[u8]) -> bool {
     let base = without_lock(folded);
-    names.iter().any(|n| {
-        let n = n.as_bytes();
-        n.eq_ignore_ascii_case(folded) || n.eq_ignore_ascii_case(base)
-    })
+    let mut names = names.iter().map(String::as_bytes);
+    names.any(|n| is(n, folded) || base.len() < folded.len() && is(n, base))
+}
+
+/// Whether `name`, folded, is the listed one, in which one `*` stands for anything.
+pub(super) fn is(listed: &[u8], name: &[u8]) -> bool {
+    let mut parts = listed.splitn(2, |b| *b == b'*');
+    let (Some(head), Some(tail)) = (parts.next(), parts.next()) else {
+        return listed.eq_ignore_ascii_case(name);
+    };
+    let rest = name
+        .split_at_checked(head.len())
+        .filter(|(start, _)| head.eq_ignore_ascii_case(start));
+    rest.and_then(|(_, rest)| rest.split_at_checked(rest.len().checked_sub(tail.len())?))
+        .is_some_and(|(_, end)| tail.eq_ignore_ascii_case(end))
 }
 
 fn without_lock(folded: &[u8]) -> &[u8] {
@@ -322,6 +332,19 @@ mod tests {
                 assert_eq!(judge(zone, name), Verdict::Held, "{name} in {zone:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_star_stands_for_any_part_of_a_name() {
+        for held in ["mise.dev.toml", ".Mise.dev.local.toml", "mise.x.toml.lock"] {
+            assert_eq!(judge(Zone::Free, held), Verdict::Held, "{held}");
+        }
+        for open in ["mise.tom", "promise.dev.toml", "mise.toml.md", "mise.lock"] {
+            assert_eq!(judge(Zone::Free, open), Verdict::Open(Zone::Free), "{open}");
+        }
+        let judge = |path| judge_path(false, &["mise", "config.*.toml"], path);
+        assert_eq!(judge("a/mise/config.dev.toml"), Verdict::Held);
+        assert_eq!(judge("a/mise/config.md"), Verdict::Open(Zone::Free));
     }
 
     #[test]

@@ -32,6 +32,7 @@ fn every_shipped_name_stays_inside_and_its_neighbour_does_not() {
     let w = World::new(repository);
     let paths = list::PATHS.iter().map(|held| held.name);
     for name in list::ANYWHERE.iter().map(|held| held.name).chain(paths) {
+        let name = &*name.replace('*', "any");
         for (at, _) in name.match_indices('/') {
             // Of two that lie in one directory it is there already.
             let _there = w.mkdir(&name[..at]);
@@ -43,6 +44,36 @@ fn every_shipped_name_stays_inside_and_its_neighbour_does_not() {
         w.write(&neighbour, "fine").unwrap();
         assert_eq!(w.host_text(&neighbour).unwrap(), "fine");
     }
+}
+
+#[test]
+fn what_is_read_in_a_directory_of_configurations_is_held_there_and_the_rest_is_open() {
+    let w = World::new(|root| put(&root.join(".config/mise/conf.d/own.toml"), "own"));
+    for held in [
+        ".config/lefthook.yml",
+        ".config/lefthook-local.toml",
+        ".config/mise.toml",
+        ".config/mise.dev.toml",
+        ".config/mise/config.toml",
+        ".config/mise/conf.d/own.toml",
+        ".config/mise/conf.d/new.toml",
+        ".config/miserc.toml",
+        ".config/hk.pkl",
+    ] {
+        let before = w.host_text(held);
+        w.write(held, "evil").unwrap();
+        assert_eq!(w.read(held).unwrap(), "evil");
+        assert_eq!(w.host_text(held), before, "{held}");
+    }
+    // Nor does another directory take its place.
+    w.mkdir("other").unwrap();
+    assert_eq!(errno(w.rename("other", ".config/mise")), EXDEV);
+    assert_ne!(errno(w.symlink("other", ".config/mise")), 0);
+    w.write(".config/prettier.toml", "fine").unwrap();
+    assert_eq!(w.host_text(".config/prettier.toml").unwrap(), "fine");
+    w.mkdir("mise").unwrap();
+    w.write("mise/main.rs", "fine").unwrap();
+    assert_eq!(w.host_text("mise/main.rs").unwrap(), "fine");
 }
 
 #[test]
