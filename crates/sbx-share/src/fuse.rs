@@ -95,3 +95,84 @@ fn refuse(device: &OwnedFd, asked: [u8; 8]) {
     header.extend_from_slice(&asked);
     let _ = rustix::io::write(device, &header);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::{CStr, CString};
+    use std::fs::{self, File};
+    use std::os::fd::AsRawFd;
+    use std::path::Path;
+
+    use fuse_backend_rs::api::filesystem::{Context, FileSystem, ROOT_ID};
+    use sbx_sys::mounts::{self, Attributes};
+
+    use super::*;
+    use crate::config::ShareConfig;
+    use crate::held::NoSink;
+
+    fn share(root: OwnedFd, shadow: &Path) -> ShareFs {
+        fs::create_dir(shadow).unwrap();
+        let shadow = File::open(shadow).unwrap().into();
+        ShareFs::new(&ShareConfig::writable(), root, shadow, Box::new(NoSink)).unwrap()
+    }
+
+    /// A file system of which nobody knows what names it gives: one of a program's.
+    fn strange(root: &Path, shadow: &Path) -> OwnedFd {
+        let device: OwnedFd = File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/fuse")
+            .unwrap()
+            .into();
+        let number = CString::new(device.as_raw_fd().to_string()).unwrap();
+        let options: [(&CStr, Option<&CStr>); 4] = [
+            (c"fd", Some(&number)),
+            (c"rootmode", Some(c"40000")),
+            (c"user_id", Some(c"0")),
+            (c"group_id", Some(c"0")),
+        ];
+        let mount = mounts::fresh(c"fuse", &options, Attributes::default()).unwrap();
+        let fs = share(File::open(root).unwrap().into(), shadow);
+        thread::spawn(move || serve(fs, device));
+        mount
+    }
+
+    #[test]
+    fn a_second_name_of_a_held_file_is_held_where_a_file_system_may_give_one() {
+        if !rustix::process::geteuid().is_root() {
+            println!("SKIPPED: nobody else may mount here");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for aliases in [true, false] {
+            let root = at(if aliases { "strange" } else { "plain" });
+            fs::create_dir(&root).unwrap();
+            let names = [
+                "VSCODE~1",
+                "ENVRC~1",
+                "tasks~1.jso",
+                ".envrc::$DATA",
+                "notes",
+            ];
+            for name in names {
+                fs::write(root.join(name), "host").unwrap();
+            }
+            let file = match aliases {
+                true => strange(&root, &at("below")),
+                false => File::open(&root).unwrap().into(),
+            };
+            let fs = share(file, &at(if aliases { "a" } else { "b" }));
+            let ctx = Context::new();
+            for name in names {
+                let held = aliases && name != "notes";
+                let entry = CString::new(name).unwrap();
+                fs.unlink(&ctx, ROOT_ID, &entry).unwrap();
+                assert!(fs.lookup(&ctx, ROOT_ID, &entry).is_err(), "{name}");
+                assert_eq!(root.join(name).exists(), held, "{name}, {aliases}");
+                fs.mkdir(&ctx, ROOT_ID, &entry, 0o755, 0).unwrap();
+                assert_eq!(root.join(name).is_dir(), !held, "{name}, {aliases}");
+            }
+        }
+    }
+}

@@ -16,7 +16,7 @@ use super::node::{Backing, Birth, Key, Node, Place, borrow, device};
 use super::owner::SET_ID;
 use super::{BELIEF, ShareFs};
 use crate::guard::shadow::join;
-use crate::guard::{Verdict, Zone};
+use crate::guard::{Verdict, Zone, pattern};
 
 /// Set in inode numbers of files that are in the shadow, to keep them apart from the host's.
 const SHADOW_INO: u64 = 1 << 62;
@@ -79,6 +79,12 @@ impl ShareFs {
             return Err(Errno::NOENT.into());
         }
         let bytes = name.to_bytes();
+        if parent.zone != Zone::Held
+            && pattern::may_be_alias(bytes)
+            && host::has_aliases(borrow(&parent.host()?))?
+        {
+            return Ok(Rule::Held);
+        }
         let open = match self.patterns.judge(parent.zone, bytes) {
             Verdict::Held => return Ok(Rule::Held),
             Verdict::HeldUnlessDirectory(zone) => return Ok(Rule::Dir(zone)),

@@ -20,6 +20,20 @@ use rustix::path::DecInt;
 
 /// How much of a directory is read in one system call.
 const DIRENT_BUFFER: usize = 32 * 1024;
+/// File systems whose files may have names that nobody gave them, by the magic number that
+/// `statfs(2)` tells: those of DOS and Windows, and whatever may be one behind a server or a
+/// program.
+const ALIASING: [u32; 9] = [
+    0x4d44,      // FAT
+    0x5346_544e, // NTFS
+    0x7366_746e, // NTFS, the later driver
+    0x6573_5546, // FUSE
+    0xff53_4d42, // CIFS
+    0xfe53_4d42, // SMB 2
+    0x517b,      // SMB
+    0x0102_1997, // 9P
+    0x786f_4256, // shared folders of VirtualBox
+];
 /// How an entry is looked at: itself and not where it leads, and nothing is mounted by that.
 const BY_NAME: AtFlags = AtFlags::SYMLINK_NOFOLLOW.union(AtFlags::NO_AUTOMOUNT);
 
@@ -159,6 +173,15 @@ pub(crate) fn entry_type(parent: BorrowedFd<'_>, name: &CStr) -> io::Result<Opti
         Err(Errno::NOENT) => Ok(None),
         Err(e) => Err(e.into()),
     }
+}
+
+/// Whether the file system of `dir` may have given its files second names.
+pub(crate) fn has_aliases(dir: BorrowedFd<'_>) -> io::Result<bool> {
+    let kind = rustix::fs::fstatfs(dir)?.f_type;
+    // The number has 32 bits, whatever the width and the sign of the field.
+    Ok(ALIASING
+        .iter()
+        .any(|known| i64::from(*known) == kind & 0xffff_ffff))
 }
 
 /// Creates the directory `name`.

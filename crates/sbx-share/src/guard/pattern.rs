@@ -267,6 +267,17 @@ fn fold(name: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
+/// Whether `name` may be a second name of a file, on file systems that give such: the short one
+/// of DOS (`GIT~1`, and what servers make of it), or one with the name of a stream
+/// (`.envrc::$DATA`). Which file it is of, the name does not tell.
+pub(crate) fn may_be_alias(name: &[u8]) -> bool {
+    let short = name.split(|b| *b == b'.').next().unwrap_or_default();
+    let end = short.iter().rev();
+    let end = end.take_while(|b| b.is_ascii_alphanumeric()).count();
+    let is_short = short.len() <= 8 && end > 0 && short.iter().rev().nth(end) == Some(&b'~');
+    is_short || name.windows(2).any(|two| two == b":$")
+}
+
 fn without_tail(mut name: &[u8]) -> &[u8] {
     while let [rest @ .., b'.' | b' '] = name {
         name = rest;
@@ -331,6 +342,34 @@ mod tests {
             for zone in [Zone::Free, Zone::GitRoot, Zone::GitDeep, Zone::GitData] {
                 assert_eq!(judge(zone, name), Verdict::Held, "{name} in {zone:?}");
             }
+        }
+    }
+
+    #[test]
+    fn second_names_of_dos_and_of_streams_are_told_by_their_look() {
+        for alias in [
+            "GIT~1",
+            "git~1.",
+            "ENVRC~12",
+            "GI7EBA~1",
+            "TASKS~1.JSO",
+            "A1B2C3~X.TXT",
+        ] {
+            assert!(may_be_alias(alias.as_bytes()), "{alias}");
+        }
+        for alias in [".git::$INDEX_ALLOCATION", ".envrc::$DATA"] {
+            assert!(may_be_alias(alias.as_bytes()), "{alias}");
+        }
+        for name in [
+            "notes",
+            "notes~",
+            ".notes.~1~",
+            "a-long-name~1",
+            "x.swp~1",
+            "~",
+            "",
+        ] {
+            assert!(!may_be_alias(name.as_bytes()), "{name}");
         }
     }
 
