@@ -7,7 +7,6 @@
     reason = "a test that cannot go on fails"
 )]
 
-mod container;
 mod counts;
 mod docker;
 mod egress;
@@ -15,3 +14,4 @@ mod host_loopback;
 mod host_secrets;
 mod probes;
 mod terminal_escapes;
+mod ways_out;
