@@ -125,7 +125,7 @@ fn make(
     file::replace_for_this_boot_at(&directory, RECORD, &record).map_err(|error| explain(&error))?;
     let entered = group
         .create(limits)
-        .and_then(|set| group.add(std::process::id()).map(|()| set));
+        .and_then(|set| group.join().map(|()| set));
     entered.map(|set| (group.clone(), set)).map_err(|error| {
         let _ = group.expel(std::process::id());
         leave(sandbox, &group);

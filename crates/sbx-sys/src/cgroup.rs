@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Attempt, Error, Result};
-use crate::{file, process};
+use crate::{file, jail, process};
 
 mod hierarchy;
 mod unified;
@@ -170,13 +170,22 @@ impl Group {
         Ok(set)
     }
 
-    /// Moves process `pid`, with all its threads, into the group.
+    /// Moves the calling process into the group. It must have one thread.
+    ///
+    /// A thread of version 1 that moves itself alone is spared the wait for all
+    /// processors that moving a process takes: 6 to 14 ms.
     ///
     /// # Errors
-    /// When the process is gone or may not be moved.
-    pub fn add(&self, pid: u32) -> Result<()> {
+    /// When the process has more threads, or may not be moved.
+    pub fn join(&self) -> Result<()> {
+        jail::single_thread()
+            .map_err(|_| Error::refused("move one of several threads into a control group"))?;
         for place in &self.places {
-            write(&place.directory.join("cgroup.procs"), &pid.to_string())?;
+            let list = match place.version {
+                Version::V1 => "tasks",
+                Version::V2 => "cgroup.procs",
+            };
+            write(&place.directory.join(list), "0")?;
         }
         Ok(())
     }
@@ -315,6 +324,38 @@ mod tests {
     use crate::spawn::{Signal, Spawn};
 
     #[test]
+    fn a_process_joins_with_its_only_thread_and_not_with_one_of_several() {
+        let name = format!("sbx-join-{}", std::process::id());
+        let Ok(group) = Group::locate(&name) else {
+            return;
+        };
+        group.create(&Limits::default()).unwrap();
+        // The runner of tests has a thread of its own beside this one.
+        assert!(group.join().is_err());
+        // SAFETY: the child has one thread, looks and ends; libc keeps its
+        // locks usable across a fork.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            let joined = group.join().is_ok();
+            let seen = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+            let there = seen.matches(&name).count() == group.places.len();
+            // SAFETY: ends the child without running anything of the parent's.
+            unsafe { libc::_exit(i32::from(!(joined && there))) };
+        }
+        let pid = rustix::process::Pid::from_raw(pid).unwrap();
+        let ended = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
+        assert_eq!(ended.unwrap().unwrap().1.exit_status(), Some(0));
+        group.remove("sbx-join-").unwrap();
+    }
+
+    /// Moves process `pid` into `group`.
+    fn add(group: &Group, pid: u32) {
+        for place in &group.places {
+            write(&place.directory.join("cgroup.procs"), &pid.to_string()).unwrap();
+        }
+    }
+
+    #[test]
     fn a_group_limits_its_processes_and_goes_away() {
         let name = format!("sbx-test-{}", std::process::id());
         let group = match Group::locate(&name) {
@@ -333,20 +374,20 @@ mod tests {
         let set = group.create(&limits).unwrap();
         assert_eq!(set, group.controllers());
         let child = Spawn::path("/bin/sleep").arg("600").spawn().unwrap();
-        group.add(child.pid()).unwrap();
+        add(&group, child.pid());
         let seen = fs::read_to_string(format!("/proc/{}/cgroup", child.pid())).unwrap();
         assert_eq!(seen.matches(&name).count(), group.places.len(), "{seen}");
         let busy = group.remove("sbx-test-").unwrap_err();
         assert_eq!(busy.kind(), io::ErrorKind::ResourceBusy);
         let killed = Spawn::path("/bin/sleep").arg("600").spawn().unwrap();
-        group.add(killed.pid()).unwrap();
+        add(&group, killed.pid());
         group.expel(child.pid()).unwrap();
         group.kill("sbx-other-");
         assert!(killed.try_wait().unwrap().is_none());
         group.kill("sbx-test-");
         killed.wait().unwrap();
         assert!(child.try_wait().unwrap().is_none());
-        group.add(child.pid()).unwrap();
+        add(&group, child.pid());
         // Another prefix is another's group, and a process can be let go.
         group.remove("sbx-other-").unwrap();
         group.expel(child.pid()).unwrap();
