@@ -37,11 +37,11 @@ pub(crate) enum Asked {
 }
 
 impl Resolver {
-    /// Starts its threads.
-    pub(crate) fn start() -> io::Result<Self> {
+    /// One that knows nothing yet.
+    pub(crate) fn new() -> io::Result<Self> {
         let (threads, room) = (limits::RESOLVERS, limits::RESOLVER_QUEUE);
         Ok(Self {
-            workers: Workers::start("resolver", threads, room, |name| {
+            workers: Workers::new("resolver", threads, room, |name| {
                 let addresses = look_up(&name);
                 (name, addresses)
             })?,

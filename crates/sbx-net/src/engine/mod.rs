@@ -150,7 +150,7 @@ impl Engine {
         let names = names::read(names).map_err(|error| Error::new(Attempt::Names, error))?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)
             .map_err(|error| Error::new(Attempt::Wait, error))?;
-        let resolver = Resolver::start().map_err(Error::of(Attempt::Resolver))?;
+        let resolver = Resolver::new().map_err(Error::of(Attempt::Resolver))?;
         let records = name_server::lookups().map_err(Error::of(Attempt::Resolver))?;
         let gate = Gate::default();
         let inspector = Inspector::start(gate.judge_of_requests(), roots)

@@ -55,10 +55,10 @@ pub(super) struct Lookup {
 /// Those who wait for them.
 pub(super) type Lookups = Workers<Lookup, (Lookup, Found)>;
 
-/// Starts them.
+/// None yet.
 pub(super) fn lookups() -> io::Result<Lookups> {
     let (threads, room) = (limits::RECORD_LOOKUPS, limits::RECORD_QUEUE);
-    Workers::start("records", threads, room, |lookup: Lookup| {
+    Workers::new("records", threads, room, |lookup: Lookup| {
         let found = records::look_up(&lookup.question);
         (lookup, found)
     })
