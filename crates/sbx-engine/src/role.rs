@@ -34,13 +34,17 @@ pub fn run(name: &str) -> Result<(), Error> {
         "spawner" => spawner::run(role),
         "net" => {
             let config: sbx_net::Config = role.config()?;
+            let trust = match config.trust {
+                true => memfd::read_sealed(role.fd(9)?, MAX_CONFIG).map_err(unread)?,
+                false => Vec::new(),
+            };
             let links = sbx_net::process::Links {
                 link: role.fd(4)?,
                 control: role.fd(5)?,
                 ledger: role.fd(6)?,
                 names: role.fd(7)?,
                 published: role.fd(8)?,
-                trust: config.trust.into_bytes(),
+                trust,
                 proxies: config.proxies,
             };
             sbx_net::process::run(links).map_err(|source| ended("net").because(source))

@@ -39,9 +39,9 @@ pub struct Proxies {
 #[derive(Clone, Default, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Whom to believe where TLS is ended: certificates in PEM, or nothing for
-    /// the host's own trust store.
-    pub trust: String,
+    /// Whether one more descriptor says whom to believe where TLS is ended:
+    /// certificates in PEM, in a sealed memory file.
+    pub trust: bool,
     /// The proxies that stand between this host and the network.
     pub proxies: Proxies,
 }

@@ -145,18 +145,22 @@ impl Parts {
             false => None,
             true => {
                 let (argv, program) = role("net");
+                let trust = config.trust.as_deref().map(trust).transpose()?;
+                let mut slots = vec![
+                    Slot::Link,
+                    Slot::Link,
+                    Slot::Own(ledger()?),
+                    Slot::Text,
+                    Slot::Link,
+                ];
+                let net = net_config(config, trust.is_some())?;
+                slots.extend(trust.map(Slot::Own));
                 Some(Part {
                     program: program?,
                     argv,
-                    config: net_config(config)?,
+                    config: net,
                     ids: config.identity.service,
-                    slots: vec![
-                        Slot::Link,
-                        Slot::Link,
-                        Slot::Own(ledger()?),
-                        Slot::Text,
-                        Slot::Link,
-                    ],
+                    slots,
                     gains: false,
                 })
             }
@@ -442,30 +446,27 @@ fn is_sealed(fd: &OwnedFd) -> bool {
     rustix::fs::fcntl_get_seals(fd).is_ok_and(|seals| seals.contains(SealFlags::WRITE))
 }
 
-/// The certificates that a network engine believes servers by; nothing where
-/// that is the host's own store, which anybody may read.
-/// What a network engine starts with, besides its links.
-fn net_config(config: &SpawnerConfig) -> Result<Vec<u8>, Error> {
-    let trust = trust(config.trust.as_deref())?;
+/// What a network engine starts with, besides its descriptors.
+fn net_config(config: &SpawnerConfig, trust: bool) -> Result<Vec<u8>, Error> {
     let text = sbx_net::Config {
-        // A certificate in another encoding than this is none.
-        trust: String::from_utf8_lossy(&trust).into_owned(),
+        trust,
         proxies: config.proxies.clone(),
     };
     serde_json::to_vec(&text)
         .map_err(|source| Error::new(Code::Internal, "cannot write").because(source))
 }
 
-fn trust(named: Option<&Path>) -> Result<Vec<u8>, Error> {
-    let Some(path) = named else {
-        return Ok(Vec::new());
-    };
-    file::read_bounded(path, MAX_CONFIG).map_err(|source| {
-        let what = format!("cannot read the trust store `{}`", path.display());
-        Error::new(Code::HostUnfit, what)
-            .because(source)
-            .hint("SSL_CERT_FILE names it: correct that, or unset it")
-    })
+/// The certificates that a network engine believes servers by where the caller
+/// named them.
+fn trust(path: &Path) -> Result<OwnedFd, Error> {
+    let text = file::read_bounded(path, MAX_CONFIG);
+    text.and_then(|text| memfd::sealed("sbx-trust", &text))
+        .map_err(|source| {
+            let what = format!("cannot read the trust store `{}`", path.display());
+            Error::new(Code::HostUnfit, what)
+                .because(source)
+                .hint("SSL_CERT_FILE names it: correct that, or unset it")
+        })
 }
 
 /// Where a network engine lists its connections for the one after it.
