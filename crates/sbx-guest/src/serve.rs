@@ -80,6 +80,8 @@ pub(crate) struct World {
 
 /// Serves until the host ends it.
 pub(crate) fn run(served: Served) -> Result<Ended> {
+    // Of the set-up, certificates above all.
+    sbx_sys::memory::give_back();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()

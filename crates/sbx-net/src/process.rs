@@ -20,9 +20,9 @@ use crate::limits;
 /// When memory cannot be taken as it has to be or a wall not be set, when the
 /// link carries what cannot be a frame, or when the kernel refuses something
 /// that the loop cannot do without.
-pub fn run(links: Links) -> Result<(), Error> {
+pub fn run(mut links: Links) -> Result<(), Error> {
     // In files, which are out of reach later.
-    let roots = Roots::of_host(&links.trust);
+    let roots = Roots::of_host(&std::mem::take(&mut links.trust));
     // A crowd of connections that say little would otherwise cost what all
     // the buffers hold, and each new one the clearing of two of them.
     sbx_sys::memory::give_back_from(limits::SMALL_BUFFER)

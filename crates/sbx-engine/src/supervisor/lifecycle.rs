@@ -93,6 +93,8 @@ pub(super) async fn live(beginning: Beginning<'_>) -> Result<Ended, Error> {
             return Err(Error::new(Code::Boot, what));
         }
     };
+    // The client has been told; what the start needed can go.
+    sbx_sys::memory::give_back();
 
     let end = until_end(config, &shared, &mut ends, link, network, spawner).await;
     let why = end.to_string();

@@ -323,6 +323,8 @@ impl Engine {
                 };
                 self.ask_by_new_rules();
                 self.control.policy(&PolicyRecord { revision, cut });
+                // The text of many rules, and at first the trust store's.
+                sbx_sys::memory::give_back();
             }
             Order::Authority(authority) => {
                 self.has_authority = true;
