@@ -12,6 +12,7 @@ in_each_isolation![
     no_file_process_or_socket_of_the_host_is_seen,
     a_crash_starts_no_program_of_the_host,
     planted_links_lead_no_mount_to_the_host_at_the_next_start,
+    a_directory_that_became_a_link_is_shared_no_more,
 ];
 
 where_kept![Promise::Sockets =>
@@ -119,6 +120,44 @@ fn planted_links_lead_no_mount_to_the_host_at_the_next_start(isolation: Isolatio
     assert!(shared.join("file").exists());
     for inner in [volume, share] {
         assert!(!Path::new("/").join(&inner).exists(), "{inner}");
+    }
+}
+
+fn a_directory_that_became_a_link_is_shared_no_more(isolation: Isolation) {
+    let home = Home::of(isolation);
+    let (outer, keys) = (home.project("outer"), home.root().join("keys"));
+    for directory in [outer.join("inner"), keys.clone()] {
+        fs::create_dir(&directory).unwrap();
+        fs::write(directory.join("file"), "").unwrap();
+    }
+    fs::write(outer.join("single"), "").unwrap();
+    home.hand_over(&outer);
+    let mount = |name: &str| format!("{}:/{name}", outer.join(name).display());
+    let (inner, single) = (mount("inner"), mount("single"));
+    let outside = format!("{}:/outer", outer.display());
+    let flags = ["-v", &outside, "-v", &inner, "-v", &single];
+    let sandbox = home.sandbox_with("app", &flags);
+    let restart = || {
+        home.sbx(["stop", "app"]).succeeds();
+        home.sbx(["start", "app"]).output()
+    };
+    for (name, target) in [("inner", keys.clone()), ("single", keys.join("file"))] {
+        // The twin: what was moved away and came back is shared.
+        sandbox.sh(&format!(
+            "mv /outer/{name} /outer/gone; mv /outer/gone /outer/{name}"
+        ));
+        restart().with_code(0);
+        let target = target.display();
+        sandbox.sh(&format!(
+            "mv /outer/{name} /outer/gone; ln -s {target} /outer/{name}"
+        ));
+        let refused = restart();
+        assert_ne!(refused.code(), Some(0), "{name}: {refused}");
+        let link = outer.join(name).display().to_string();
+        assert!(refused.errors().contains(&link), "{name}: {refused}");
+        fs::remove_file(link).unwrap();
+        fs::rename(outer.join("gone"), outer.join(name)).unwrap();
+        home.sbx(["start", "app"]).succeeds();
     }
 }
 

@@ -4,7 +4,7 @@ pub(crate) mod repository;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use sbx_share::{Channel, ShareConfig};
 use sbx_spec::{Access, ShareRole};
@@ -29,6 +29,24 @@ pub(crate) fn single_file(share: &SharePlan) -> Option<Vec<u8>> {
     share.host.file_name().map(|name| name.as_bytes().to_vec())
 }
 
+/// What `share` shows, as a place. Links on the way were followed when the sandbox was made; one
+/// that came since may be of a guest, in another share.
+///
+/// # Errors
+/// If it is gone, or a link has come.
+pub(crate) fn place(share: &SharePlan) -> Result<OwnedFd, Error> {
+    straight(share, &share.host)
+}
+
+fn straight(share: &SharePlan, path: &Path) -> Result<OwnedFd, Error> {
+    file::open_straight(path).map_err(|source| {
+        let what = format!("cannot open `{}`", share.host.display());
+        Error::new(Code::Workspace, what).because(source).hint(
+            "where a link has come since the sandbox was made, remove it, or make the sandbox anew",
+        )
+    })
+}
+
 /// Opens what `share` serves through `channel`. Where the caller is root, it is shown to the
 /// server through a mount in which its owner is the server's own user, so
 /// that no process of ours needs to be root to write it.
@@ -40,28 +58,25 @@ pub(crate) fn open(
     identity: Identity,
     channel: Channel,
 ) -> Result<Served, Error> {
-    let single = single_file(share);
-    let path = match (&single, share.host.parent()) {
-        (Some(_), Some(parent)) => parent,
-        _ => &share.host,
-    };
+    let place = place(share)?;
     let failed = |what: &str| {
         Error::new(
             Code::Workspace,
             format!("cannot {what} `{}`", share.host.display()),
         )
     };
-    let root = file::open_dir(path).map_err(|source| failed("open").because(source))?;
+    let owner = rustix::fs::fstat(&place).map_err(|source| failed("read").because(source))?;
+    let single = single_file(share);
+    let (path, root) = match (&single, share.host.parent()) {
+        (Some(_), Some(parent)) => (parent, straight(share, parent)?),
+        _ => (&*share.host, place),
+    };
     let root = match identity.share {
         None => root,
         Some((uid, gid)) => {
-            let owner = share
-                .host
-                .metadata()
-                .map_err(|source| failed("read").because(source))?;
             let map = sbx_sys::idmap::IdMap {
-                disk_uid: owner.uid(),
-                disk_gid: owner.gid(),
+                disk_uid: owner.st_uid,
+                disk_gid: owner.st_gid,
                 run_uid: uid,
                 run_gid: gid,
             };

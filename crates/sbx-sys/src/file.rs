@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
 
 use crate::error::{Attempt, Error, Result};
 
@@ -50,6 +50,19 @@ pub fn open_dir(path: impl AsRef<Path>) -> Result<OwnedFd> {
         Mode::empty(),
     )
     .attempt_with(|| format!("open the directory `{}`", path.display()))
+}
+
+/// Opens a file or directory as a mere place, where no link stands there nor
+/// on the way.
+///
+/// # Errors
+/// When there is none, a link is met, or it may not be entered.
+pub fn open_straight(path: impl AsRef<Path>) -> Result<OwnedFd> {
+    let path = path.as_ref();
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let how = ResolveFlags::NO_SYMLINKS;
+    rustix::fs::openat2(CWD, path, flags, Mode::empty(), how)
+        .attempt_with(|| format!("open `{}` without following a link", path.display()))
 }
 
 /// Writes `bytes` as the file `name` in `dir`, mode 0600, so that a reader

@@ -5,18 +5,16 @@
 //! inside, since the kernel lets nobody else mount there.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
-use rustix::io::Errno;
+use rustix::fs::{Mode, OFlags};
 use sbx_sys::idmap::mapped_root;
 use sbx_sys::mounts::{self, Attributes};
 use sbx_sys::userns::{Maps, Range};
-use sbx_sys::{Error, Result};
+use sbx_sys::{Error, Result, file};
 
 use super::config::{BoxConfig, Shared, Way};
-use super::{failed, refused};
+use super::refused;
 
 /// Detached mounts.
 pub(super) struct Sources {
@@ -79,21 +77,14 @@ fn take(path: &Path, attributes: Attributes) -> Result<OwnedFd> {
 fn shared(config: &BoxConfig, share: &Shared, as_root: bool) -> Result<OwnedFd> {
     // Its links were followed when the sandbox was made. One that came since
     // may be of a guest, in another share.
-    let what = format!("open `{}`, in which a link has come", share.host.display());
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let straight = ResolveFlags::NO_SYMLINKS;
-    let place = match rustix::fs::openat2(CWD, &share.host, flags, Mode::empty(), straight) {
-        Err(Errno::LOOP) => return Err(Error::refused(what)),
-        Err(_) => place(&share.host)?,
-        Ok(place) => place,
-    };
+    let place = file::open_straight(&share.host)?;
     let mount = if as_root {
         let what = format!("look at `{}`", share.host.display());
-        let owner = share.host.metadata().map_err(failed(what))?;
+        let owner = rustix::fs::fstat(&place).map_err(refused(what))?;
         let maps = &config.container.maps;
         let maps = Maps {
-            uids: shown(&maps.uids, owner.uid(), config.agent.0)?,
-            gids: shown(&maps.gids, owner.gid(), config.agent.1)?,
+            uids: shown(&maps.uids, owner.st_uid, config.agent.0)?,
+            gids: shown(&maps.gids, owner.st_gid, config.agent.1)?,
         };
         mapped_root(place.as_fd(), &maps)?
     } else {

@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use sbx_spec::{Access, GuestPath, SandboxName};
+use sbx_sys::file;
 use serde::{Deserialize, Serialize};
 
 use crate::command::{Code, Error};
 use crate::container::held;
 use crate::plan::{Docker, SharePlan};
+use crate::shares;
 
 /// The containers of a plan.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -78,7 +80,11 @@ fn fixed(host: &Path, guest: &Path) -> Result<Bind, Error> {
         let what = format!("cannot look at `{}`", host.display());
         Error::new(Code::HostUnfit, what).because(source)
     })?;
-    let is = identity(&opened(None, &real)?, &real)?;
+    let place = file::open_straight(&real).map_err(|source| {
+        let what = format!("cannot open `{}`", real.display());
+        Error::new(Code::HostUnfit, what).because(source)
+    })?;
+    let is = identity(&place, &real)?;
     Ok(Bind {
         host: real,
         guest: guest.to_owned(),
@@ -90,7 +96,7 @@ fn fixed(host: &Path, guest: &Path) -> Result<Bind, Error> {
 /// A share, what is held in it, and what leads to that, which cannot be moved
 /// away while it is a mount.
 fn shared(share: &SharePlan, binds: &mut Vec<Bind>) -> Result<(), Error> {
-    let root = opened(None, &share.host)?;
+    let root = shares::place(share)?;
     let guest = |path: &GuestPath| path.as_path().to_owned();
     binds.push(Bind {
         host: share.host.clone(),
@@ -114,7 +120,7 @@ fn shared(share: &SharePlan, binds: &mut Vec<Bind>) -> Result<(), Error> {
                 continue;
             }
             let host = share.host.join(step);
-            let found = opened(Some(&root), step)?;
+            let found = beneath(&root, step)?;
             binds.push(Bind {
                 is: identity(&found, &host)?,
                 host,
@@ -127,21 +133,11 @@ fn shared(share: &SharePlan, binds: &mut Vec<Bind>) -> Result<(), Error> {
     Ok(())
 }
 
-/// What stands at `path`, beneath `root` if there is one, with no link on the
-/// way to it.
-fn opened(root: Option<&OwnedFd>, path: &Path) -> Result<OwnedFd, Error> {
+/// What stands at `path` beneath `root`, with no link on the way to it.
+fn beneath(root: &OwnedFd, path: &Path) -> Result<OwnedFd, Error> {
     let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let opened = match root {
-        Some(root) => {
-            let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-            rustix::fs::openat2(root, path, flags, Mode::empty(), how)
-        }
-        None => {
-            let how = ResolveFlags::NO_SYMLINKS;
-            rustix::fs::openat2(rustix::fs::CWD, path, flags, Mode::empty(), how)
-        }
-    };
-    opened.map_err(|source| {
+    let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    rustix::fs::openat2(root, path, flags, Mode::empty(), how).map_err(|source| {
         let what = format!("cannot open `{}`", path.display());
         Error::new(Code::Workspace, what).because(source)
     })
