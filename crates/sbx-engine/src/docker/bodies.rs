@@ -105,10 +105,26 @@ pub(super) fn keeper(config: &DockConfig, filter: Option<&str>) -> Value {
         // Frames are read from a packet socket instead.
         false => (vec!["NET_ADMIN", "NET_RAW"], json!([])),
     };
-    marked(json!({
-        "Image": config.docker.network_image,
-        "Hostname": config.name.as_str(),
-        "Entrypoint": [GUEST_PROGRAM, "wire"],
+    let mut host = host(engine, filter, &added, mounts);
+    host["NetworkMode"] = json!("none");
+    host["ReadonlyRootfs"] = json!(true);
+    host["Memory"] = json!(KEEPER_MEMORY);
+    host["MemorySwap"] = json!(KEEPER_MEMORY);
+    host["PidsLimit"] = json!(KEEPER_TASKS);
+    host["Devices"] = devices;
+    host["Sysctls"] = sysctls(engine.rootless);
+    let mut body = body(config, &config.docker.network_image, "wire");
+    body["Hostname"] = json!(config.name.as_str());
+    body["HostConfig"] = host;
+    marked(body)
+}
+
+/// What both containers are: our program, first and alone, with its streams
+/// for us. `role` is which of its parts it plays.
+fn body(config: &DockConfig, image: &str, role: &str) -> Value {
+    json!({
+        "Image": image,
+        "Entrypoint": [GUEST_PROGRAM, role],
         "Cmd": [],
         "Env": [],
         "User": "0:0",
@@ -116,25 +132,23 @@ pub(super) fn keeper(config: &DockConfig, filter: Option<&str>) -> Value {
         "AttachStdin": true, "AttachStdout": true, "AttachStderr": true,
         "OpenStdin": true, "StdinOnce": true, "Tty": false,
         "StopSignal": "SIGKILL",
+        "Healthcheck": { "Test": ["NONE"] },
         "Labels": labels(config),
-        "HostConfig": {
-            "NetworkMode": "none",
-            "CapDrop": ["ALL"],
-            "CapAdd": added,
-            "SecurityOpt": security(filter),
-            "LogConfig": { "Type": "none" },
-            "RestartPolicy": { "Name": "no" },
-            "IpcMode": "private",
-            "ReadonlyRootfs": true,
-            "Memory": KEEPER_MEMORY,
-            "MemorySwap": KEEPER_MEMORY,
-            "PidsLimit": KEEPER_TASKS,
-            "Mounts": mounts,
-            "Devices": devices,
-            "Sysctls": sysctls(engine.rootless),
-            "Ulimits": rlimits(engine),
-        },
-    }))
+    })
+}
+
+/// What stands around both. `added` are the capabilities that they have.
+fn host(engine: &DockerEngine, filter: Option<&str>, added: &[&str], mounts: Vec<Value>) -> Value {
+    json!({
+        "CapDrop": ["ALL"],
+        "CapAdd": added,
+        "SecurityOpt": security(filter),
+        "LogConfig": { "Type": "none" },
+        "RestartPolicy": { "Name": "no" },
+        "IpcMode": "private",
+        "Mounts": mounts,
+        "Ulimits": rlimits(engine),
+    })
 }
 
 /// Limits of each process. One byte of a core dump is none too, and the kernel
@@ -177,13 +191,12 @@ pub(super) fn agent(config: &DockConfig, network: &Network<'_>, filter: Option<&
         .map(|(_, name)| *name)
         .collect();
     let mut mounts: Vec<_> = config.binds.iter().map(bind).collect();
-    let labels = labels(config);
     for volume in &docker.volumes {
         mounts.push(json!({
             "Type": "volume",
             "Source": format!("{}-{}", names(config).1, volume.name),
             "Target": volume.guest.as_path(),
-            "VolumeOptions": { "Labels": labels },
+            "VolumeOptions": { "Labels": labels(config) },
         }));
     }
     for tmpfs in &docker.tmpfs {
@@ -199,33 +212,12 @@ pub(super) fn agent(config: &DockConfig, network: &Network<'_>, filter: Option<&
         }));
     }
     let memory = docker.memory.as_bytes();
-    let mut host = json!({
-        "CapDrop": ["ALL"],
-        "CapAdd": added,
-        "SecurityOpt": security(filter),
-        "LogConfig": { "Type": "none" },
-        "RestartPolicy": { "Name": "no" },
-        "IpcMode": "private",
-        "Memory": memory,
-        "MemorySwap": memory,
-        "NanoCpus": u64::from(docker.cpu_millis) * 1_000_000,
-        "PidsLimit": docker.pids,
-        "Mounts": mounts,
-        "Ulimits": rlimits(&config.docker.engine),
-    });
-    let mut body = json!({
-        "Image": docker.image,
-        "Entrypoint": [GUEST_PROGRAM, "docked"],
-        "Cmd": [],
-        "Env": [],
-        "User": "0:0",
-        "WorkingDir": "/",
-        "AttachStdin": true, "AttachStdout": true, "AttachStderr": true,
-        "OpenStdin": true, "StdinOnce": true, "Tty": false,
-        "StopSignal": "SIGKILL",
-        "Healthcheck": { "Test": ["NONE"] },
-        "Labels": labels,
-    });
+    let mut host = host(&docker.engine, filter, &added, mounts);
+    host["Memory"] = json!(memory);
+    host["MemorySwap"] = json!(memory);
+    host["NanoCpus"] = json!(u64::from(docker.cpu_millis) * 1_000_000);
+    host["PidsLimit"] = json!(docker.pids);
+    let mut body = body(config, &docker.image, "docked");
     if docker.engine.local {
         // Empty at each start, as on a machine. Where programs are copied in
         // they lie there before it starts.
