@@ -23,9 +23,9 @@ pub(super) fn node_image(home: &Home) {
 
 /// A root with a few static programs and nothing else: no C library, no user,
 /// no bash, no certificates.
-const TINY: &str = "mkdir -p bin tmp opt/tools
+pub(super) const TINY: &str = "mkdir -p bin tmp opt/tools
     cp /bin/busybox bin/busybox
-    for name in sh id cat env ls stat touch; do ln -s busybox bin/$name; done
+    for name in sh id cat env ls stat touch wget; do ln -s busybox bin/$name; done
     printf '#!/bin/sh\\necho a tool of the image\\n' > opt/tools/tool
     chmod 755 opt/tools/tool";
 

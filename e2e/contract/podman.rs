@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use e2e::{Fact, Home, Listener};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::engines::TINY;
+
 /// An ordinary user's number.
 const USER: u32 = 1000;
 
@@ -43,17 +45,14 @@ fn a_container_of_an_ordinary_user_s_podman_has_a_network_without_a_device_for_i
          --cgroup-manager=cgroupfs --events-backend=none"
     );
     let mut there = |line: &str| home.mounts(&format!("cd {own} && {line}"));
-    fs::create_dir(&own).unwrap();
+    fs::create_dir_all(format!("{own}/tree")).unwrap();
+    fs::write(format!("{own}/tree.sh"), TINY).unwrap();
     // Ranges of ids as distributions give them.
     there(
         "echo 1000:100000:65536 >ids && mount --bind ids /etc/subuid \
          && mount --bind ids /etc/subgid",
     );
-    there(
-        "mkdir -p run tree/bin && cp $(command -v busybox) tree/bin/ \
-         && for name in sh id cat ls wget; do ln -s busybox tree/bin/$name; done \
-         && chown -R 1000:1000 . && chmod 700 run",
-    );
+    there("mkdir run && (cd tree && sh -e ../tree.sh) && chown -R 1000:1000 . && chmod 700 run");
     there(&format!("tar -C tree -c . | {podman} import - tiny:1"));
     home.mounts(&format!(
         "cd {own}; {podman} system service --time=0 unix://{socket} >said 2>&1 & echo $! >{own}/pid; \
