@@ -8,6 +8,7 @@ called where they are allowed, which shows that they would have done it.
 import ctypes
 import errno
 import fcntl
+import mmap
 import os
 import resource
 import signal
@@ -372,15 +373,9 @@ def calls(what):
         "add_key": (248, (b"user", b"k", b"v", 1, -2)),
         "request_key": (249, (b"user", b"none", 0, 0)),
         "keyctl": (250, (0, -2, 1)),
-        "init_module": (175, (0, 0, b"")),
-        "finit_module": (313, (-1, b"", 0)),
-        "delete_module": (176, (b"none", 2048)),
-        "kexec": (246, (0, 17, 0, 0)),
         "swapon": (167, (b"/nowhere", 0)),
         "reboot": (169, (0, 0, 0, 0)),
-        "acct": (163, (b"/nowhere/none",)),
         "quota": (179, (0x800002, b"/nowhere", 0, 0)),
-        "iopl": (172, (3,)),
         "settime": (227, (0, 0)),
         "adjtime": (305, (0, 0)),
         "syslog": (103, (3, BUFFER, 16)),
@@ -396,11 +391,21 @@ def calls(what):
         "sethostname": (170, (0, 1)),
         "setdomainname": (171, (0, 1)),
         "kcmp": (312, (1, 1, 0, 0, 0)),
-        "memfd_secret": (447, (0xFFFF,)),
         "migrate_pages": (256, (0, 0, 0, 0)),
-        "lsm": (460, (0, 0, 0, 0)),
+        "modify_ldt": (154, (0, 0, 0)),
     }[what]
     reached(number, *(arguments + nothing)[:6])
+
+
+def enters_by_the_old_gate(number):
+    """Makes namespaces by the gate of 32-bit programs, whose calls have other numbers."""
+    page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    # push rbx; mov eax, edi; mov ebx, esi; int 0x80; pop rbx; ret
+    page.write(bytes.fromhex("53 89f8 89f3 cd80 5b c3"))
+    gate = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_int)
+    result = gate(ctypes.addressof(ctypes.c_char.from_buffer(page)))(int(number), 0x10000000)
+    if result < 0:
+        raise OSError(-result, os.strerror(-result))
 
 
 def attempt(act, thing):
