@@ -73,6 +73,11 @@ pub const ANYWHERE: &[HeldName] = &[
     held(".continue", AGENT),
     held(".factory", AGENT),
     held(".junie", AGENT),
+    held(".amp", AGENT),
+    held(".augment", AGENT),
+    held(".grok", AGENT),
+    held(".pi", AGENT),
+    held(".vibe", AGENT),
     held("crush.json", AGENT),
     held(".crush.json", AGENT),
     held(".envrc", ENTERED),
@@ -137,6 +142,7 @@ pub const ANYWHERE: &[HeldName] = &[
 /// Held below a directory, at any depth.
 pub const PATHS: &[HeldName] = &[
     held(".github/hooks", AGENT),
+    held(".clinerules/hooks", AGENT),
     held(".config/mise", ENTERED),
     held("mise/conf.d", ENTERED),
     held("mise/config.toml", ENTERED),

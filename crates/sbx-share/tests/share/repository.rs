@@ -69,6 +69,12 @@ fn what_is_read_in_a_directory_of_configurations_is_held_there_and_the_rest_is_o
     w.mkdir("other").unwrap();
     assert_eq!(errno(w.rename("other", ".config/mise")), EXDEV);
     assert_ne!(errno(w.symlink("other", ".config/mise")), 0);
+    // Nor one with names that are open where it was made, of the directory above.
+    w.mkdir("other/mise").unwrap();
+    w.write("other/mise/tasks", "evil").unwrap();
+    w.mkdir("deep").unwrap();
+    assert_eq!(errno(w.rename("other", "deep/.config")), EXDEV);
+    w.rename("other", "deep/config").unwrap();
     w.write(".config/prettier.toml", "fine").unwrap();
     assert_eq!(w.host_text(".config/prettier.toml").unwrap(), "fine");
     w.mkdir("mise").unwrap();
