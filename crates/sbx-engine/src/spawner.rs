@@ -134,12 +134,11 @@ pub(crate) struct Started {
 }
 
 impl Spawner {
-    /// Forks the spawner and waits until it has opened what its parts need.
-    /// Returns it and where the ends of its children are read.
+    /// Forks the spawner, which then opens what its parts need. Returns it and
+    /// where the ends of its children are read.
     ///
     /// # Errors
-    /// If a descriptor or the process cannot be made, or a share or an image
-    /// cannot be opened.
+    /// If a descriptor or the process cannot be made.
     pub(crate) fn start(
         config: &SpawnerConfig,
         program: OwnedFd,
@@ -171,12 +170,18 @@ impl Spawner {
             requests: near,
             child,
         };
-        match spawner.answer()? {
-            Answer::Ready => Ok((spawner, reports)),
-            Answer::Failed(error) => {
-                spawner.end();
-                Err(error)
-            }
+        Ok((spawner, reports))
+    }
+
+    /// Waits until it has opened what its parts need. To be called once,
+    /// before it is asked for any.
+    ///
+    /// # Errors
+    /// If a share or an image cannot be opened.
+    pub(crate) fn ready(&self) -> Result<(), Error> {
+        match self.answer()? {
+            Answer::Ready => Ok(()),
+            Answer::Failed(error) => Err(error),
             Answer::Started { .. } => Err(confused()),
         }
     }

@@ -148,6 +148,11 @@ fn supervise(
         .enable_all()
         .build()
         .map_err(io)?;
+    if let Err(error) = spawner.ready() {
+        spawner.end();
+        sandbox.clear_run();
+        return Err(error);
+    }
     let local = tokio::task::LocalSet::new();
     let beginning = lifecycle::Beginning {
         config: &config,
@@ -160,12 +165,18 @@ fn supervise(
         listening,
         status,
     };
-    let lived = local.block_on(&runtime, lifecycle::live(beginning));
+    let mut wire = None;
+    let lived = local.block_on(&runtime, lifecycle::live(beginning, &mut wire));
     if matches!(lived, Ok(Ended::ForClient)) {
         spawner.leave_group();
     }
     // Whatever is left of it goes now, however it ended.
-    if spawner.end() {
+    let ended = spawner.end();
+    // By here nobody else has the wire, and nobody waits for its close.
+    if let Some(wire) = wire {
+        sbx_sys::unix::let_go(wire);
+    }
+    if ended {
         sandbox.clear_run();
     } else {
         // By the record, which this process may write and not act on.

@@ -126,11 +126,16 @@ fn launch(start: Start) -> Result<()> {
         return Err(gone());
     }
     say(&mut to_inner)?;
-    hear(&mut to_inner)?;
+    let (_, root) = unix::receive(&to_inner, &mut [0], 1)?;
+    let root = root.into_iter().next().ok_or_else(gone)?;
     say(&mut to_inner)?;
     drop((start, to_outer, to_inner));
     jail::drop_capabilities()?;
-    wait_for_the_last()
+    let ended = wait_for_the_last();
+    // The end of the container is told before all that was written in it is on
+    // the disk: the kernel goes on with that by itself.
+    unix::let_go(root);
+    ended
 }
 
 /// Waits for the container, which is the only process left below this one.
@@ -206,26 +211,27 @@ fn inner_half(
     let config = &start.config;
     let mut sources = sources.map_or_else(|| Sources::take(config, false), Ok)?;
     sources.add(served::mount(config, devices, start.served.take())?);
-    let root::Built { proc, copied } = root::build(config, sources)?;
+    let root::Built { proc, copied, root } = root::build(config, sources)?;
     leave(&[Kind::User, Kind::Mount, Kind::Net, Kind::Cgroup])?;
     say(&mut outer)?;
     hear(&mut outer)?;
     drop(outer);
     network::bring_up(proc.as_fd(), &config.container.maps.gids, config.network)?;
     drop(proc);
-    // The launcher is the parent from here on; what it says after the signal
-    // was asked for says that it lives.
-    hear(&mut launcher)?;
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
-        .map_err(refused("end with the launcher"))?;
-    say(&mut launcher)?;
-    hear(&mut launcher)?;
-    drop(launcher);
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let top = rustix::fs::open("/", flags, Mode::empty()).map_err(refused("open the root"))?;
     let program = Spawn::path(Path::new(super::GUEST_PROGRAM)).arg("contained");
     let stderr = rustix::io::dup(rustix::stdio::stderr()).map_err(refused("keep the log"))?;
     let mut standing = jail::confine(top)?.walls;
+    // While the second process ends, which takes the kernel as long. The
+    // launcher is the parent from here on; what it says after the signal was
+    // asked for says that it lives.
+    hear(&mut launcher)?;
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+        .map_err(refused("end with the launcher"))?;
+    unix::send(&launcher, &[1], &[root.as_fd()])?;
+    hear(&mut launcher)?;
+    drop((launcher, root));
     standing.splice(0..0, namespaces(clocks));
     let mut walls: Vec<_> = standing
         .iter()

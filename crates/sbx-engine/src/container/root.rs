@@ -59,6 +59,8 @@ pub(super) struct Built {
     pub(super) proc: OwnedFd,
     /// What is to be said where it is a copy.
     pub(super) copied: Option<String>,
+    /// The root itself. The last close of it waits for the disk.
+    pub(super) root: OwnedFd,
 }
 
 /// What is put into the new root once it is one.
@@ -101,6 +103,7 @@ pub(super) fn build(config: &BoxConfig, sources: Sources) -> Result<Built> {
     Ok(Built {
         proc: spare,
         copied: detached.copied,
+        root: detached.root,
     })
 }
 

@@ -124,7 +124,7 @@ fn machine(
     let mut frames = None;
     if let Some(plan) = &plan.network {
         let (link, machine) = Network::wire()?;
-        let prepared = prepared(plan, sandbox, link)?;
+        let prepared = prepared(plan, sandbox)?(link);
         helpers.push(prepared.start(spawner)?);
         network = Some(prepared);
         frames = Some(machine);
@@ -168,6 +168,9 @@ async fn container(
         false => None,
     };
     let process = spawner.run(Verb::Box, log_pipe("box")?, links)?;
+    let prepared = (plan.network.as_ref())
+        .map(|plan| prepared(plan, sandbox))
+        .transpose()?;
     // Where none comes because the container has ended, its control says why.
     let mut helpers = Vec::new();
     if let Some(served) = served {
@@ -177,10 +180,10 @@ async fn container(
         }
     }
     let mut network = None;
-    if let (Some(plan), Some(wire)) = (&plan.network, wire)
+    if let (Some(prepared), Some(wire)) = (prepared, wire)
         && let Some(wire) = wire.received().await?.pop()
     {
-        let prepared = prepared(plan, sandbox, wire)?;
+        let prepared = prepared(wire);
         helpers.push(prepared.start(spawner)?);
         network = Some(prepared);
     }
@@ -229,7 +232,7 @@ fn docked(plan: &Plan, spawner: &Spawner, sandbox: &SandboxDir) -> Result<Launch
     let mut network = None;
     if let Some(plan) = &plan.network {
         let (engine, frames) = Network::wire()?;
-        let prepared = prepared(plan, sandbox, engine)?;
+        let prepared = prepared(plan, sandbox)?(engine);
         helpers.push(prepared.start(spawner)?);
         network = Some(prepared);
         links.push(frames);
@@ -238,14 +241,17 @@ fn docked(plan: &Plan, spawner: &Spawner, sandbox: &SandboxDir) -> Result<Launch
     near.launched("dock", process, helpers, network)
 }
 
-/// The network of a sandbox whose engine serves `link`.
-fn prepared(plan: &NetworkPlan, sandbox: &SandboxDir, link: OwnedFd) -> Result<Network, Error> {
+/// The network of a sandbox, behind the link that there will be.
+fn prepared(
+    plan: &NetworkPlan,
+    sandbox: &SandboxDir,
+) -> Result<impl FnOnce(OwnedFd) -> Network + use<>, Error> {
     let run = sandbox.run_directory();
     let audit = Audit::open(&run, sandbox.name().clone()).map_err(|source| {
         let what = format!("cannot open the audit file of `{}`", sandbox.name());
         Error::new(Code::State, what).because(source)
     })?;
-    Network::prepare(link, &sandbox.join(super::names::FILE), &plan.rules, audit)
+    Network::prepare(&sandbox.join(super::names::FILE), &plan.rules, audit)
 }
 
 pub(super) fn unlinked(source: sbx_sys::Error) -> Error {

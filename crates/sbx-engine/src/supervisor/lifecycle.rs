@@ -15,7 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::spawn_local;
 
 use super::ends::{Ends, PartEnd, part_ended};
-use super::launch::{self, Launched};
+use super::launch::{self, Helper, Launched};
 use super::network::Network;
 use super::serve::{self, LinkEnd, Shared, Stage};
 use super::wire::{FrameReader, write};
@@ -64,12 +64,15 @@ pub(super) struct Beginning<'a> {
     pub(super) status: &'a mut Status,
 }
 
-/// Lives as the supervisor of one sandbox.
+/// Lives as the supervisor of one sandbox. Leaves in `wire` an end of its frames.
 ///
 /// # Errors
 /// If it could not be started, was told to end before it was, or a part of it
 /// ended before its time.
-pub(super) async fn live(beginning: Beginning<'_>) -> Result<Ended, Error> {
+pub(super) async fn live(
+    beginning: Beginning<'_>,
+    wire: &mut Option<OwnedFd>,
+) -> Result<Ended, Error> {
     let Beginning {
         config,
         sandbox,
@@ -83,7 +86,7 @@ pub(super) async fn live(beginning: Beginning<'_>) -> Result<Ended, Error> {
         shared,
         mut ends,
         link,
-        network,
+        mut network,
         boundary,
         mut record,
     } = tokio::select! {
@@ -96,7 +99,8 @@ pub(super) async fn live(beginning: Beginning<'_>) -> Result<Ended, Error> {
     // The client has been told; what the start needed can go.
     sbx_sys::memory::give_back();
 
-    let end = until_end(config, &shared, &mut ends, link, network, spawner).await;
+    let end = until_end(config, &shared, &mut ends, link, network.as_mut(), spawner).await;
+    *wire = network.map(Network::into_link);
     let why = end.to_string();
     shared.enter(Stage::Stopping(why.clone()));
     record.phase = Phase::Stopping;
@@ -158,28 +162,22 @@ async fn start(beginning: Beginning<'_>) -> Result<Running, Error> {
     let mut parts = launch::launch(plan, spawner, &config.runtime, sandbox).await?;
     let mut ends = Ends::watch(reports, &parts)?;
 
+    let limit = match plan.boundary {
+        Boundary::Container(_) => super::coming::COMING_LIMIT,
+        Boundary::Docker(_) => ENGINE_LIMIT,
+        Boundary::MicroVm(_) => HELPER_LIMIT,
+    };
+    let listener = listen(config)?;
     let mut walls = vec![held];
-    for helper in parts.helpers.iter_mut().chain([&mut parts.boundary]) {
-        let limit = match helper.name.as_str() {
-            "dock" => ENGINE_LIMIT,
-            _ if contained => super::coming::COMING_LIMIT,
-            _ => HELPER_LIMIT,
-        };
-        let ready = tokio::select! {
-            ready = tokio::time::timeout(limit, first_line(&mut helper.control)) => ready,
-            end = ends.telling() => return Err(hint_logs(part_ended(&end), config)),
-        };
-        let silent = || Error::new(Code::Timeout, format!("{} did not start", helper.name));
-        match ready {
-            Ok(Ok(line)) => walls.extend(super::walls::read(&helper.name, &line)?),
-            Ok(Err(_)) => {
-                let end = tokio::time::timeout(OFF_LIMIT, ends.telling()).await;
-                let lost = |end| hint_logs(part_ended(&end), config);
-                return Err(end.map_or_else(|_| silent(), lost));
-            }
-            Err(_) => return Err(silent()),
-        }
-    }
+    walls.extend(super::walls::raise(
+        &sandbox.run_directory(),
+        &config.runtime,
+    )?);
+    walls.extend(tokio::select! {
+        biased;
+        stand = walls_of(&mut parts.boundary, limit) => stand?,
+        end = ends.telling() => return Err(hint_logs(part_ended(&end), config)),
+    });
     parts.is_whole(plan)?;
     for copied in walls
         .iter()
@@ -198,23 +196,23 @@ async fn start(beginning: Beginning<'_>) -> Result<Running, Error> {
     } = parts;
     let (reader, mut writer) = link.into_split();
     let mut reader = FrameReader::new(reader, Side::Guest);
-    let listener = listen(config)?;
-    walls.extend(super::walls::raise(
-        &sandbox.run_directory(),
-        &config.runtime,
-    )?);
     status.tell(&StartStatus::At(booting.to_owned()));
-    let authority = network.as_ref().map(Network::certificate);
+    let authority = network
+        .as_ref()
+        .map(|network| network.certificate().to_owned());
+    // Side by side: no session begins before both are done.
+    let both = async {
+        tokio::try_join!(
+            boot_in_time(config, authority.as_deref(), &mut reader, &mut writer),
+            helped(helpers, network.as_mut()),
+        )
+    };
     let booted = tokio::select! {
-        booted = tokio::time::timeout(BOOT_LIMIT, boot(config, authority, &mut reader, &mut writer)) => {
-            booted.unwrap_or_else(|_| Err(Error::new(
-                Code::Timeout,
-                format!("the guest did not come up within {} s", BOOT_LIMIT.as_secs()),
-            )))
-        }
+        booted = both => booted,
         end = ends.telling() => Err(part_ended(&end)),
     };
-    let (hello, ready) = booted.map_err(|error| hint_logs(error, config))?;
+    let ((hello, ready), stand) = booted.map_err(|error| hint_logs(error, config))?;
+    walls.extend(stand);
     walls.extend(ready.walls.iter().map(|wall| super::walls::of_guest(wall)));
     for warning in &ready.warnings {
         log::line("guest", warning);
@@ -252,14 +250,7 @@ async fn start(beginning: Beginning<'_>) -> Result<Running, Error> {
     spawn_local(serve::write_link(queue, writer));
     let link = spawn_local(serve::read_link(Rc::clone(&shared), reader));
     spawn_local(serve::accept(Rc::clone(&shared), listener));
-    for helper in helpers {
-        match &mut network {
-            Some(network) if helper.name == "net" => network.hear(helper.control),
-            _ => drop(spawn_local(log::copy(helper.name, helper.control))),
-        }
-    }
     if let Some(network) = &network {
-        network.rules().obeyed().await?;
         for (publication, listener) in listening {
             network.doors().open(publication, listener)?;
         }
@@ -274,6 +265,38 @@ async fn start(beginning: Beginning<'_>) -> Result<Running, Error> {
         boundary: boundary.process.pid,
         record,
     })
+}
+
+/// The walls that a part says it has. One that ends instead is heard of by its
+/// end, which tells why: whoever waits for this waits for that as well.
+async fn walls_of(part: &mut Helper, limit: Duration) -> Result<Vec<Wall>, Error> {
+    match tokio::time::timeout(limit, first_line(&mut part.control)).await {
+        Ok(Ok(line)) => return super::walls::read(&part.name, &line),
+        Ok(Err(_)) => tokio::time::sleep(OFF_LIMIT).await,
+        Err(_) => {}
+    }
+    let what = format!("{} did not start", part.name);
+    Err(Error::new(Code::Timeout, what))
+}
+
+/// Waits until file servers and network engine have their walls, and the
+/// engine judges by its rules. Returns the walls.
+async fn helped(
+    helpers: Vec<Helper>,
+    mut network: Option<&mut Network>,
+) -> Result<Vec<Wall>, Error> {
+    let mut walls = Vec::new();
+    for mut helper in helpers {
+        walls.extend(walls_of(&mut helper, HELPER_LIMIT).await?);
+        match &mut network {
+            Some(network) if helper.name == "net" => network.hear(helper.control),
+            _ => drop(spawn_local(log::copy(helper.name, helper.control))),
+        }
+    }
+    if let Some(network) = network {
+        network.rules().obeyed().await?;
+    }
+    Ok(walls)
 }
 
 /// How a sandbox ended that ended well.
@@ -309,7 +332,7 @@ async fn until_end(
     shared: &Rc<Shared>,
     ends: &mut Ends,
     mut link: tokio::task::JoinHandle<LinkEnd>,
-    mut network: Option<Network>,
+    mut network: Option<&mut Network>,
     spawner: &Spawner,
 ) -> End {
     let mut asked = shared.stop.subscribe();
@@ -326,7 +349,7 @@ async fn until_end(
     loop {
         let idle = !shared.stay.get() && shared.sessions() == 0;
         tokio::select! {
-            end = ends.telling() => if let Some(end) = survive(end, ends, network.as_mut(), spawner).await {
+            end = ends.telling() => if let Some(end) = survive(end, ends, network.as_deref_mut(), spawner).await {
                 return end;
             },
             end = &mut link => return match end {
@@ -402,6 +425,20 @@ async fn stop(shared: &Shared, ends: &mut Ends, boundary: u32, grace: Duration) 
     if tokio::time::timeout(grace + OFF_LIMIT, gone).await.is_err() {
         log::log("the guest did not power off in time and is ended");
     }
+}
+
+async fn boot_in_time(
+    config: &SuperviseConfig,
+    authority: Option<&str>,
+    reader: &mut FrameReader<OwnedReadHalf>,
+    writer: &mut OwnedWriteHalf,
+) -> Result<(Hello, Ready), Error> {
+    let booted = tokio::time::timeout(BOOT_LIMIT, boot(config, authority, reader, writer)).await;
+    booted.unwrap_or_else(|_| {
+        let limit = BOOT_LIMIT.as_secs();
+        let what = format!("the guest did not come up within {limit} s");
+        Err(Error::new(Code::Timeout, what))
+    })
 }
 
 /// The first exchange with the guest.

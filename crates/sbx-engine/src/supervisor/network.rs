@@ -68,28 +68,29 @@ impl Network {
         Ok((link, machine))
     }
 
-    /// The network behind `link` of a sandbox that keeps its names in
-    /// `names`, starts with `rules` and is recorded in `audit`.
+    /// The network of a sandbox that keeps its names in `names`, starts with
+    /// `rules` and is recorded in `audit`, behind the link that there will be.
     ///
     /// # Errors
     /// If an authority cannot be made, or the names cannot be read.
     pub(super) fn prepare(
-        link: OwnedFd,
         names: &Path,
         rules: &[Rule],
         audit: Audit,
-    ) -> Result<Self, Error> {
+    ) -> Result<impl FnOnce(OwnedFd) -> Self + use<>, Error> {
         let names = Names::open(names).map_err(|source| {
             Error::new(Code::State, format!("cannot open `{}`", names.display())).because(source)
         })?;
-        Ok(Self {
+        let rules = Rules::new(rules)?;
+        let authority = Authority::new(audit.sandbox().as_str()).map_err(|source| {
+            Error::new(Code::Internal, "cannot prepare the network").because(source)
+        })?;
+        Ok(move |link| Self {
             link,
             names: Rc::new(RefCell::new(names)),
-            rules: Rc::new(Rules::new(rules)?),
+            rules: Rc::new(rules),
             doors: Rc::new(Doors::default()),
-            authority: Authority::new(audit.sandbox().as_str()).map_err(|source| {
-                Error::new(Code::Internal, "cannot prepare the network").because(source)
-            })?,
+            authority,
             audit: Rc::new(RefCell::new(audit)),
             hearing: None,
             telling: None,
@@ -114,6 +115,11 @@ impl Network {
             process,
             control: tokio_stream(near)?,
         })
+    }
+
+    /// A copy of its engine's end of the frames.
+    pub(super) fn into_link(self) -> OwnedFd {
+        self.link
     }
 
     /// What the guest is to trust: the certificate of this start's authority.
@@ -256,7 +262,7 @@ mod tests {
         let local = tokio::task::LocalSet::new();
         local.block_on(&runtime, async {
             let (link, _machine) = Network::wire().unwrap();
-            let mut network = Network::prepare(link, &names, &[], audit).unwrap();
+            let mut network = Network::prepare(&names, &[], audit).unwrap()(link);
             let engine = |network: &mut Network| {
                 let (near, far) = UnixStream::pair().unwrap();
                 network.hear(near);
@@ -294,7 +300,7 @@ mod tests {
         let audit = Audit::open(home.path(), "box".parse().unwrap()).unwrap();
         let names = home.path().join("names");
         let (link, _machine) = Network::wire().unwrap();
-        let mut network = Network::prepare(link, &names, &[], audit).unwrap();
+        let mut network = Network::prepare(&names, &[], audit).unwrap()(link);
         let start = Instant::now();
         let started = (0..RESTARTS + 3)
             .filter(|_| network.may_start_again(start))

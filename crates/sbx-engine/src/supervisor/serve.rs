@@ -70,7 +70,7 @@ pub(crate) struct Shared {
     /// A client asked to stop, with this grace.
     pub(crate) stop: watch::Sender<Option<Duration>>,
     status: watch::Sender<Option<StatusReply>>,
-    clients: Cell<usize>,
+    clients: watch::Sender<usize>,
     /// Whether the sandbox stays up without a session.
     pub(crate) stay: Cell<bool>,
     machine: tokio::sync::Mutex<Option<Machine>>,
@@ -96,7 +96,7 @@ impl Shared {
             traffic: Notify::new(),
             stop: watch::Sender::new(None),
             status: watch::Sender::new(None),
-            clients: Cell::new(0),
+            clients: watch::Sender::new(0),
             stay: Cell::new(false),
             machine: tokio::sync::Mutex::new(machine),
             rules: network.map(Network::rules),
@@ -119,11 +119,8 @@ impl Shared {
     /// Ends every session and lets clients hear why, for `patience` at most.
     pub(crate) async fn part(&self, patience: Duration) {
         self.router.borrow_mut().close();
-        let gone = async {
-            while self.clients.get() > 0 {
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
-        };
+        let mut clients = self.clients.subscribe();
+        let gone = clients.wait_for(|clients| *clients == 0);
         // Who does not listen by then hears it from the closed socket.
         let _ = tokio::time::timeout(patience, gone).await;
     }
@@ -205,14 +202,14 @@ pub(crate) async fn accept(shared: Rc<Shared>, listener: UnixListener) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                if !is_ours(&stream) || shared.clients.get() >= MAX_CLIENTS {
+                if !is_ours(&stream) || *shared.clients.borrow() >= MAX_CLIENTS {
                     continue;
                 }
-                shared.clients.set(shared.clients.get() + 1);
+                shared.clients.send_modify(|clients| *clients += 1);
                 let shared = Rc::clone(&shared);
                 tokio::task::spawn_local(async move {
                     client(&shared, stream).await;
-                    shared.clients.set(shared.clients.get() - 1);
+                    shared.clients.send_modify(|clients| *clients -= 1);
                 });
             }
             // Out of descriptors: those who are here will give some back.
