@@ -185,12 +185,6 @@ impl Engine {
             _ => client::stop(&runtime, grace).await,
         };
         let deadline = tokio::time::Instant::now() + Duration::from_secs(5);
-        // The lock that is looked at tells nobody when it is free.
-        if let Some(process) = record.as_ref().map(supervisor).transpose()?.flatten()
-            && let Ok(process) = crate::docker::readiness(process)
-        {
-            let _ = tokio::time::timeout_at(deadline, process.readable()).await;
-        }
         let mut pauses = Pauses::new();
         while matches!(sandbox.state()?, State::Live(_)) {
             if tokio::time::Instant::now() > deadline {
@@ -202,6 +196,7 @@ impl Engine {
                 kill(record.as_ref())?;
                 break;
             }
+            // The lock that is looked at tells nobody when it is free.
             match process.take() {
                 Some(process) => {
                     let _ = tokio::time::timeout_at(deadline, process.readable()).await;
