@@ -90,6 +90,7 @@ pub const ANYWHERE: &[HeldName] = &[
     held(".miserc.toml", ENTERED),
     held(".rtx.toml", ENTERED),
     held(".rtx.*.toml", ENTERED),
+    held(".shadowenv.d", ENTERED),
     held(".bashrc", SHELL),
     held(".bash_profile", SHELL),
     held(".bash_login", SHELL),
