@@ -67,8 +67,10 @@ fn write_profile(setup: &Setup) -> Result<()> {
 /// Makes `path` a file with this content and mode, whatever it was; does
 /// nothing if it already is.
 pub(super) fn replace(path: &Path, content: &[u8], mode: u32) -> Result<()> {
-    let is_file = path.symlink_metadata().is_ok_and(|meta| meta.is_file());
-    if is_file && std::fs::read(path).is_ok_and(|old| old == content) {
+    let length = u64::try_from(content.len()).unwrap_or(u64::MAX);
+    let found = path.symlink_metadata();
+    let is_alike = found.is_ok_and(|meta| meta.is_file() && meta.len() == length);
+    if is_alike && std::fs::read(path).is_ok_and(|old| old == content) {
         return Ok(());
     }
     let what = || format!("write `{}`", path.display());

@@ -26,6 +26,8 @@ const OPENSSL: &str = "/usr/lib/ssl/cert.pem";
 const JAVA: &str = "/etc/ssl/certs/java/cacerts";
 /// Longest bundle that is read, in bytes.
 const MAX_BUNDLE: u64 = 8 * 1024 * 1024;
+/// Room behind the template's bundle for an authority of ours, in bytes.
+const ROOM: usize = 16 << 10;
 /// Most local certificate files that are read.
 const MAX_LOCAL: usize = 200;
 
@@ -80,7 +82,9 @@ fn read_pristine(base: &OwnedFd) -> Result<Option<Vec<u8>>> {
         Err(rustix::io::Errno::NOENT) => return Ok(None),
         Err(error) => return Err(error).attempt(what),
     };
-    let mut bytes = Vec::new();
+    let length = file.metadata().attempt(what)?.len().min(MAX_BUNDLE);
+    // With room for what is joined to it.
+    let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0) + ROOM);
     file.take(MAX_BUNDLE + 1)
         .read_to_end(&mut bytes)
         .attempt(what)?;
