@@ -205,6 +205,9 @@ fn overlay(tree: &Path, upper: &Path, work: &Path) -> Result<OwnedFd> {
         (c"upperdir", Some(&*upper)),
         (c"workdir", Some(&*work)),
         (c"userxattr", None),
+        // Where hosts turn it on, layers that the kernel still writes down
+        // after the last end are refused.
+        (c"index", Some(c"off")),
     ];
     mounts::fresh(c"overlay", &layers, SAFE)
 }
