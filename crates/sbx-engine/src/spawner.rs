@@ -22,7 +22,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::sockopt::{self, Timeout};
 use sbx_sys::process::Ended;
 use sbx_sys::spawn::{Child, Signal, Spawn};
-use sbx_sys::{memfd, unix};
+use sbx_sys::{memfd, memory, unix};
 use serde::{Deserialize, Serialize};
 
 use crate::command::{Code, Error};
@@ -404,8 +404,14 @@ fn wait(requests: &OwnedFd, children: &Children) -> Result<Woken, Error> {
     let pidfds: Vec<_> = children.values().map(|(_, child)| child.pidfd()).collect();
     let mut polled = vec![PollFd::new(requests, PollFlags::IN)];
     polled.extend(pidfds.iter().map(|pidfd| PollFd::new(pidfd, PollFlags::IN)));
+    let mut patience = Timespec::try_from(memory::SETTLED).ok();
     loop {
-        match rustix::event::poll(&mut polled, None) {
+        match rustix::event::poll(&mut polled, patience.as_ref()) {
+            // Usually that was the last for hours.
+            Ok(0) => {
+                memory::give_back();
+                patience = None;
+            }
             Ok(_) => break,
             Err(rustix::io::Errno::INTR) => {}
             Err(source) => {

@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 use sbx_proto::link::{AgentUser, Clock, Hello, Ready, Setup, Shutdown};
 use sbx_proto::session::Refused;
 use sbx_proto::{Decoder, Frame, GENERATION, Kind, LINK, Message, Side};
+use sbx_sys::memory;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 
@@ -80,8 +81,6 @@ pub(crate) struct World {
 
 /// Serves until the host ends it.
 pub(crate) fn run(served: Served) -> Result<Ended> {
-    // Of the set-up, certificates above all.
-    sbx_sys::memory::give_back();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
@@ -110,6 +109,11 @@ async fn serve(served: Served) -> Result<Ended> {
         tokio::task::spawn_local(sudo::accept(Rc::clone(&world), socket)?);
     }
     watch::start(&world);
+    tokio::task::spawn_local(async {
+        tokio::time::sleep(memory::SETTLED).await;
+        // Of the set-up, certificates above all.
+        memory::give_back();
+    });
     let (finish, finished) = oneshot::channel();
     let writer = tokio::task::spawn_local(link::write(Rc::clone(&link), queue, finished));
     let mut reader = link::Reader::new(link, served.decoder);

@@ -131,6 +131,7 @@ fn launch(start: Start) -> Result<()> {
     say(&mut to_inner)?;
     drop((start, to_outer, to_inner));
     jail::drop_capabilities()?;
+    sbx_sys::memory::give_back();
     let ended = wait_for_the_last();
     // The end of the container is told before all that was written in it is on
     // the disk: the kernel goes on with that by itself.

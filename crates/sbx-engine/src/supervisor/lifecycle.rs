@@ -9,6 +9,7 @@ use sbx_proto::frame::{Frame, Kind, LINK, Side};
 use sbx_proto::link::{Clock, Hello, Ready, SetupFailed, Shutdown};
 use sbx_proto::message::Message;
 use sbx_spec::Publication;
+use sbx_sys::memory;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::signal::unix::{SignalKind, signal};
@@ -96,8 +97,10 @@ pub(super) async fn live(
             return Err(Error::new(Code::Boot, what));
         }
     };
-    // The client has been told; what the start needed can go.
-    sbx_sys::memory::give_back();
+    spawn_local(async {
+        tokio::time::sleep(memory::SETTLED).await;
+        memory::give_back();
+    });
 
     let end = until_end(config, &shared, &mut ends, link, network.as_mut(), spawner).await;
     *wire = network.map(Network::into_link);
