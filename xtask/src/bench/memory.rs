@@ -1,6 +1,7 @@
 //! Host memory of an idle sandbox: proportional set sizes of its processes.
 
 use std::fs;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -8,6 +9,8 @@ use super::{Bench, Row, median};
 use crate::tree::Failure;
 
 pub(super) fn measure(bench: &Bench) -> Result<Vec<Row>, Failure> {
+    // Idle is what has settled after its start.
+    std::thread::sleep(Duration::from_secs(2));
     let (mut ours, mut machine) = (Vec::new(), Vec::new());
     for _ in 0..bench.rounds {
         let known = bench.ask(&["inspect", &bench.name])?;
