@@ -219,6 +219,11 @@ impl Rate {
 
     /// Takes one, if there is one.
     pub(crate) fn take(&mut self, now: Instant) -> bool {
+        self.take_some(1, now)
+    }
+
+    /// Takes so many, or what is left of them; whether all were there.
+    pub(crate) fn take_some(&mut self, count: u32, now: Instant) -> bool {
         let passed = now.saturating_duration_since(self.at);
         let earned = passed.as_micros().saturating_mul(self.most.into()) / 1_000_000;
         if earned > 0 {
@@ -226,11 +231,9 @@ impl Rate {
             self.tokens = self.tokens.saturating_add(earned).min(self.full);
             self.at = now;
         }
-        if self.tokens == 0 {
-            return false;
-        }
-        self.tokens -= 1;
-        true
+        let enough = self.tokens >= count;
+        self.tokens = self.tokens.saturating_sub(count);
+        enough
     }
 }
 

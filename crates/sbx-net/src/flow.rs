@@ -269,6 +269,12 @@ impl Relay {
         }
     }
 
+    /// Whether nobody has said anything on a connection that the guest made.
+    pub(crate) fn was_silent(&mut self) -> bool {
+        let said = self.sent > 0 || self.received > 0 || self.stack.socket().recv_queue() > 0;
+        !said && !matches!(self.role, Role::Published)
+    }
+
     /// Whether it may carry requests and nothing else, and none has come yet.
     pub(crate) fn waits_for_requests(&self) -> bool {
         matches!(self.role, Role::Unopened(_, Demand::Requests))

@@ -30,6 +30,11 @@ pub const FRUITLESS_AT_ONCE: u32 = 1_000;
 /// nothing in that sense.
 pub const MORSEL: usize = 536;
 
+/// As many of them a connection counts for that the guest ends before anybody
+/// has said anything on it: it costs its server and its guest more than a
+/// refusal does. More than come back in that moment, so that each waits for one.
+pub const FRUITLESS_CONNECTION: u32 = 40;
+
 /// That moment.
 pub const FRUITLESS_PAUSE: Duration = Duration::from_millis(1);
 

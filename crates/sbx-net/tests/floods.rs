@@ -192,6 +192,18 @@ impl Attacked {
         standing
     }
 
+    /// Says a byte on each of them.
+    fn speak(&mut self, standing: &mut [Vec<u8>]) {
+        for frame in standing {
+            let length = frame.len() as u16 - 14;
+            let mut said = [frame.as_slice(), b"x"].concat();
+            said[16..18].copy_from_slice(&(length + 1).to_be_bytes());
+            self.send(&said);
+            let sequence = u32::from_be_bytes(frame[38..42].try_into().unwrap());
+            frame[38..42].copy_from_slice(&sequence.wrapping_add(1).to_be_bytes());
+        }
+    }
+
     /// Ends them, in the order of a program that is killed.
     fn reset(&mut self, standing: Vec<Vec<u8>>) {
         for mut frame in standing {
@@ -274,6 +286,38 @@ fn a_guest_whose_frames_come_to_nothing_waits_and_its_connections_do_not() {
     let taken = attacked.begun.elapsed().as_secs_f64();
     let least = (sent - rate) as f64 / rate as f64 * 0.9;
     assert!(taken > least, "{sent} frames in {taken} s");
+    attacked.ends_below(REFUSING);
+}
+
+#[test]
+fn a_guest_on_whose_connections_nothing_is_said_waits_and_its_others_do_not() {
+    let port = holder(0);
+    let mut attacked = Attacked::start(port);
+    let count = 1_000;
+    let at_once = limits::FRUITLESS_AT_ONCE / limits::FRUITLESS_CONNECTION;
+    let waiting = f64::from(u32::from(count) - at_once);
+    let least = waiting * limits::FRUITLESS_PAUSE.as_secs_f64() * 0.9;
+    let begun = Instant::now();
+    for _ in 0..3 {
+        let standing = attacked.stand(port, count);
+        attacked.reset(standing);
+        attacked.old_works();
+    }
+    let taken = begun.elapsed().as_secs_f64();
+    assert!(taken > 3.0 * least, "{count} connections in {taken} s");
+    // With a word on each they may all be as fast as the machine is, which may
+    // be slow for once.
+    let limit = Instant::now() + PATIENCE;
+    let mut taken = f64::MAX;
+    while taken > least {
+        assert!(Instant::now() < limit, "{count} connections in {taken} s");
+        let begun = Instant::now();
+        let mut standing = attacked.stand(port, count);
+        attacked.speak(&mut standing);
+        attacked.reset(standing);
+        attacked.old_works();
+        taken = begun.elapsed().as_secs_f64();
+    }
     attacked.ends_below(REFUSING);
 }
 

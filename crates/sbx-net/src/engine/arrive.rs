@@ -40,16 +40,17 @@ impl Engine {
                 Received::End => return Ok(true),
             }
             if !self.bears_fruit {
-                self.was_in_vain();
+                self.was_in_vain(1);
             }
         }
         Ok(false)
     }
 
-    /// What the guest wanted came to nothing. Where too much does, it waits:
-    /// its frames stay in the link, and its machine cannot send more.
-    pub(super) fn was_in_vain(&mut self) {
-        if !self.fruitless.take(self.now) {
+    /// What the guest wanted with so many frames came to nothing. Where too
+    /// much does, it waits: its frames stay in the link, and its machine cannot
+    /// send more.
+    pub(super) fn was_in_vain(&mut self, frames: u32) {
+        if !self.fruitless.take_some(frames, self.now) {
             self.rests_until = Some(self.now + limits::FRUITLESS_PAUSE);
         }
     }
@@ -162,7 +163,11 @@ impl Engine {
                 let taken = waiting.saturating_sub(left);
                 self.bears_fruit =
                     segment.carries || taken >= limits::MORSEL || (taken > 0 && left == 0);
+                let in_vain = segment.is_last && relay.was_silent();
                 self.table.queue(key);
+                if in_vain {
+                    self.was_in_vain(limits::FRUITLESS_CONNECTION);
+                }
             }
             State::Dns(stream) => {
                 stream
@@ -189,6 +194,7 @@ impl Engine {
             State::Held | State::Resolving | State::Tunnelling(_) | State::Dialling(_)
                 if segment.resets =>
             {
+                self.was_in_vain(limits::FRUITLESS_CONNECTION);
                 self.close(key, "reset");
             }
             State::Held

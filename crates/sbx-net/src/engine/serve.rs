@@ -412,7 +412,7 @@ impl Engine {
     }
 
     pub(super) fn dial_failed(&mut self, key: Key, why: &'static str) {
-        self.was_in_vain();
+        self.was_in_vain(1);
         let Some(flow) = self.table.get_mut(key) else {
             return;
         };

@@ -24,6 +24,8 @@ pub(crate) struct Segment {
     pub(crate) opens: bool,
     /// It ends one.
     pub(crate) resets: bool,
+    /// It ends one, or the guest's half of it.
+    pub(crate) is_last: bool,
     /// It says more than what was heard and how much room there is.
     pub(crate) carries: bool,
     reset: Reset,
@@ -62,6 +64,7 @@ pub(crate) fn parse(packet: &Packet<'_>) -> Option<Segment> {
         },
         opens: tcp.syn() && !tcp.ack() && !tcp.rst() && !tcp.fin(),
         resets: tcp.rst(),
+        is_last: tcp.rst() || tcp.fin(),
         carries: tcp.segment_len() > 0 || tcp.rst(),
         reset,
     })
