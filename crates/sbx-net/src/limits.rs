@@ -43,8 +43,14 @@ pub const FRUITLESS_PAUSE: Duration = Duration::from_millis(1);
 pub const LINK_OUTPUT: usize = 2 * 1024 * 1024;
 
 /// Above this many waiting bytes, connections wait before they add data; the
-/// room above is for acknowledgements, names and refusals.
-pub const LINK_OUTPUT_SOFT: usize = 1024 * 1024;
+/// room above is for acknowledgements, names and refusals. No more than a
+/// processor keeps close to itself until they are sent.
+pub const LINK_OUTPUT_SOFT: usize = 128 * 1024;
+
+/// Memory that the kernel may take at least for frames on their way to the
+/// VMM, in bytes: what it gives by itself holds three of the largest, and it
+/// tells us that there is room when they are nearly gone.
+pub const LINK_ON_ITS_WAY: usize = 768 * 1024;
 
 /// TCP connections of the guest at once. The next one is reset.
 pub const FLOWS: usize = 5_120;

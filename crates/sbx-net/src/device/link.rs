@@ -10,6 +10,7 @@ use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
+use rustix::net::sockopt::{set_socket_send_buffer_size, socket_send_buffer_size};
 use rustix::net::{RecvFlags, SendFlags};
 
 use crate::limits;
@@ -43,6 +44,11 @@ pub(crate) enum Received<'a> {
 
 impl Link {
     pub(crate) fn new(fd: OwnedFd) -> Self {
+        // Less room is slower, and nothing else. The kernel counts double what
+        // it is asked for.
+        if socket_send_buffer_size(&fd).is_ok_and(|size| size < limits::LINK_ON_ITS_WAY) {
+            let _smaller = set_socket_send_buffer_size(&fd, limits::LINK_ON_ITS_WAY / 2);
+        }
         Self {
             fd,
             readable: true,
